@@ -1,0 +1,50 @@
+"""The entry: finds the command and is the only place that exits."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+from agent import __version__
+from agent.cli import exit_codes
+from agent.engine.process import prepare_process
+from agent.errors import ConfigError
+
+COMMANDS = {
+    "run": "read frames, predict, publish: the agent itself",
+    "check": "validate settings and say where each value came from",
+    "demo": "a broker, the agent on a recorded clip, and its predictions, in one command",
+    "watch": "a live view of every device below a topic prefix",
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one command and exit with its code."""
+    prepare_process()
+    sys.exit(run_command(sys.argv[1:] if argv is None else argv))
+
+
+def run_command(argv: list[str]) -> int:
+    """Run one command and return its exit code."""
+    parser = argparse.ArgumentParser(prog="edgebeat", description="Edge inference with a bounded age.")
+    parser.add_argument("--version", action="version", version=f"edgebeat {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    named = argv[0] if argv and argv[0] in COMMANDS else None
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if name == named:  # Only the command that runs is imported.
+            importlib.import_module(f"agent.cli.{name}").add_arguments(command)
+    args = parser.parse_args(argv)
+    try:
+        return int(importlib.import_module(f"agent.cli.{args.command}").run(args))
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"edgebeat: {problem}", file=sys.stderr)
+        return exit_codes.BAD_SETTINGS
+    except KeyboardInterrupt:
+        return exit_codes.FAILED
+
+
+if __name__ == "__main__":
+    main()

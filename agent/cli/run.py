@@ -1,0 +1,127 @@
+"""`edgebeat run`: the agent itself, from a settings file or for one model and one source."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from agent.cli.load import load_settings
+from agent.daemon import Daemon
+from agent.errors import ConfigError
+
+ONE_OFF_STREAM = "stream"
+
+
+def add_settings_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `run` and `check` share."""
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (default: $EDGEBEAT_CONFIG)")
+    parser.add_argument("--model", metavar="PATH", help="model folder, for a run without a file")
+    parser.add_argument("--source", metavar="SOURCE", help="camera, URL or video file, for a run without a file")
+    parser.add_argument("--mqtt", metavar="URL", help="broker, such as mqtt://127.0.0.1:1883, or 'embedded'")
+    parser.add_argument("--mode", choices=["live", "every_frame"], help="for --source; default: see --output")
+    parser.add_argument("--deadline-ms", type=float, metavar="MS", help="for --source")
+    parser.add_argument("--annotate", metavar="FILE", help="for --source: keep a JPEG of the last prediction here")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_settings_arguments(parser)
+    parser.add_argument("--duration", type=_positive, metavar="S", help="end by itself after so many seconds")
+    parser.add_argument(
+        "--output",
+        choices=["mqtt", "stdout"],
+        default="mqtt",
+        help="stdout: one JSON result a line; --source is then read in every_frame mode unless it is live by nature",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the agent and print its summary as the last line of standard output."""
+    settings = load_settings(config_file(args), overrides(args, output=args.output)).settings
+    set_up_logging(settings.log.level)
+    daemon = Daemon(settings, output=args.output)
+    with _signals_to(daemon):
+        exit_code = daemon.run(args.duration)
+        try:
+            print(json.dumps(daemon.summary(), separators=(",", ":")), flush=True)
+        except BrokenPipeError:
+            # The reader left; Python would complain once more when it flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return exit_code
+
+
+def config_file(args: argparse.Namespace) -> Path | None:
+    """Return the settings file that the command line or the environment names."""
+    if args.config is not None:
+        return Path(args.config)
+    named = os.environ.get("EDGEBEAT_CONFIG")
+    return Path(named) if named else None
+
+
+def overrides(args: argparse.Namespace, *, output: str = "mqtt") -> dict[str, Any]:
+    """Return the settings that the command line gives."""
+    values: dict[str, Any] = {}
+    if args.mqtt is not None:
+        values["mqtt"] = {"url": args.mqtt}
+    if (args.model is None) != (args.source is None):
+        raise ConfigError("--model and --source go together: give both, or a --config file")
+    if args.model is None:
+        for name in ("mode", "deadline_ms", "annotate"):
+            if getattr(args, name) is not None:
+                raise ConfigError(
+                    f"--{name.replace('_', '-')} needs --model and --source; in a file it has its own key"
+                )
+        if config_file(args) is None:
+            raise ConfigError("nothing to run: give --config FILE, or --model and --source")
+        return values
+    is_file = Path(args.source).is_file()
+    folder = Path(args.model).resolve()
+    model = re.sub(r"[^A-Za-z0-9_.-]", "-", folder.stem if folder.suffix == ".onnx" else folder.name)[:64] or "model"
+    stream = {
+        "name": ONE_OFF_STREAM,
+        "model": model,
+        "source": args.source,
+        "mode": args.mode or ("every_frame" if output == "stdout" and is_file else "live"),
+        **({"deadline_ms": args.deadline_ms} if args.deadline_ms is not None else {}),
+        **({"annotated_image": args.annotate} if args.annotate is not None else {}),
+    }
+    return {**values, "models": [{"name": model, "path": args.model}], "streams": [stream]}
+
+
+def set_up_logging(level: str) -> None:
+    """Write records to standard error, which the journal stamps by itself."""
+    logging.basicConfig(
+        level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(threadName)s: %(message)s"
+    )
+    # paho repeats each transition that we report ourselves.
+    logging.getLogger("agent.sinks.mqtt.paho").setLevel(logging.ERROR)
+
+
+@contextmanager
+def _signals_to(daemon: Daemon) -> Iterator[None]:
+    """Turn SIGTERM and SIGINT into a stop in order; the handlers only put one word into a queue."""
+    previous = {
+        number: signal.signal(number, lambda number, _: daemon.request_stop(signal.Signals(number).name))
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value

@@ -1,0 +1,55 @@
+"""The only module that reads a clock.
+
+Ages and deadlines use CLOCK_BOOTTIME, not CLOCK_MONOTONIC: both ignore steps of the wall clock, but only
+BOOTTIME counts the time in suspend, so that a frame captured before a suspend is old after it, as its reader
+would say. Wall time appears in payloads alone, and is derived from the age at the moment of encoding: a step
+of the wall clock between capture and publication moves the stamp and never the age.
+"""
+
+from __future__ import annotations
+
+import datetime
+import threading
+import time
+from typing import Protocol
+
+NS_PER_S = 1_000_000_000
+NS_PER_MS = 1_000_000
+
+NEVER_NS = 2**62
+"""A deadline that is never reached (146 years of uptime)."""
+
+
+class Clock(Protocol):
+    """What the loops need of time; simulations and tests bring their own."""
+
+    def now_ns(self) -> int:
+        """Return nanoseconds on a clock that never steps. Any thread."""
+
+    def wall_ns(self) -> int:
+        """Return nanoseconds since 1970 UTC. May step. Any thread."""
+
+    def wait(self, event: threading.Event, timeout_ns: int) -> bool:
+        """Block until the event is set or the time has passed; return whether it is set."""
+
+
+class SystemClock:
+    """The clock of the device."""
+
+    def now_ns(self) -> int:
+        """See `Clock.now_ns`; 0.1 us a call through the vDSO."""
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+    def wall_ns(self) -> int:
+        """See `Clock.wall_ns`."""
+        return time.clock_gettime_ns(time.CLOCK_REALTIME)
+
+    def wait(self, event: threading.Event, timeout_ns: int) -> bool:
+        """See `Clock.wait`."""
+        return event.wait(max(0, timeout_ns) / NS_PER_S)
+
+
+def iso_utc(wall_ns: int) -> str:
+    """Return `2026-01-31T12:00:00.123Z` for nanoseconds since 1970 UTC."""
+    moment = datetime.datetime.fromtimestamp(wall_ns // NS_PER_MS / 1000, tz=datetime.UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

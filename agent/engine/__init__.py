@@ -1,0 +1,1 @@
+"""Runs models: ONNX Runtime inside the CPUs that were given."""

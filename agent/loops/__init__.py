@@ -1,0 +1,1 @@
+"""The loops: each owns one thread and says when it last made progress."""

@@ -1,0 +1,50 @@
+"""A thread whose death is noticed."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """Runs a loop's body in a thread of its own.
+
+    Args:
+        name: the thread's name, also in `ps -T`.
+        body: returns when the loop is done.
+        on_end: called in the thread when the body has returned or raised.
+    """
+
+    def __init__(self, name: str, body: Callable[[], None], on_end: Callable[[], None]) -> None:
+        self._body = body
+        self._on_end = on_end
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self.name = name
+        self.has_crashed = False
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the end; return whether it came."""
+        self._thread.join(max(0.0, timeout_s))
+        return not self._thread.is_alive()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the body is still running."""
+        return self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            self._body()
+        except Exception:
+            # The last line of defence: an unexpected error ends the agent in order, with its trace.
+            log.exception("%s: ended by an unexpected error", self.name)
+            self.has_crashed = True
+        finally:
+            self._on_end()

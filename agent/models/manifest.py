@@ -1,0 +1,168 @@
+"""`model.toml`: what a model takes, gives and must reproduce. docs/models.md describes it for people."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from agent.errors import ConfigError
+from agent.toml_file import describe_error, line_of, read_toml
+
+MANIFEST_NAME = "model.toml"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class ModelFile(_Section):
+    """The network itself."""
+
+    path: str = Field(pattern=r"^[^/\\]+$")
+    """File name of the .onnx in the model's folder."""
+    sha256: str = Field(pattern=r"^[0-9a-fA-F]{64}$")
+    """SHA-256 of that file, 64 hex digits. ONNX Runtime loads damaged weights without a word."""
+
+
+class InputSpec(_Section):
+    """How a picture becomes the model's input."""
+
+    name: str
+    """Name of the model's input."""
+    layout: Literal["NHWC", "NCHW"]
+    """Order of the axes: batch, height, width, channels."""
+    dtype: Literal["uint8", "float32"]
+    """Element type. uint8 takes pixels as they are; float32 takes (pixel * scale - mean) / std."""
+    width: int = Field(ge=1, le=8192)
+    """Width of the input, pixels."""
+    height: int = Field(ge=1, le=8192)
+    """Height of the input, pixels."""
+    color: Literal["RGB", "BGR", "GRAY"] = "RGB"
+    """Channel order."""
+    resize: Literal["stretch", "letterbox"] = "stretch"
+    """`stretch` changes the picture's proportions; `letterbox` keeps them and pads with `pad`."""
+    pad: int = Field(default=114, ge=0, le=255)
+    """Grey level of letterbox padding."""
+    scale: float = 1 / 255
+    """Factor on 0..255 pixels for float32 inputs."""
+    mean: tuple[float, ...] = (0.0,)
+    """Subtracted after `scale`: one value, or one a channel in the order of `color`."""
+    std: tuple[float, ...] = (1.0,)
+    """Divides after `mean`: one value, or one a channel."""
+
+    @model_validator(mode="after")
+    def _channels(self) -> InputSpec:
+        channels = 1 if self.color == "GRAY" else 3
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, channels):
+                raise PydanticCustomError("channels", f"{name} must have 1 or {channels} values")
+        if 0.0 in self.std:
+            raise PydanticCustomError("channels", "std must not be 0")
+        return self
+
+
+class LabelsSpec(_Section):
+    """Names of the classes."""
+
+    path: str = Field(pattern=r"^[^/\\]+$")
+    """Text file in the folder, one label a line."""
+    first_id: int = 0
+    """`class_id` of the first line: 1 for COCO category numbers."""
+
+
+class GoldenSpec(_Section):
+    """A picture and what the model must make of it on this device."""
+
+    image: str = Field(pattern=r"^[^/\\]+$")
+    """Picture in the folder, in a lossless format."""
+    expected: str = Field(pattern=r"^[^/\\]+$")
+    """JSON file in the folder with the expected payload."""
+    tolerance: dict[str, float] = Field(default={})
+    """Largest absolute difference by field name (`score`, `box`); 0 for fields that are not named."""
+
+
+class Manifest(_Section):
+    """The whole of `model.toml`."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    """Version of this format."""
+    name: str = Field(min_length=1, max_length=64)
+    """Name of the model, for people and results."""
+    version: str = Field(min_length=1, max_length=64)
+    """Version of the model."""
+    task: Literal["detection", "classification", "raw"]
+    """What the payload holds: `detections`, `classes` or `values`."""
+    license: str
+    """SPDX identifier of the model's licence."""
+    description: str = ""
+    """One sentence for people."""
+    model: ModelFile
+    input: InputSpec
+    decoder: dict[str, Any]
+    """`name` of a decoder and its options; the decoder checks them."""
+    labels: LabelsSpec | None = None
+    golden: GoldenSpec | None = None
+
+
+def load_manifest(path: Path) -> tuple[Path, Manifest]:
+    """Read the manifest of a model folder, or of the folder that holds an .onnx file.
+
+    Returns:
+        The folder and its manifest.
+
+    Raises:
+        ConfigError: nothing there, no manifest, or every error in it with its line.
+    """
+    if not path.exists():
+        raise ConfigError(f"{path}: there is no such model folder or file (looked in {Path.cwd()})")
+    folder = path if path.is_dir() else path.parent
+    file = folder / MANIFEST_NAME
+    if not file.is_file():
+        raise ConfigError(f"{folder}: has no {MANIFEST_NAME}: docs/models.md tells how to write one")
+    values, lines = read_toml(file)
+    try:
+        manifest = Manifest.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(
+            [describe_error(entry, f"{file}:{line_of(entry['loc'], lines)}", Manifest) for entry in error.errors()]
+        ) from error
+    if path.is_file() and path.name != manifest.model.path:
+        raise ConfigError(f"{path}: {file} describes {manifest.model.path!r}, not this file")
+    return folder, manifest
+
+
+def load_labels(folder: Path, labels: LabelsSpec) -> list[str]:
+    """Return the labels, one for each line.
+
+    Raises:
+        ConfigError: unreadable or with an empty line.
+    """
+    file = folder / labels.path
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: labels cannot be read: {error}") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            raise ConfigError(f"{file}:{number}: is empty: each line names one class")
+    return [line.strip() for line in lines]
+
+
+def load_expected(folder: Path, golden: GoldenSpec) -> dict[str, Any]:
+    """Return the golden sample's expected payload.
+
+    Raises:
+        ConfigError: unreadable or not a JSON object.
+    """
+    file = folder / golden.expected
+    try:
+        expected = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{file}: the golden sample's payload cannot be read: {error}") from error
+    if not isinstance(expected, dict):
+        raise ConfigError(f"{file}: must hold one JSON object, the expected payload")
+    return expected

@@ -1,0 +1,102 @@
+"""A frame becomes a model's input, vectorised, in the order that was measured to be the fastest."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from agent.errors import PermanentError
+from agent.frame import Pixels, Tensor
+from agent.interfaces import Placement, Preprocess
+from agent.models.manifest import InputSpec
+
+PIXELS_MAX = 100_000_000
+"""A frame above 100 megapixels (300 MB in BGR) is refused before anything is allocated for it."""
+
+
+def build_preprocess(spec: InputSpec) -> Preprocess:
+    """Return the way from a frame to `spec`'s input.
+
+    For float32 NCHW it splits the channels and maps each through a table of 256 values: 0.8 ms for 640x640,
+    where textbook numpy takes 21 and cv2.dnn.blobFromImage 2.4.
+    """
+    tables = None if spec.dtype == "uint8" else _tables(spec)
+
+    def preprocess(pixels: Pixels) -> tuple[dict[str, Tensor], Placement]:
+        if pixels.ndim not in (2, 3) or pixels.size == 0 or pixels.dtype != np.uint8:
+            raise PermanentError(f"frame is {pixels.dtype}{list(pixels.shape)}, wanted uint8[H,W,3] or uint8[H,W]")
+        if pixels.ndim == 3 and pixels.shape[2] != 3:
+            raise PermanentError(f"frame has {pixels.shape[2]} channels, wanted 3 (BGR) or a grey uint8[H,W]")
+        if pixels.shape[0] * pixels.shape[1] > PIXELS_MAX:
+            raise PermanentError(f"frame is {pixels.shape[1]}x{pixels.shape[0]}, more than {PIXELS_MAX} pixels")
+        fitted, placement = _fit(pixels, spec)
+        fitted = _recolor(fitted, spec.color)
+        return {spec.name: _to_tensor(fitted, spec, tables)}, placement
+
+    return preprocess
+
+
+def _fit(pixels: Pixels, spec: InputSpec) -> tuple[Pixels, Placement]:
+    height, width = pixels.shape[:2]
+    if spec.resize == "stretch":
+        new_width, new_height, left, top = spec.width, spec.height, 0, 0
+    else:
+        ratio = min(spec.width / width, spec.height / height)
+        new_width = max(1, min(spec.width, round(width * ratio)))
+        new_height = max(1, min(spec.height, round(height * ratio)))
+        left, top = (spec.width - new_width) // 2, (spec.height - new_height) // 2
+    placement = Placement(
+        scale_x=new_width / width,
+        scale_y=new_height / height,
+        offset_x=left,
+        offset_y=top,
+        input_width=spec.width,
+        input_height=spec.height,
+        source_width=width,
+        source_height=height,
+    )
+    if (new_width, new_height) != (width, height):
+        # Linear, not area: 1.5 ms against 8.4 from 1080p to 640, and the models were trained with it.
+        pixels = cv2.resize(pixels, (new_width, new_height), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
+    if (new_width, new_height) != (spec.width, spec.height):
+        right, bottom = spec.width - new_width - left, spec.height - new_height - top
+        grey = (spec.pad,) * 3
+        pixels = cv2.copyMakeBorder(pixels, top, bottom, left, right, cv2.BORDER_CONSTANT, value=grey)  # type: ignore[assignment]
+    return pixels, placement
+
+
+def _recolor(pixels: Pixels, color: str) -> Pixels:
+    is_grey = pixels.ndim == 2
+    code: int | None = None
+    if color == "GRAY":
+        code = None if is_grey else cv2.COLOR_BGR2GRAY
+    elif is_grey:
+        code = cv2.COLOR_GRAY2RGB
+    elif color == "RGB":
+        code = cv2.COLOR_BGR2RGB
+    return pixels if code is None else cv2.cvtColor(pixels, code)  # type: ignore[return-value]
+
+
+def _tables(spec: InputSpec) -> npt.NDArray[np.float32]:
+    """Return float32 [channels, 256]: each channel's value for each pixel level."""
+    channels = 1 if spec.color == "GRAY" else 3
+    levels = np.arange(256, dtype=np.float64) * spec.scale
+    mean = np.broadcast_to(np.asarray(spec.mean), (channels,))[:, None]
+    std = np.broadcast_to(np.asarray(spec.std), (channels,))[:, None]
+    return np.ascontiguousarray(((levels - mean) / std).astype(np.float32))
+
+
+def _to_tensor(pixels: Pixels, spec: InputSpec, tables: npt.NDArray[np.float32] | None) -> Tensor:
+    """Return [1, H, W, C] or [1, C, H, W] in the model's dtype."""
+    planes = [pixels] if pixels.ndim == 2 else None
+    if tables is None:
+        if spec.layout == "NHWC":
+            return pixels.reshape(1, spec.height, spec.width, -1)
+        return np.stack(planes or cv2.split(pixels))[None]
+    tensor = np.empty((len(tables), spec.height, spec.width), np.float32)
+    for plane, table, out in zip(planes or cv2.split(pixels), tables, tensor, strict=True):
+        cv2.LUT(plane, table, dst=out)
+    if spec.layout == "NHWC":
+        return np.ascontiguousarray(tensor.transpose(1, 2, 0))[None]
+    return tensor[None]

@@ -1,0 +1,1 @@
+"""Where results go: a broker, or standard output."""

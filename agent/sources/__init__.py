@@ -1,0 +1,1 @@
+"""Where frames come from: one source a file, each with the contract of `interfaces.Source`."""

@@ -1,0 +1,52 @@
+"""An RTSP or HTTP stream, through OpenCV's FFmpeg."""
+
+from __future__ import annotations
+
+import re
+
+import cv2
+
+from agent.clock import Clock
+from agent.errors import TransientError
+from agent.frame import Capture
+from agent.sources.opencv import grab, open_with_ffmpeg, retrieve
+
+
+class NetworkSource:
+    """See `interfaces.Source`.
+
+    Args:
+        url: rtsp://, rtsps://, http:// or https://; may hold credentials, which are never logged.
+        clock: stamps frames when they arrive.
+    """
+
+    def __init__(self, url: str, clock: Clock) -> None:
+        self._url = url
+        self._name = without_credentials(url)
+        self._clock = clock
+        self._capture: cv2.VideoCapture | None = None
+
+    def open(self) -> None:
+        """See `Source.open`."""
+        self._capture = open_with_ffmpeg(self._url)
+        if self._capture is None:
+            raise TransientError(f"{self._name}: does not answer, or sends nothing that FFmpeg can read")
+
+    def read(self) -> Capture | None:
+        """See `Source.read`: FFmpeg gives up after `READ_TIMEOUT_MS` without data."""
+        assert self._capture is not None
+        return retrieve(self._capture, grab(self._capture, self._clock, f"{self._name}: the stream ended or stalled"))
+
+    def close(self) -> None:
+        """See `Source.close`."""
+        if self._capture is not None:
+            self._capture.release()
+            self._capture = None
+
+    def interrupt(self) -> None:
+        """See `Source.interrupt`: a blocked read ends by itself after `READ_TIMEOUT_MS`."""
+
+
+def without_credentials(url: str) -> str:
+    """Return the URL as it may be logged."""
+    return re.sub(r"//[^/@]*@", "//", url)

@@ -1,0 +1,55 @@
+"""What the OpenCV sources share: opening with bounded waits, and one frame with its stamp."""
+
+from __future__ import annotations
+
+import cv2
+
+from agent.clock import Clock
+from agent.errors import PermanentError, TransientError
+from agent.frame import Capture
+
+OPEN_TIMEOUT_MS = 5_000
+READ_TIMEOUT_MS = 5_000
+"""A stream that sends nothing for this long is lost. FFmpeg's own default is 30 s."""
+
+_BOUNDED = (
+    cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
+    OPEN_TIMEOUT_MS,
+    cv2.CAP_PROP_READ_TIMEOUT_MSEC,
+    READ_TIMEOUT_MS,
+    # One decoder thread: more would leave the thread budget, and each holds back one more frame.
+    cv2.CAP_PROP_N_THREADS,
+    1,
+)
+
+
+def open_with_ffmpeg(place: str) -> cv2.VideoCapture | None:
+    """Open a file or URL; None when FFmpeg refuses it or nothing answers in time."""
+    capture = cv2.VideoCapture(place, cv2.CAP_FFMPEG, _BOUNDED)
+    if capture.isOpened():
+        return capture
+    capture.release()
+    return None
+
+
+def retrieve(capture: cv2.VideoCapture, captured_at_ns: int) -> Capture:
+    """Decode the grabbed frame.
+
+    Raises:
+        PermanentError: the frame cannot be decoded or has no pixels.
+    """
+    decoded, pixels = capture.retrieve()
+    if not decoded or pixels is None or pixels.size == 0:
+        raise PermanentError("frame could not be decoded or has no pixels")
+    return Capture(captured_at_ns, pixels)  # type: ignore[arg-type]
+
+
+def grab(capture: cv2.VideoCapture, clock: Clock, lost: str) -> int:
+    """Wait for the next frame of a live source and return its stamp, taken before it is decoded.
+
+    Raises:
+        TransientError: nothing came.
+    """
+    if not capture.grab():
+        raise TransientError(lost)
+    return clock.now_ns()
