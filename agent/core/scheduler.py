@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -77,7 +77,7 @@ class Scheduler:
     Not thread-safe: `loops.inbox` owns the lock.
     """
 
-    def __init__(self, policies: dict[str, StreamPolicy]) -> None:
+    def __init__(self, policies: Mapping[str, StreamPolicy]) -> None:
         self._lanes = {name: _Lane(policy) for name, policy in policies.items()}
 
     def is_full(self, stream: str) -> bool:

@@ -83,7 +83,7 @@ class InferenceLoop:
             payload = self._model.decoder.decode(outputs, placement)
             marks.append(self._clock.now_ns())
         except InferenceAbortedError:
-            outcome = self._inbox.judge(frame, started_ns, aborted=True)
+            outcome = self._inbox.finish(frame, started_ns, aborted=True)
             self._inbox.settle(frame, Outcome.SHUTDOWN if self._stopping.is_set() else outcome)
             return
         except (PermanentError, MemoryError) as error:
@@ -103,7 +103,7 @@ class InferenceLoop:
 
     def _conclude(self, frame: Frame, started_ns: int, payload: Payload) -> None:
         """Publish, or not: the clock decides, whatever the inference returned."""
-        outcome = self._inbox.judge(frame, started_ns)
+        outcome = self._inbox.finish(frame, started_ns)
         is_marked = outcome is Outcome.LATE and frame.stream in self._marks_late
         if outcome is Outcome.PUBLISHED or is_marked:
             height, width = frame.pixels.shape[:2]

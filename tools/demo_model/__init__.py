@@ -1,0 +1,1 @@
+"""Builds the demo model and the demo clip from public packages."""
