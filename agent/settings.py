@@ -254,14 +254,14 @@ def reference_problems(values: dict[str, Any]) -> list[tuple[tuple[str | int, ..
     """
     problems: list[tuple[tuple[str | int, ...], str]] = []
     names: dict[str, list[Any]] = {"models": [], "streams": []}
+    sections = {name: entries if isinstance(entries := values.get(name), list | tuple) else () for name in names}
     for section, seen in names.items():
-        entries = values.get(section)
-        for index, entry in enumerate(entries if isinstance(entries, list | tuple) else ()):
+        for index, entry in enumerate(sections[section]):
             name = entry.get("name") if isinstance(entry, dict) else None
             if name is not None and name in seen:
                 problems.append(((section, index, "name"), f"{name!r} is used twice: give each its own name"))
             seen.append(name)
-    for index, stream in enumerate(values.get("streams") or ()):
+    for index, stream in enumerate(sections["streams"]):
         model = stream.get("model") if isinstance(stream, dict) else None
         if isinstance(model, str) and model not in names["models"]:
             known = ", ".join(repr(name) for name in names["models"] if name) or "none"

@@ -14,7 +14,8 @@ class ServicePredictor:
     Two traps shape it. A pessimistic predictor after one stall would admit nothing and so never learn: after
     `probe_interval_ns` without a run, one frame is let through whatever the prediction. And a window by count
     alone lags a drop of the clock frequency at a low frame rate: samples also age out by time. An aborted run
-    counts with the time that it had taken, which is a lower bound of its service time.
+    shows a lower bound only; it counts half as much again, so that a frame with no more time than the aborted
+    one had is refused instead of aborted in its turn.
 
     Args:
         quantile: of the samples in the window; 0.9 admits a frame that misses about one time in ten, and the
@@ -38,9 +39,9 @@ class ServicePredictor:
         self._samples: deque[tuple[int, int]] = deque(maxlen=samples_max)
         self._last_run_ns: int | None = None
 
-    def observe(self, service_ns: int, now_ns: int) -> None:
+    def observe(self, service_ns: int, now_ns: int, *, aborted: bool = False) -> None:
         """Learn one finished or aborted run."""
-        self._samples.append((now_ns, service_ns))
+        self._samples.append((now_ns, service_ns * 3 // 2 if aborted else service_ns))
         self._last_run_ns = now_ns
 
     def predict_ns(self, now_ns: int) -> int:

@@ -122,7 +122,7 @@ class Scheduler:
         The clock alone decides: an inference that ignored its abort and returned a result is late all the
         same (one giant operator is not interrupted, see ORT's RunOptions.terminate).
         """
-        self._lanes[frame.stream].predictor.observe(now_ns - started_ns, now_ns)
+        self._lanes[frame.stream].predictor.observe(now_ns - started_ns, now_ns, aborted=aborted)
         if aborted:
             return Outcome.ABORTED
         return Outcome.PUBLISHED if now_ns <= publish_by_ns(frame) else Outcome.LATE

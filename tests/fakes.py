@@ -1,0 +1,178 @@
+"""Hand-written stand-ins for the seams of `agent.interfaces`."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+import numpy as np
+
+from agent.errors import InferenceAbortedError, PermanentError, TransientError
+from agent.frame import Capture, Pixels, Tensor
+from agent.interfaces import Acknowledged, Connected, Disconnected, LoadedModel, Packet, Placement, SinkEvent
+from agent.result import Payload
+
+PICTURE: Pixels = np.zeros((8, 8, 3), np.uint8)
+
+
+class ManualClock:
+    """A clock that only tests move; `wait` passes the time at once."""
+
+    def __init__(self, now_ns: int = 1_000_000_000) -> None:
+        self.ns = now_ns
+
+    def now_ns(self) -> int:
+        return self.ns
+
+    def wall_ns(self) -> int:
+        return 1_700_000_000_000_000_000 + self.ns
+
+    def wait(self, event: threading.Event, timeout_ns: int) -> bool:
+        self.ns += max(0, timeout_ns)
+        return event.is_set()
+
+
+Step = Capture | BaseException | None
+
+
+class ScriptedSource:
+    """Plays a list for each opening: captures are returned, exceptions raised, None ends."""
+
+    def __init__(self, *openings: list[Step]) -> None:
+        self._openings = deque(openings)
+        self._steps: deque[Step] = deque()
+        self.opened = 0
+        self.closed = 0
+
+    def open(self) -> None:
+        self.opened += 1
+        if not self._openings:
+            raise TransientError("nothing more in the script")
+        self._steps = deque(self._openings.popleft())
+        if self._steps and isinstance(self._steps[0], BaseException):
+            raise self._steps.popleft()  # type: ignore[misc]
+
+    def read(self) -> Capture | None:
+        step = self._steps.popleft() if self._steps else None
+        if isinstance(step, BaseException):
+            raise step
+        return step
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def interrupt(self) -> None:
+        pass
+
+
+class ScriptedAbort:
+    """An abort that only remembers."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+
+    def set(self) -> None:
+        self.event.set()
+
+
+class ScriptedEngine:
+    """Runs a function in the place of a model; the function may wait for the abort."""
+
+    def __init__(self, body: Callable[[ScriptedAbort], None] = lambda abort: None) -> None:
+        self._body = body
+        self.runs = 0
+
+    def new_abort(self) -> ScriptedAbort:
+        return ScriptedAbort()
+
+    def run(self, inputs: Mapping[str, Tensor], abort: Any) -> list[Tensor]:
+        self.runs += 1
+        self._body(abort)
+        return [np.array([1.0])]
+
+
+def wait_for_abort(abort: ScriptedAbort) -> None:
+    """A model that only ends when it is aborted."""
+    assert abort.event.wait(30)
+    raise InferenceAbortedError
+
+
+class OneBox:
+    """A decoder that always finds the same thing, or fails."""
+
+    def __init__(self, error: PermanentError | None = None) -> None:
+        self._error = error
+
+    def decode(self, outputs: list[Tensor], placement: Placement) -> Payload:
+        if self._error is not None:
+            raise self._error
+        return {"classes": [{"label": "thing", "class_id": 1, "score": 0.9}]}
+
+
+def identity_preprocess(pixels: Pixels) -> tuple[dict[str, Tensor], Placement]:
+    """Pass pixels through; refuse empty frames as the real one does."""
+    if pixels.size == 0:
+        raise PermanentError("frame has no pixels")
+    height, width = pixels.shape[:2]
+    return {"x": pixels}, Placement(1, 1, 0, 0, width, height, width, height)
+
+
+def fake_model(engine: Any, decoder: Any = None) -> LoadedModel:
+    """Wrap an engine as a verified model."""
+    return LoadedModel("fake", "1", "classification", "0" * 64, identity_preprocess, engine, decoder or OneBox())
+
+
+class MemorySink:
+    """Keeps packets; connects, loses and refuses when told to."""
+
+    def __init__(self, *, connected: bool = True, room: int = 1_000, acknowledges: bool = True) -> None:
+        self.packets: list[Packet] = []
+        self.events: deque[SinkEvent] = deque([Connected("memory")] if connected else [])
+        self.is_up = connected
+        self.acknowledges = acknowledges
+        self.bytes_max = 1 << 20
+        self.closed_with: str | None = None
+        self.send_error: Exception | None = None
+        self._room = room
+        self._tokens = 0
+
+    def lose(self, cause: str = "gone") -> None:
+        self.is_up = False
+        self.events.append(Disconnected(cause))
+
+    def come_back(self) -> None:
+        self.is_up = True
+        self.events.append(Connected("memory"))
+
+    def advance(self, now_ns: int) -> list[SinkEvent]:
+        happened = list(self.events)
+        self.events.clear()
+        return happened
+
+    def room(self) -> int:
+        return self._room if self.is_up else 0
+
+    def packet_bytes_max(self) -> int:
+        return self.bytes_max
+
+    def send(self, packet: Packet) -> Hashable | None:
+        if self.send_error is not None:
+            raise self.send_error
+        self.packets.append(packet)
+        if packet.qos == 0:
+            return None
+        self._tokens += 1
+        if self.acknowledges:
+            self.events.append(Acknowledged(self._tokens, accepted=True))
+        return self._tokens
+
+    def next_wake_ns(self, now_ns: int) -> int:
+        return now_ns + 1_000_000
+
+    def close(self, reason: str, timeout_ns: int) -> None:
+        self.closed_with = reason
+
+    def state(self) -> Mapping[str, Any]:
+        return {"kind": "memory"}

@@ -1,0 +1,127 @@
+"""The real core over random traces in virtual time: promises 1 and 2 for every seed."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from agent.clock import NS_PER_MS, NS_PER_S
+from agent.core.ledger import Outcome
+from agent.core.scheduler import Overflow, StreamPolicy
+from agent.core.simulation import Arrival, Report, Simulation, World
+
+SEEDS = 300
+SPAN_NS = 8 * NS_PER_S
+
+
+def random_policy(rng: random.Random) -> StreamPolicy:
+    """Draw a stream's policy: mostly live, some with queues, some that mark late results, some every_frame."""
+    kind = rng.random()
+    if kind < 0.15:
+        return StreamPolicy(None, rng.randint(1, 4), Overflow.BLOCK)
+    budget_ns = rng.choice([20, 60, 100, 250, 1000]) * NS_PER_MS
+    if kind < 0.3:
+        return StreamPolicy(budget_ns, rng.randint(2, 6), Overflow.DROP_OLDEST)
+    return StreamPolicy(budget_ns, late_is_published=kind > 0.9)
+
+
+def random_trace(rng: random.Random, streams: list[str]) -> list[Arrival]:
+    """Draw arrivals with jitter, bursts and gaps, service times with stalls, and failures."""
+    arrivals = []
+    for stream in streams:
+        period_ns = int(NS_PER_S / rng.uniform(2, 60))
+        service_ns = int(period_ns * rng.uniform(0.05, 4) / len(streams))
+        at_ns = rng.randrange(period_ns)
+        while at_ns < SPAN_NS:
+            stall = rng.choice([0] * 200 + [50 * NS_PER_MS, NS_PER_S, 5 * NS_PER_S])
+            drawn_ns = max(1, int(rng.gauss(service_ns, service_ns * 0.1))) + stall
+            arrivals.append(Arrival(at_ns, stream, drawn_ns, fails=rng.random() < 0.01))
+            burst = rng.random() < 0.02
+            at_ns += 1 if burst else int(period_ns * rng.uniform(0.5, 1.5)) + rng.choice([0] * 300 + [2 * NS_PER_S])
+    return arrivals
+
+
+def random_world(rng: random.Random) -> World:
+    """Draw a device: abort overshoot as measured on ONNX Runtime, a slow egress thread, a broker that goes away."""
+    start_ns = rng.randrange(SPAN_NS)
+    outages = [(start_ns, start_ns + rng.randrange(3 * NS_PER_S))] if rng.random() < 0.5 else []
+    return World(
+        overshoot_ns=lambda: int(rng.expovariate(1 / 5) * NS_PER_MS),
+        hand_over_ns=lambda: int(rng.expovariate(1 / 0.2) * NS_PER_MS),
+        outages=outages,
+        queue_messages=rng.choice([10, 50, 2000]),
+    )
+
+
+def simulate(seed: int) -> tuple[Report, list[Arrival], dict[str, StreamPolicy]]:
+    """Run one seed."""
+    rng = random.Random(seed)
+    streams = [f"s{index}" for index in range(rng.randint(1, 4))]
+    policies = {stream: random_policy(rng) for stream in streams}
+    rates = {stream: rng.choice([None, None, 5.0, 15.0]) for stream in streams}
+    arrivals = random_trace(rng, streams)
+    return Simulation(policies, rates, random_world(rng)).run(arrivals), arrivals, policies
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_every_frame_has_one_outcome_and_no_age_is_over_its_deadline(seed: int) -> None:
+    """Whatever arrives, stalls, fails or is aborted: exact books, and nothing fresh that is too old."""
+    report, arrivals, policies = simulate(seed)
+    captured = {stream: sum(arrival.stream == stream for arrival in arrivals) for stream in policies}
+    for stream, ledger in report.intake.ledgers.items():
+        assert ledger.captured == captured[stream]
+        assert ledger.is_exact()
+        assert ledger.in_flight == 0
+        assert ledger.violations == 0
+        assert len(report.published_ages_ns[stream]) == ledger.count(Outcome.PUBLISHED)
+        budget_ns = policies[stream].budget_ns
+        if budget_ns is not None:
+            assert all(age_ns <= budget_ns for age_ns in report.published_ages_ns[stream])
+            fresh = [sent for sent in report.sent if sent.stream == stream and not sent.replay]
+            assert all(sent.age_ns <= budget_ns for sent in fresh)
+    assert report.outbox.is_exact()
+
+
+@pytest.mark.parametrize("seed", range(0, SEEDS, 10))
+def test_every_frame_mode_loses_nothing(seed: int) -> None:
+    """An every_frame stream ends each frame as published or failed, in order."""
+    rng = random.Random(seed)
+    policies = {"file": StreamPolicy(None, 4, Overflow.BLOCK), "camera": StreamPolicy(100 * NS_PER_MS)}
+    arrivals = random_trace(rng, ["camera"]) + [Arrival(0, "file", 10 * NS_PER_MS) for _ in range(100)]
+    report = Simulation(policies, {}, World()).run(arrivals)
+    ledger = report.intake.ledgers["file"]
+    assert ledger.count(Outcome.PUBLISHED) == 100
+    sequence = [sent.seq for sent in report.sent if sent.stream == "file"]
+    assert sequence == sorted(sequence)
+
+
+def test_a_stall_does_not_stop_a_stream_for_good() -> None:
+    """After one inference of 5 s on a stream with a 250 ms deadline, frames are published again within 2 s."""
+    stalled = [
+        Arrival(index * 100 * NS_PER_MS, "s", 5 * NS_PER_S if index == 10 else 30 * NS_PER_MS) for index in range(100)
+    ]
+    world = World(overshoot_ns=lambda: 5 * NS_PER_S)  # It ignores its abort: one giant operator.
+    report = Simulation({"s": StreamPolicy(250 * NS_PER_MS)}, {}, world).run(stalled)
+    ledger = report.intake.ledgers["s"]
+    assert ledger.count(Outcome.LATE) == 1
+    # 10 frames before, none in the 5 s, and at most 2 s of refusals after it.
+    assert ledger.count(Outcome.PUBLISHED) >= 10 + (100 - 10 - 50) - 20
+
+
+def test_overload_publishes_what_the_session_can_do() -> None:
+    """30 fps against a model of 100 ms: at least 0.9 of ten results a second, each well inside its deadline."""
+    arrivals = [Arrival(int(index * NS_PER_S / 30), "s", 100 * NS_PER_MS) for index in range(30 * 60)]
+    report = Simulation({"s": StreamPolicy(250 * NS_PER_MS)}, {}, World()).run(arrivals)
+    assert report.intake.ledgers["s"].count(Outcome.PUBLISHED) >= 0.9 * 600
+    assert max(report.published_ages_ns["s"]) <= 140 * NS_PER_MS
+
+
+def test_a_model_that_is_always_too_slow_reports_unreachable_and_keeps_probing() -> None:
+    """A model of 400 ms under a deadline of 250: refused by admission, run about once a second to see."""
+    arrivals = [Arrival(index * 100 * NS_PER_MS, "s", 400 * NS_PER_MS) for index in range(200)]
+    report = Simulation({"s": StreamPolicy(250 * NS_PER_MS)}, {}, World()).run(arrivals)
+    ledger = report.intake.ledgers["s"]
+    assert ledger.count(Outcome.PUBLISHED) == 0
+    assert ledger.count(Outcome.UNREACHABLE) > 100
+    assert 10 <= ledger.count(Outcome.ABORTED) <= 25

@@ -1,0 +1,102 @@
+"""From a frame to a model's input, against plain numpy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from agent.errors import PermanentError
+from agent.models.manifest import InputSpec
+from agent.models.preprocess import build_preprocess
+
+
+def spec(**changes: Any) -> InputSpec:
+    """Build an input description."""
+    values = {"name": "x", "layout": "NCHW", "dtype": "float32", "width": 32, "height": 24}
+    return InputSpec.model_validate(values | changes)
+
+
+def picture(height: int, width: int) -> np.ndarray[Any, Any]:
+    """Return a random BGR picture."""
+    return np.random.default_rng(height * width).integers(0, 256, (height, width, 3), np.uint8)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("color", ["RGB", "BGR"])
+def test_float_input_is_scaled_and_normalised(layout: str, color: str) -> None:
+    """(pixel * scale - mean) / std, channel by channel, in the order of the colour."""
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    pixels = picture(24, 32)
+    inputs, _ = build_preprocess(spec(layout=layout, color=color, mean=mean, std=std))(pixels)
+    ordered = pixels[..., ::-1] if color == "RGB" else pixels
+    expected = (ordered.astype(np.float64) / 255 - mean) / std
+    expected = expected[None] if layout == "NHWC" else expected.transpose(2, 0, 1)[None]
+    assert inputs["x"].dtype == np.float32
+    np.testing.assert_allclose(inputs["x"], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_uint8_input_keeps_the_pixels(layout: str) -> None:
+    """Nothing is scaled; only colour and axes move."""
+    pixels = picture(24, 32)
+    inputs, _ = build_preprocess(spec(dtype="uint8", layout=layout))(pixels)
+    expected = pixels[..., ::-1]
+    np.testing.assert_array_equal(inputs["x"][0], expected if layout == "NHWC" else expected.transpose(2, 0, 1))
+
+
+def test_grey_frames_and_grey_models() -> None:
+    """A grey frame feeds a colour model and the other way round."""
+    grey = picture(24, 32)[..., 0]
+    colour, _ = build_preprocess(spec(dtype="uint8", layout="NHWC"))(grey)
+    np.testing.assert_array_equal(colour["x"][0], np.repeat(grey[..., None], 3, axis=2))
+    single, _ = build_preprocess(spec(dtype="uint8", layout="NCHW", color="GRAY"))(picture(24, 32))
+    assert single["x"].shape == (1, 1, 24, 32)
+    np.testing.assert_array_equal(single["x"][0, 0], cv2.cvtColor(picture(24, 32), cv2.COLOR_BGR2GRAY))
+    planes, _ = build_preprocess(spec(color="GRAY", layout="NHWC"))(grey)
+    np.testing.assert_allclose(planes["x"][0, ..., 0], grey / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 48), (100, 40), (24, 32), (7, 500)])
+@pytest.mark.parametrize("resize", ["letterbox", "stretch"])
+def test_placement_undoes_the_fit(height: int, width: int, resize: str) -> None:
+    """The corners of the fitted picture map back to the corners of the frame."""
+    inputs, place = build_preprocess(spec(resize=resize, dtype="uint8", layout="NHWC"))(picture(height, width))
+    fitted_width, fitted_height = round(width * place.scale_x), round(height * place.scale_y)
+    assert inputs["x"].shape == (1, 24, 32, 3)
+    left = (0 - place.offset_x + place.offset_x) / place.scale_x
+    right = (place.offset_x + fitted_width - place.offset_x) / place.scale_x
+    bottom = (place.offset_y + fitted_height - place.offset_y) / place.scale_y
+    assert (left, right, bottom) == (0, pytest.approx(width), pytest.approx(height))
+    if resize == "letterbox":
+        outside = np.ones((24, 32), bool)
+        x, y = int(place.offset_x), int(place.offset_y)
+        outside[y : y + fitted_height, x : x + fitted_width] = False
+        assert (inputs["x"][0][outside] == 114).all()
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        np.empty((0, 4, 3), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((4,), np.uint8),
+        np.broadcast_to(np.uint8(0), (20_000, 20_000, 3)),
+    ],
+    ids=["no pixels", "four channels", "floats", "one dimension", "400 megapixels"],
+)
+def test_an_unusable_frame_is_refused(frame: np.ndarray[Any, Any]) -> None:
+    """Its size, dtype or shape is named; nothing is allocated for a huge one."""
+    with pytest.raises(PermanentError, match="frame"):
+        build_preprocess(spec())(frame)
+
+
+def test_the_frame_is_not_changed() -> None:
+    """Pixels belong to the frame: a picture may still be drawn from them."""
+    pixels = picture(24, 32)
+    before = pixels.copy()
+    build_preprocess(spec(dtype="uint8", layout="NHWC", color="BGR"))(pixels)
+    np.testing.assert_array_equal(pixels, before)
