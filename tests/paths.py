@@ -1,0 +1,10 @@
+"""Where the tests' files are."""
+
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+COCO_SSD = REPOSITORY / "config/models/coco-ssd"
+CLIP = REPOSITORY / "config/demo/clip.mp4"
+CLIP_FRAMES = 131
+MODELS = REPOSITORY / "tests/assets/models"
+BROKEN_INT8 = REPOSITORY / "tests/assets/cocossd_int8_pc_u8s8.onnx"

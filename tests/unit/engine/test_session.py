@@ -1,0 +1,130 @@
+"""The ONNX Runtime session: threads, validation, abort."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agent.engine.session import OrtEngine
+from agent.errors import InferenceAbortedError, PermanentError
+from tests.paths import MODELS, REPOSITORY
+
+
+def engine(name: str) -> OrtEngine:
+    """Open a fixture on one thread."""
+    return OrtEngine(MODELS / name / "model.onnx", threads=1, sha256=None)
+
+
+def pixels(shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """Return an input for the fixtures."""
+    return np.full(shape, 100, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "said"),
+    [
+        (np.zeros((1, 32, 32, 3), np.float32), r"model input is images uint8\[1,32,32,3\], got float32"),
+        (np.zeros((1, 3, 32, 32), np.uint8), "got uint8"),
+        (np.zeros((1, 32, 32), np.uint8), "got uint8"),
+        (np.zeros((0, 32, 32, 3), np.uint8), "got uint8"),
+    ],
+)
+def test_a_wrong_input_is_refused_before_the_kernels(tensor: np.ndarray, said: str) -> None:
+    """dtype, axes, rank and emptiness, each named beside what was wanted; the session stays usable."""
+    session = engine("tiny")
+    with pytest.raises(PermanentError, match=said):
+        session.run({"images": tensor}, session.new_abort())
+    assert session.run({"images": pixels((1, 32, 32, 3))}, session.new_abort())
+
+
+def test_big_endian_and_non_finite_inputs_are_refused() -> None:
+    """ORT reads a big-endian array as little-endian without a word, and spreads NaN through the model."""
+    session = engine("letterbox")
+    good = np.zeros((1, 3, 64, 64), np.float32)
+    with pytest.raises(PermanentError, match="got >f4"):
+        session.run({"images": good.astype(">f4")}, session.new_abort())
+    for value in (np.nan, np.inf):
+        bad = good.copy()
+        bad[0, 0, 0, 0] = value
+        with pytest.raises(PermanentError, match="NaN or infinity"):
+            session.run({"images": bad}, session.new_abort())
+
+
+def test_wrong_names_are_refused() -> None:
+    """A missing or misspelt input is named."""
+    session = engine("tiny")
+    with pytest.raises(PermanentError, match=r"model inputs are \['images'\], got \['image'\]"):
+        session.run({"image": pixels((1, 32, 32, 3))}, session.new_abort())
+
+
+def test_a_running_inference_is_aborted_and_the_session_stays_bit_identical() -> None:
+    """Termination is honoured between operators; the next run gives the same bits."""
+    session = engine("slow")
+    inputs = {"images": pixels((1, 3, 160, 160))}
+    before = session.run(inputs, session.new_abort())
+    for delay_s in (0.005, 0.02, 0.05):
+        abort = session.new_abort()
+        timer = threading.Timer(delay_s, abort.set)
+        timer.start()
+        with pytest.raises(InferenceAbortedError):
+            session.run(inputs, abort)
+        timer.join()
+    after = session.run(inputs, session.new_abort())
+    np.testing.assert_array_equal(before[0], after[0])
+
+
+def test_an_abort_before_the_run_counts() -> None:
+    """The deadline may pass during preprocessing."""
+    session = engine("slow")
+    abort = session.new_abort()
+    abort.set()
+    with pytest.raises(InferenceAbortedError):
+        session.run({"images": pixels((1, 3, 160, 160))}, abort)
+
+
+def test_symbolic_dimensions_take_any_size() -> None:
+    """Free dimensions are not compared."""
+    session = engine("dynamic")
+    for side in (32, 48):
+        assert session.run({"images": np.zeros((1, 3, side, side), np.float32)}, session.new_abort())
+
+
+def test_inference_threads_stay_inside_the_budget_and_do_not_spin() -> None:
+    """Two threads asked for are one more than the caller's, and waiting ones sleep."""
+    tasks = Path("/proc/self/task")
+    before = len(list(tasks.iterdir()))
+    session = OrtEngine(MODELS / "slow" / "model.onnx", threads=2, sha256=None)
+    session.run({"images": pixels((1, 3, 160, 160))}, session.new_abort())
+    assert len(list(tasks.iterdir())) - before <= 1
+    options = session._session.get_session_options()
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
+def test_telemetry_is_off_before_the_first_import() -> None:
+    """The variable stands when onnxruntime is imported, whoever imports the engine."""
+    code = """
+import os, sys
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "onnxruntime":
+            print(os.environ.get("ORT_DISABLE_TELEMETRY"))
+sys.meta_path.insert(0, Watch())
+import agent.engine.session
+"""
+    environ = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=REPOSITORY,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert result.stdout.split() == ["1"]
