@@ -43,6 +43,12 @@ class MjpegServer:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every connection and refuse new ones. May be called twice."""
+        if self._closing.is_set():
+            return
         self._closing.set()
         self._hang_up.set()
         self._server.shutdown()

@@ -46,9 +46,11 @@ class AnnotateLoop:
 
     def run(self) -> None:
         """The thread's body; what waits at the end is still drawn."""
-        while not self._stopping.is_set():
+        is_last = False
+        while not is_last:
             self._wake.wait()
             self._wake.clear()
+            is_last = self._stopping.is_set()
             with self._lock:
                 waiting, self._waiting = self._waiting, {}
             for stream, (frame, payload) in waiting.items():

@@ -94,6 +94,7 @@ class EgressLoop:
                 wait_ns = min(wait_ns, self._stop_by_ns - now_ns)
             self._clock.wait(self._wake, wait_ns)
         self._sink.close(self._stop_reason, max(NS_PER_S // 2, self._stop_by_ns - self._clock.now_ns()))
+        self._is_connected = False
         self.give_up()
 
     def stop(self, reason: str, stop_by_ns: int) -> None:
@@ -135,38 +136,41 @@ class EgressLoop:
 
     def _send_all(self) -> None:
         while self.broken is None and self._sink.room() > 0:
+            now_ns = self._clock.now_ns()
             with self._lock:
-                taken = self._outbox.take(self._clock.now_ns())
-            if taken is None:
+                taken = self._outbox.take(now_ns)
+            if taken is None or not self._send(*taken, now_ns=now_ns):
                 return
-            self._send(*taken)
 
-    def _send(self, message: Message, replay: bool) -> None:
-        now_ns = self._clock.now_ns()
+    def _send(self, message: Message, replay: bool, *, now_ns: int) -> bool:
+        """Send or drop one message; return whether the sink can take the next.
+
+        `now_ns` is the moment at which the outbox judged its deadline: the age that is published is that one.
+        """
         try:
             payload = json.dumps(self._envelope(message, now_ns, replay=replay), separators=(",", ":")).encode()
         except (TypeError, ValueError) as error:
             self._drop(message, Drop.UNENCODABLE, str(error))
-            return
+            return True
         if len(payload) > self._sink.packet_bytes_max():
             self._drop(
                 message, Drop.OVERSIZE, f"{len(payload)} bytes, the broker takes {self._sink.packet_bytes_max()}"
             )
-            return
+            return True
         try:
             token = self._sink.send(Packet(message.topic, payload, message.qos, message.retain))
         except TransientError as error:
             with self._lock:
                 self._outbox.give_back(message)
             self._faults.warn("sending", str(error))
-            return
+            return False
         except BrokenPipeError:
             with self._lock:
                 self._outbox.give_back(message)
                 self._stop_by_ns = now_ns
                 self._has_room.notify_all()
             self.broken = "the reader of standard output went away"
-            return
+            return False
         with self._has_room:
             if token is None:
                 self._outbox.delivered(replay=replay)
@@ -175,6 +179,7 @@ class EgressLoop:
                 self._outbox.handed_over(token, message, replay=replay)
         if message.kind == "result" and not replay and "late" not in message.body:
             self._record_age(message.stream, now_ns - message.captured_at_ns)
+        return True
 
     def _envelope(self, message: Message, now_ns: int, *, replay: bool) -> dict[str, Any]:
         """Return the message as it goes out, with its age at this moment."""

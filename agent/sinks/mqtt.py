@@ -52,6 +52,11 @@ PACKET_BYTES_OUT_MAX = 1 << 20
 """Own limit where the broker states none: nothing that we send comes near it."""
 TOPIC_OVERHEAD_BYTES = 300
 """Topic and headers beside a payload, an upper bound: prefix and names are bounded by the settings."""
+_paho_log = log.getChild("paho")
+# paho says this at the end of each connection that we broke off ourselves. What it says of exceptions in callbacks
+# is the only trace of them, so the logger as a whole stays.
+_paho_log.addFilter(lambda record: not record.getMessage().startswith("Client is not connected"))
+
 PORTS = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
 
 
@@ -236,7 +241,7 @@ class MqttSink:
         )
         client.connect_timeout = CONNECT_TIMEOUT_S
         client.max_inflight_messages_set(self._settings.in_flight_max + 8)  # Status messages come on top.
-        client.enable_logger(log.getChild("paho"))
+        client.enable_logger(_paho_log)
         if scheme in ("ws", "wss"):
             client.ws_set_options(path=path or "/mqtt")
         if scheme in ("mqtts", "wss"):

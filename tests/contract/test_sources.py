@@ -148,7 +148,7 @@ def test_an_unreadable_clip_is_a_permanent_error(tmp_path: Path) -> None:
     """It will not become readable: no back-off, and the file is named."""
     nonsense = tmp_path / "clip.mp4"
     nonsense.write_bytes(b"not a video" * 1000)
-    with pytest.raises(PermanentError, match="clip.mp4: is not a video"):
+    with pytest.raises(PermanentError, match=r"clip\.mp4: is not a video"):
         video(nonsense).open()
 
 

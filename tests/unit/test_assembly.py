@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -185,7 +184,7 @@ def test_sources_are_told_apart_by_their_text(source: str, kind: type) -> None:
 
 def test_a_source_that_is_nothing_is_refused() -> None:
     """With what was looked for and where."""
-    with pytest.raises(ConfigError, match="streams.s: source 'nothing.mp4' is no file"):
+    with pytest.raises(ConfigError, match=r"streams\.s: source 'nothing\.mp4' is no file"):
         build_source(stream(source="nothing.mp4"), SystemClock())
 
 

@@ -69,7 +69,7 @@ def test_placement_undoes_the_fit(height: int, width: int, resize: str) -> None:
     left = (0 - place.offset_x + place.offset_x) / place.scale_x
     right = (place.offset_x + fitted_width - place.offset_x) / place.scale_x
     bottom = (place.offset_y + fitted_height - place.offset_y) / place.scale_y
-    assert (left, right, bottom) == (0, pytest.approx(width), pytest.approx(height))
+    assert [left, right, bottom] == pytest.approx([0, width, height])
     if resize == "letterbox":
         outside = np.ones((24, 32), bool)
         x, y = int(place.offset_x), int(place.offset_y)

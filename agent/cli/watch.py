@@ -1,0 +1,97 @@
+"""`edgebeat watch`: every device below a topic prefix, live on a terminal, as lines or as JSON elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from agent.cli import exit_codes
+from agent.cli.arguments import positive_seconds
+from agent.cli.viewer import Viewer
+from agent.cli.views import REFRESH_NS, View, quiet_when_the_reader_leaves, view_for_output
+from agent.clock import NEVER_NS, NS_PER_S, Clock, SystemClock
+from agent.errors import ConfigError
+from agent.settings import MqttSettings
+
+KEEPALIVE_S = 10
+"""A viewer sends nothing but pings: a broker that is gone shows within 20 s."""
+
+OPTIONS = {"url": "--mqtt", "topic_prefix": "--prefix", "protocol": "--protocol"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument(
+        "--mqtt", default="mqtt://127.0.0.1:1883", metavar="URL", help="broker (default: %(default)s)"
+    )
+    parser.add_argument("--prefix", default="edgebeat/v1", help="topic prefix (default: %(default)s)")
+    parser.add_argument("--protocol", choices=["5", "3.1.1"], default="5", help="MQTT version (default: %(default)s)")
+    parser.add_argument("--username", help="user name at the broker")
+    parser.add_argument("--password-file", type=Path, metavar="FILE", help="its first line is the password")
+    parser.add_argument("--ca-file", type=Path, metavar="FILE", help="PEM authority for mqtts:// and wss://")
+    parser.add_argument("--duration", type=positive_seconds, metavar="S", help="end by itself after so many seconds")
+    parser.add_argument("--json", action="store_true", help="one JSON object a message: topic and payload")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show what comes until Ctrl-C or the end of the duration; 1 if the broker was never reached."""
+    settings = broker_settings(args)
+    clock = SystemClock()
+    with quiet_when_the_reader_leaves():
+        return watch(settings, view_for_output(args.prefix, clock, as_json=args.json), clock, args.duration)
+    return exit_codes.DONE
+
+
+def watch(settings: MqttSettings, view: View, clock: Clock, duration_s: float | None) -> int:
+    """Connect and show; return the exit code."""
+    viewer = Viewer(settings, clock, on_message=view.message, on_connection=view.connection)
+    end_ns = NEVER_NS if duration_s is None else clock.now_ns() + int(duration_s * NS_PER_S)
+    try:
+        while (left_ns := end_ns - clock.now_ns()) > 0:
+            viewer.pump(min(REFRESH_NS, left_ns))
+            view.refresh()
+    except KeyboardInterrupt:
+        return exit_codes.DONE
+    finally:
+        viewer.close()
+        view.close()
+        if viewer.missed:
+            print(f"edgebeat: {viewer.missed} messages came faster than they could be shown", file=sys.stderr)
+    return exit_codes.DONE if viewer.has_been_subscribed else exit_codes.FAILED
+
+
+def broker_settings(args: argparse.Namespace) -> MqttSettings:
+    """Return the connection that the command line describes, checked as the agent's own is.
+
+    Raises:
+        ConfigError: with every problem, each naming its option.
+    """
+    problems = []
+    if args.mqtt == "embedded":
+        problems.append("--mqtt 'embedded': give the URL of a broker that runs; `edgebeat demo` shows its own")
+    for option, file in (("--password-file", args.password_file), ("--ca-file", args.ca_file)):
+        if file is not None and not file.is_file():
+            problems.append(f"{option} {str(file)!r}: is no file")
+    values: dict[str, Any] = {
+        "url": args.mqtt,
+        "topic_prefix": args.prefix,
+        "protocol": args.protocol,
+        "username": args.username,
+        "password_file": args.password_file,
+        "ca_file": args.ca_file,
+        "keepalive_s": KEEPALIVE_S,
+    }
+    try:
+        settings = MqttSettings(**values)
+    except ValidationError as error:
+        problems += [
+            f"{OPTIONS.get(str(entry['loc'][0]), '--mqtt')} {entry['input']!r}: {entry['msg']}"
+            for entry in error.errors()
+        ]
+    if problems:
+        raise ConfigError(problems)
+    return settings

@@ -1,0 +1,120 @@
+"""The agent as its users run it: a process, a settings file, signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from agent.clock import NS_PER_MS, SystemClock
+from tests.paths import CLIP, MODELS, REPOSITORY
+
+
+def settings_text(
+    *,
+    url: str = "mqtt://127.0.0.1:9",
+    model: Path = MODELS / "tiny",
+    source: object = CLIP,
+    mqtt: str = "",
+    stream: str = "",
+) -> str:
+    """Return a settings file with one model and one stream called `door`."""
+    return f"""
+[device]
+id = "porch"
+[mqtt]
+url = "{url}"
+reconnect_max_s = 1
+{mqtt}
+[health]
+period_s = 1
+[[models]]
+name = "seen"
+path = "{model}"
+[[streams]]
+name = "door"
+source = "{source}"
+model = "seen"
+{stream}
+"""
+
+
+class AgentProcess:
+    """`edgebeat run` as a child process; its standard error is kept in a file.
+
+    Args:
+        folder: for its settings and log.
+        settings: text of the settings file.
+        arguments: further command-line arguments.
+    """
+
+    def __init__(self, folder: Path, settings: str, *arguments: str) -> None:
+        self.log_file = folder / "agent.log"
+        config = folder / "agent.toml"
+        config.write_text(settings)
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("EDGEBEAT_")}
+        with self.log_file.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-W", "error", "-m", "agent", "run", "--config", str(config), *arguments],
+                cwd=REPOSITORY,
+                env=environ,
+                stdout=subprocess.PIPE,
+                stderr=log,
+            )
+
+    def __enter__(self) -> AgentProcess:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.communicate()
+
+    @property
+    def log(self) -> str:
+        """What it has written to standard error so far."""
+        return self.log_file.read_text()
+
+    def wait_for_log(self, text: str, timeout_s: float = 30) -> None:
+        """Wait until a text stands in the log."""
+        clock, never = SystemClock(), threading.Event()
+        for _ in range(int(timeout_s * 20)):
+            if text in self.log:
+                return
+            assert self._process.poll() is None, self.log
+            clock.wait(never, 50 * NS_PER_MS)
+        raise AssertionError(f"{text!r} is not in the log:\n{self.log}")
+
+    def signal(self, number: int) -> None:
+        """Send a signal."""
+        self._process.send_signal(number)
+
+    def wait(self, timeout_s: float = 60) -> tuple[int, list[str]]:
+        """Wait for the end and return the exit code and the lines of standard output."""
+        output, _ = self._process.communicate(timeout=timeout_s)
+        return self._process.returncode, output.decode().splitlines()
+
+    def terminate(self, timeout_s: float = 10) -> dict[str, Any]:
+        """Send SIGTERM and return the summary; the agent must end by itself with code 0 and exact books."""
+        self.signal(signal.SIGTERM)
+        code, lines = self.wait(timeout_s)
+        assert code == 0, self.log
+        return checked_summary(lines)
+
+
+def checked_summary(lines: list[str]) -> dict[str, Any]:
+    """Return the last line's object after checking that every book in it adds up."""
+    summary: dict[str, Any] = json.loads(lines[-1])
+    for stream in summary["streams"].values():
+        ledger = stream["ledger"]
+        assert ledger["captured"] == sum(ledger.values()) - ledger["captured"]
+    delivery = summary["delivery"]
+    assert delivery["is_exact"]
+    settled = delivery["acknowledged"] + sum(delivery["dropped"].values())
+    assert delivery["emitted"] == settled + delivery["queued"] + delivery["in_flight"]
+    return summary

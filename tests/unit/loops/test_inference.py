@@ -1,0 +1,189 @@
+"""The inference loop: one outcome for every frame, whatever the model does."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agent.clock import NS_PER_MS, NS_PER_S, SystemClock
+from agent.core.outbox import Message
+from agent.core.scheduler import Overflow, StreamPolicy
+from agent.errors import PermanentError
+from agent.frame import Capture
+from agent.loops.abort import AbortTimer
+from agent.loops.inbox import NO_PIXELS, Inbox
+from agent.loops.inference import InferenceLoop
+from tests.fakes import PICTURE, ManualClock, OneBox, ScriptedAbort, ScriptedEngine, fake_model, wait_for_abort
+
+LIVE = StreamPolicy(250 * NS_PER_MS, 8, Overflow.DROP_OLDEST)
+
+
+class Bench:
+    """An inference loop between an inbox and a list, with a real abort timer."""
+
+    def __init__(
+        self,
+        body: Callable[[ScriptedAbort], None] = lambda abort: None,
+        *,
+        policy: StreamPolicy = LIVE,
+        clock: Any = None,
+        decoder: Any = None,
+    ) -> None:
+        self.clock = clock or SystemClock()
+        self.inbox = Inbox({"s": policy}, {"s": None}, self.clock)
+        self.timer = AbortTimer(self.clock)
+        self.emitted: list[Message] = []
+        self.engine = ScriptedEngine(body)
+        self.loop = InferenceLoop(
+            model=fake_model(self.engine, decoder),
+            inbox=self.inbox,
+            timer=self.timer,
+            emit=self.emitted.append,
+            marks_late=frozenset({"s"} if policy.late_is_published else ()),
+            show=lambda frame, payload: None,
+            clock=self.clock,
+        )
+
+    def capture(self, pixels: Any = PICTURE, age_ns: int = 0) -> None:
+        """Offer one frame."""
+        self.inbox.offer("s", Capture(self.clock.now_ns() - age_ns, pixels))
+
+    def run(self) -> dict[str, int]:
+        """Serve what waits, to the end, and return the ledger without its zeros."""
+        thread = threading.Thread(target=self.timer.run)
+        thread.start()
+        self.inbox.end_stream("s")
+        self.loop.run()
+        self.timer.stop()
+        thread.join()
+        assert self.inbox.self_check() == {"s": 0}
+        ledger = self.inbox.snapshot()["s"]["ledger"]
+        assert ledger["captured"] == sum(ledger.values()) - ledger["captured"]
+        return {name: count for name, count in ledger.items() if count}
+
+
+def test_a_frame_in_time_is_published() -> None:
+    """Its message carries what the receiver needs, and its deadline."""
+    bench = Bench()
+    bench.capture()
+    assert bench.run() == {"captured": 1, "published": 1}
+    (message,) = bench.emitted
+    assert message.topic == "results/s"
+    assert message.deadline_ns - message.captured_at_ns == 250 * NS_PER_MS
+    assert message.body["frame"] == 1
+    assert message.body["source"] == {"width": 8, "height": 8}
+    assert message.body["classes"][0]["label"] == "thing"
+
+
+def test_a_run_is_aborted_at_its_deadline() -> None:
+    """A model that would run for ever is stopped; nothing is published, the next frame is served."""
+    bench = Bench(wait_for_abort, policy=StreamPolicy(30 * NS_PER_MS))
+    bench.capture()
+    assert bench.run() == {"captured": 1, "aborted": 1}
+    assert bench.emitted == []
+
+
+def test_a_run_that_ignores_its_abort_is_late() -> None:
+    """One giant operator raises nothing: the clock discards its result."""
+    clock = ManualClock()
+
+    def ignore(abort: ScriptedAbort) -> None:
+        clock.ns += NS_PER_S
+
+    bench = Bench(ignore, clock=clock)
+    bench.capture()
+    assert bench.run() == {"captured": 1, "late": 1}
+    assert bench.emitted == []
+
+
+def test_a_marking_stream_publishes_late_results_marked() -> None:
+    """on_late = "mark": late, counted as late, and said so."""
+    clock = ManualClock()
+
+    def slow(abort: ScriptedAbort) -> None:
+        clock.ns += NS_PER_S
+
+    bench = Bench(slow, clock=clock, policy=StreamPolicy(NS_PER_MS * 10, late_is_published=True))
+    bench.capture()
+    assert bench.run() == {"captured": 1, "late": 1}
+    (message,) = bench.emitted
+    assert message.body["late"] is True
+
+
+def test_an_expired_frame_is_not_run() -> None:
+    """It was already too old when its turn came."""
+    bench = Bench()
+    bench.capture(age_ns=NS_PER_S)
+    assert bench.run() == {"captured": 1, "expired": 1}
+    assert bench.engine.runs == 0
+
+
+@pytest.mark.parametrize("pixels", [NO_PIXELS, np.empty((0, 5, 3), np.uint8)])
+def test_a_frame_of_zero_size_fails_alone(pixels: Any) -> None:
+    """The frames around it are published; the stage is counted."""
+    bench = Bench()
+    for item in (PICTURE, pixels, PICTURE):
+        bench.capture(item)
+    assert bench.run() == {"captured": 3, "published": 2, "failed": 1}
+    assert bench.inbox.snapshot()["s"]["failures"] == {"preprocess": 1}
+
+
+def test_a_frame_size_that_changes_in_mid_stream_is_served() -> None:
+    """Each result names the size that its boxes refer to."""
+    bench = Bench()
+    bench.capture(np.zeros((10, 20, 3), np.uint8))
+    bench.capture(np.zeros((30, 40, 3), np.uint8))
+    assert bench.run() == {"captured": 2, "published": 2}
+    assert [m.body["source"] for m in bench.emitted] == [{"width": 20, "height": 10}, {"width": 40, "height": 30}]
+
+
+def test_a_failing_model_and_decoder_are_counted_by_stage() -> None:
+    """Inference and decoding errors end one frame each, with their stage."""
+
+    def fail(abort: ScriptedAbort) -> None:
+        raise PermanentError("kernel failed")
+
+    bench = Bench(fail)
+    bench.capture()
+    assert bench.run() == {"captured": 1, "failed": 1}
+    assert bench.inbox.snapshot()["s"]["failures"] == {"run": 1}
+    bench = Bench(decoder=OneBox(PermanentError("NaN")))
+    bench.capture()
+    assert bench.run() == {"captured": 1, "failed": 1}
+    assert bench.inbox.snapshot()["s"]["failures"] == {"decode": 1}
+
+
+def test_memory_exhaustion_costs_one_frame() -> None:
+    """A frame too large for the memory left is counted; the thread lives."""
+
+    def exhaust(abort: ScriptedAbort) -> None:
+        raise MemoryError
+
+    bench = Bench(exhaust)
+    bench.capture()
+    bench.capture()
+    assert bench.run() == {"captured": 2, "failed": 2}
+
+
+def test_shutdown_in_mid_inference_ends_its_frame() -> None:
+    """The drain time is over: the run is stopped, the frame is counted as shutdown."""
+    started = threading.Event()
+
+    def block(abort: ScriptedAbort) -> None:
+        started.set()
+        wait_for_abort(abort)
+
+    bench = Bench(block, policy=StreamPolicy(60 * NS_PER_S))
+    bench.capture()
+    thread = threading.Thread(target=bench.loop.run)
+    thread.start()
+    assert started.wait(10)
+    bench.inbox.stop()
+    bench.loop.abort_for_shutdown()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert bench.inbox.snapshot()["s"]["ledger"]["shutdown"] == 1
