@@ -60,7 +60,8 @@ def test_a_signal_in_mid_inference_drains(tmp_path: Path, number: signal.Signals
 
 def test_the_reader_of_the_pipe_may_leave() -> None:
     """`| head -1`: no trace, no hang."""
-    command = [sys.executable, "-m", "agent", "run", "--model", COCO_SSD, "--source", CLIP, "--output", "stdout"]
+    arguments = ["run", "--model", str(COCO_SSD), "--source", str(CLIP), "--output", "stdout"]
+    command = [sys.executable, "-m", "agent", *arguments]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None

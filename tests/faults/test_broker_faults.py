@@ -37,19 +37,19 @@ def test_broker_absent_at_start(tmp_path: Path) -> None:
 
 def test_broker_killed_in_mid_stream(tmp_path: Path) -> None:
     """Killed and started again: results go on, the books are exact, and every result arrives at least once."""
-    with Broker(tmp_path) as broker:
-        with AgentProcess(tmp_path, settings_text(url=broker.url, stream="repeat = true\nfps = 50")) as agent:
-            with Subscriber(broker.port) as before:
-                before.wait_for("results/door")
-                broker.kill()
-            agent.wait_for_log("the connection was lost")
-            broker.start()
-            with Subscriber(broker.port) as after:
-                after.wait_for("results/door", replay=True)
-                captured = after.wait_for("porch/health").body["streams"]["door"]["ledger"]["captured"]
-                after.wait_for("results/door")
-                summary = agent.terminate()
-                fresh_ages_hold(after)
+    text = "repeat = true\nfps = 50"
+    with Broker(tmp_path) as broker, AgentProcess(tmp_path, settings_text(url=broker.url, stream=text)) as agent:
+        with Subscriber(broker.port) as before:
+            before.wait_for("results/door")
+            broker.kill()
+        agent.wait_for_log("the connection was lost")
+        broker.start()
+        with Subscriber(broker.port) as after:
+            after.wait_for("results/door", replay=True)
+            captured = after.wait_for("porch/health").body["streams"]["door"]["ledger"]["captured"]
+            after.wait_for("results/door")
+            summary = agent.terminate()
+            fresh_ages_hold(after)
     assert captured > 0
     assert summary["delivery"]["sink"]["connects"] == 2
     dropped = summary["delivery"]["dropped"]
@@ -72,8 +72,12 @@ def test_broker_frozen_at_shutdown(tmp_path: Path) -> None:
 
 def test_broker_that_is_none(tmp_path: Path) -> None:
     """Something else answers on that port: said, and tried again without end."""
-    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
-    server.RequestHandlerClass.log_message = lambda *_: None  # type: ignore[method-assign]
+
+    class Silent(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Silent)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
