@@ -239,9 +239,10 @@ def _report(returncode: int, stop: StopRequest, tally: Tally, outputs: Outputs) 
         print(f"edgebeat: the agent's log, {shown(outputs.log)}, should say why.", file=sys.stderr)
         return exit_codes.FAILED
     name = command_name()
-    print("next      the same on your camera, predictions as lines:")
+    print("next      the same on your camera (--mqtt URL instead of --output: to your broker):")
     print(f"{name} run --model config/models/coco-ssd --source 0 --output stdout")
-    print("          and to your broker, seen by edgebeat watch: --mqtt URL in place of --output stdout")
+    print("          and the view of all devices at your broker:")
+    print(f"{name} watch --mqtt URL")
     return exit_codes.DONE
 
 

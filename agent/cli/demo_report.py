@@ -62,8 +62,11 @@ def failures(tally: Tally, summary: Mapping[str, Any] | None, picture: Path) -> 
     for name, stream in ({} if summary is None else summary["streams"]).items():
         if not adds_up(stream["ledger"]):
             yield f"The ledger of stream {name} does not add up: {ledger_line(stream['ledger'])}."
-    if not picture.is_file() or not picture.stat().st_size:
-        yield f"The annotated picture {shown(picture)} was not written."
+    if picture.is_file() and picture.stat().st_size:
+        return
+    yield f"The annotated picture {shown(picture)} was not written."
+    if tally.results and not tally.labels:
+        yield "Nothing was found on the frames so far: the clip's first object appears after a second."
 
 
 def adds_up(ledger: Mapping[str, int]) -> bool:

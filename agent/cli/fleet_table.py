@@ -61,7 +61,8 @@ def render(fleet: FleetView, now_ns: int, *, headline: str, rows_max: int) -> Re
     table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False, show_edge=False)
     table.add_column("device / stream", no_wrap=True, max_width=24)
     for title in ("fps", "age ms", "p95"):
-        table.add_column(title, justify="right", no_wrap=True)
+        # A width that holds what usually comes: columns must not jump from one painting to the next.
+        table.add_column(title, justify="right", no_wrap=True, min_width=6)
     # The only column that gives way: names and figures stay whole at 80 columns.
     table.add_column("state / last prediction", no_wrap=True, overflow="ellipsis", ratio=1)
     wanted = rows(fleet, now_ns)
@@ -92,6 +93,8 @@ def _stream_row(name: str, stream: StreamView, now_ns: int, *, style: str) -> Ro
 
 def _device_text(device: DeviceView, now_ns: int) -> str:
     parts = ["state unknown" if device.status is None else describe_status(device.status)]
+    if device.is_online() is False:
+        return ", ".join(parts)  # What it took when it was alive would read as the present.
     silent_s = device.silent_s(now_ns)
     if silent_s is not None:
         parts.append(f"silent for {silent_s:.0f} s")

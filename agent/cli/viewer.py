@@ -120,7 +120,8 @@ class Viewer:
             )
         except (OSError, ValueError, mqtt.WebsocketConnectionError) as error:
             # UnicodeError, a ValueError, comes from the look-up of a malformed host name.
-            self._lost(f"cannot connect: {error}")
+            # Without the errno, which says nothing to people; the look-up's and TLS' texts stand alone.
+            self._lost(f"cannot connect: {getattr(error, 'strerror', None) or error}")
             return
         self._client = client
         self._answer_by_ns = now_ns + ANSWER_TIMEOUT_NS

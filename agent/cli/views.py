@@ -122,7 +122,8 @@ class LiveView:
 
     def connection(self, is_up: bool, text: str) -> None:
         """See `View.connection`."""
-        self._headline = text if is_up else f"not connected: {text}"
+        del is_up
+        self._headline = text
         self._paint(self._clock.now_ns())
 
     def refresh(self) -> None:
