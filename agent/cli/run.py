@@ -103,7 +103,7 @@ def set_up_logging(level: str) -> None:
         level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(threadName)s: %(message)s"
     )
     # paho repeats each transition that we report ourselves.
-    logging.getLogger("agent.sinks.mqtt.paho").setLevel(logging.ERROR)
+    logging.getLogger("agent.sinks.paho_client").setLevel(logging.ERROR)
 
 
 @contextmanager

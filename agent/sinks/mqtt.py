@@ -1,27 +1,20 @@
 """The broker: one paho client for one connection, thrown away when it breaks.
 
-paho's own reconnect has no jitter, resends what is old without a mark, and keeps certificates and passwords of
-its first try. So a client never reconnects here: each attempt builds a new one, and what was not acknowledged
-goes back to our outbox, which knows its age. Callbacks only append to a deque; `advance` reads it.
+What was not acknowledged goes back to our outbox, which knows its age. Callbacks only append to a deque; `advance`
+reads it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
-import socket
-import ssl
 import threading
 from collections import deque
 from collections.abc import Hashable, Mapping
 from enum import Enum
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import paho.mqtt.client as mqtt
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
@@ -30,18 +23,12 @@ from agent.core.backoff import Backoff
 from agent.errors import TransientError
 from agent.interfaces import Acknowledged, Connected, Disconnected, Packet, SinkEvent
 from agent.settings import MqttSettings
+from agent.sinks.paho_client import break_off, new_client, open_connection
 
-log = logging.getLogger(__name__)
-
-CONNECT_TIMEOUT_S = 3.0
-"""For the TCP and TLS handshake. The egress thread waits for it, so it stays below the 5 s of a clean stop."""
 CONNACK_TIMEOUT_NS = 10 * NS_PER_S
 """A peer that accepts TCP and does not answer CONNECT is no broker."""
 PUBACK_TIMEOUT_NS = 20 * NS_PER_S
 """A broker that acknowledges nothing for this long is failing: drop the connection and start anew."""
-TCP_USER_TIMEOUT_MS = 5_000
-"""Unacknowledged TCP data breaks the connection: a half-open one is noticed in 5.5 s instead of twice the
-keep-alive (tcp(7))."""
 WILL_DELAY_S = 20
 """A device that is back within 20 s was never offline to its operator (v5)."""
 SESSION_EXPIRY_S = 3600
@@ -52,12 +39,6 @@ PACKET_BYTES_OUT_MAX = 1 << 20
 """Own limit where the broker states none: nothing that we send comes near it."""
 TOPIC_OVERHEAD_BYTES = 300
 """Topic and headers beside a payload, an upper bound: prefix and names are bounded by the settings."""
-_paho_log = log.getChild("paho")
-# paho says this at the end of each connection that we broke off ourselves. What it says of exceptions in callbacks
-# is the only trace of them, so the logger as a whole stays.
-_paho_log.addFilter(lambda record: not record.getMessage().startswith("Client is not connected"))
-
-PORTS = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
 
 
 class _Phase(Enum):
@@ -73,25 +54,14 @@ class _Connection:
         self.client = client
         self.reports: deque[tuple[str, Any, Any]] = deque()
         self._wake = wake
-        client.suppress_exceptions = True
         client.on_connect = lambda _c, _u, _f, reason, properties: self._report("connack", reason, properties)
         client.on_disconnect = lambda _c, _u, _f, reason, _p: self._report("disconnect", reason)
         client.on_publish = lambda _c, _u, mid, reason, _p: self._report("puback", mid, reason)
-        client.on_socket_open = lambda _c, _u, opened: _set_user_timeout(opened)
 
     def _report(self, kind: str, first: Any, second: Any = None) -> None:
         # Bounded by what is in flight: one PUBACK a message, one CONNACK, one disconnect.
         self.reports.append((kind, first, second))
         self._wake.set()
-
-    def break_off(self) -> None:
-        """End the connection and paho's thread whatever the peer does."""
-        # Shutting the socket first: loop_stop alone waits over 15 s on a stalled one that is full.
-        opened: Any = self.client.socket()
-        if hasattr(opened, "shutdown"):
-            with contextlib.suppress(OSError):
-                opened.shutdown(socket.SHUT_RDWR)
-        self.client.loop_stop()
 
 
 class MqttSink:
@@ -192,7 +162,7 @@ class MqttSink:
             if self._await_report(connection, "puback", goodbye.mid, by_ns):
                 connection.client.disconnect()
                 self._await_report(connection, "disconnect", None, min(by_ns, self._clock.now_ns() + NS_PER_S // 2))
-        connection.break_off()
+        break_off(connection.client)
 
     def state(self) -> Mapping[str, Any]:
         """See `Sink.state`."""
@@ -206,64 +176,27 @@ class MqttSink:
         }
 
     def _connect(self, now_ns: int) -> list[SinkEvent]:
-        url = urlsplit(self._settings.url)
         try:
-            client = self._new_client(url.scheme, url.path)
-        except (OSError, ssl.SSLError, ValueError) as error:
-            return self._fail(f"{self._settings.url}: cannot prepare the connection: {error}")
-        connection = _Connection(client, self._wake)
-        try:
-            client.connect(
-                url.hostname or "",
-                url.port or PORTS[url.scheme],
-                self._settings.keepalive_s,
-                clean_start=False if self._is_v5 else mqtt.MQTT_CLEAN_START_FIRST_ONLY,
-                properties=self._connect_properties(),
-            )
-        except (OSError, ValueError, mqtt.WebsocketConnectionError) as error:
-            # UnicodeError (a ValueError) comes from the look-up of a malformed host name.
-            return self._fail(f"{self._settings.url}: cannot connect: {error}")
-        client.loop_start()
+            client = new_client(self._settings, self._device)
+            self._set_will(client)
+            connection = _Connection(client, self._wake)
+            # The session is resumed so that a delayed will is revoked (v5).
+            open_connection(client, self._settings, properties=self._connect_properties(), clean_start=False)
+        except TransientError as error:
+            return self._fail(str(error))
         self._connection = connection
         self._phase = _Phase.CONNECTING
         self._since_ns = now_ns
         return []
 
-    def _new_client(self, scheme: str, path: str) -> mqtt.Client:
-        """Return a client that is ready to connect, with the certificates and the password of this moment."""
-        client = mqtt.Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=self._device,
-            clean_session=None if self._is_v5 else True,
-            protocol=mqtt.MQTTv5 if self._is_v5 else mqtt.MQTTv311,
-            transport="websockets" if scheme in ("ws", "wss") else "tcp",
-            reconnect_on_failure=False,
-        )
-        client.connect_timeout = CONNECT_TIMEOUT_S
+    def _set_will(self, client: mqtt.Client) -> None:
         client.max_inflight_messages_set(self._settings.in_flight_max + 8)  # Status messages come on top.
-        client.enable_logger(_paho_log)
-        if scheme in ("ws", "wss"):
-            client.ws_set_options(path=path or "/mqtt")
-        if scheme in ("mqtts", "wss"):
-            ca_file = self._settings.ca_file
-            context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
-            if self._settings.cert_file is not None and self._settings.key_file is not None:
-                context.load_cert_chain(self._settings.cert_file, self._settings.key_file)
-            client.tls_set_context(context)
-        if self._settings.username is not None or self._settings.password_file is not None:
-            client.username_pw_set(self._settings.username or "", _read_password(self._settings.password_file))
-        will_properties = None
+        properties = None
         if self._is_v5:
-            will_properties = Properties(PacketTypes.WILLMESSAGE)
-            will_properties.WillDelayInterval = WILL_DELAY_S
-        client.will_set(
-            f"{self._base}/status",
-            self._status("offline", "connection lost"),
-            1,
-            retain=True,
-            properties=will_properties,
-        )
-        return client
+            properties = Properties(PacketTypes.WILLMESSAGE)
+            properties.WillDelayInterval = WILL_DELAY_S
+        will = self._status("offline", "connection lost")
+        client.will_set(f"{self._base}/status", will, 1, retain=True, properties=properties)
 
     def _connect_properties(self) -> Properties | None:
         if not self._is_v5:
@@ -300,7 +233,7 @@ class MqttSink:
     def _fail(self, cause: str) -> list[SinkEvent]:
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.break_off()
+            break_off(connection.client)
         self._phase = _Phase.IDLE
         self._unacknowledged.clear()
         self._failures += 1
@@ -325,19 +258,3 @@ class MqttSink:
             if left_ns <= 0:
                 return False
             self._clock.wait(self._wake, min(left_ns, 100 * NS_PER_MS))
-
-
-def _set_user_timeout(opened: Any) -> None:
-    # A websocket wrapper has no setsockopt; its keep-alive is the guard there.
-    if hasattr(opened, "setsockopt"):
-        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
-
-
-def _read_password(file: Path | None) -> str | None:
-    if file is None:
-        return None
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise OSError(f"password file {file} is not UTF-8 text") from error
-    return lines[0] if lines else ""

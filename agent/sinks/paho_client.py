@@ -1,0 +1,126 @@
+"""One paho client for one connection: built with the secrets of the moment, opened in bounded time, broken off.
+
+The agent's sink and the viewers share it. paho's own reconnect is never used: it has no jitter, resends what is
+old without a mark, and keeps the certificates and the password of its first try.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import ssl
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.properties import Properties
+
+from agent.errors import TransientError
+from agent.settings import MqttSettings
+
+CONNECT_TIMEOUT_S = 3.0
+"""For the TCP and TLS handshake. The calling thread waits for it, so it stays below the 5 s of a clean stop."""
+TCP_USER_TIMEOUT_MS = 5_000
+"""Unacknowledged TCP data breaks the connection: a half-open one is noticed in 5.5 s instead of twice the
+keep-alive (tcp(7))."""
+PORTS = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
+
+_log = logging.getLogger(__name__)
+# paho says this at the end of each connection that we broke off ourselves. What it says of exceptions in callbacks
+# is the only trace of them, so the logger as a whole stays.
+_log.addFilter(lambda record: not record.getMessage().startswith("Client is not connected"))
+
+
+def new_client(settings: MqttSettings, client_id: str) -> mqtt.Client:
+    """Return a client that is ready for its callbacks, its will and `open_connection`.
+
+    Raises:
+        TransientError: a file that it needs cannot be read, or holds no valid certificate.
+    """
+    url = urlsplit(settings.url)
+    is_v5 = settings.protocol == "5"
+    client = mqtt.Client(
+        CallbackAPIVersion.VERSION2,
+        client_id=client_id,
+        clean_session=None if is_v5 else True,
+        protocol=mqtt.MQTTv5 if is_v5 else mqtt.MQTTv311,
+        transport="websockets" if url.scheme in ("ws", "wss") else "tcp",
+        reconnect_on_failure=False,
+    )
+    client.connect_timeout = CONNECT_TIMEOUT_S
+    # An exception in a callback would kill paho's thread while the client still says that it is connected.
+    client.suppress_exceptions = True
+    client.enable_logger(_log)
+    client.on_socket_open = lambda _c, _u, opened: _set_user_timeout(opened)
+    try:
+        if url.scheme in ("ws", "wss"):
+            client.ws_set_options(path=url.path or "/mqtt")
+        if url.scheme in ("mqtts", "wss"):
+            client.tls_set_context(_tls_context(settings))
+        if settings.username is not None or settings.password_file is not None:
+            client.username_pw_set(settings.username or "", _read_password(settings.password_file))
+    except (OSError, ValueError) as error:
+        raise TransientError(f"{settings.url}: cannot prepare the connection: {error}") from error
+    return client
+
+
+def open_connection(
+    client: mqtt.Client, settings: MqttSettings, *, properties: Properties | None, clean_start: bool = True
+) -> None:
+    """Connect, send CONNECT and start paho's thread; blocks for the name look-up and `CONNECT_TIMEOUT_S`.
+
+    Raises:
+        TransientError: nothing answers there, or TLS was refused.
+    """
+    url = urlsplit(settings.url)
+    try:
+        client.connect(
+            url.hostname or "",
+            url.port or PORTS[url.scheme],
+            settings.keepalive_s,
+            clean_start=clean_start if settings.protocol == "5" else mqtt.MQTT_CLEAN_START_FIRST_ONLY,
+            properties=properties if settings.protocol == "5" else None,
+        )
+    except (OSError, ValueError, mqtt.WebsocketConnectionError) as error:
+        # UnicodeError, a ValueError, comes from the look-up of a malformed host name. The errno says nothing to
+        # people; the look-up's and TLS' texts stand alone.
+        raise TransientError(
+            f"{settings.url}: cannot connect: {getattr(error, 'strerror', None) or error}"
+        ) from error
+    client.loop_start()
+
+
+def break_off(client: mqtt.Client) -> None:
+    """End the connection and paho's thread whatever the peer does."""
+    # Shutting the socket first: loop_stop alone waits over 15 s on a stalled one that is full.
+    opened: Any = client.socket()
+    if hasattr(opened, "shutdown"):
+        with contextlib.suppress(OSError):
+            opened.shutdown(socket.SHUT_RDWR)
+    client.loop_stop()
+
+
+def _tls_context(settings: MqttSettings) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=None if settings.ca_file is None else str(settings.ca_file))
+    if settings.cert_file is not None and settings.key_file is not None:
+        context.load_cert_chain(settings.cert_file, settings.key_file)
+    return context
+
+
+def _read_password(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise OSError(f"password file {file} is not UTF-8 text") from error
+    return lines[0] if lines else ""
+
+
+def _set_user_timeout(opened: Any) -> None:
+    # A websocket wrapper has no setsockopt; its keep-alive is the guard there.
+    if hasattr(opened, "setsockopt"):
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
