@@ -39,9 +39,7 @@ def held_out_inputs(frames: list[NDArray[np.uint8]]) -> dict[str, list[NDArray[n
     views of the held-out pictures show nothing that it has seen.
     """
     unseen = [
-        view
-        for seed, picture in enumerate(HELD_OUT)
-        for view in random_views(load(picture), VIEWS_PER_PICTURE, seed)
+        view for seed, picture in enumerate(HELD_OUT) for view in random_views(load(picture), VIEWS_PER_PICTURE, seed)
     ]
     rest = [frame for index, frame in enumerate(frames) if index % CALIBRATION_STRIDE]
     return {
@@ -50,9 +48,7 @@ def held_out_inputs(frames: list[NDArray[np.uint8]]) -> dict[str, list[NDArray[n
     }
 
 
-def count_clip_hits(
-    session: ort.InferenceSession, frames: list[NDArray[np.uint8]]
-) -> dict[str, tuple[int, int]]:
+def count_clip_hits(session: ort.InferenceSession, frames: list[NDArray[np.uint8]]) -> dict[str, tuple[int, int]]:
     """Counts, for each picture of the clip, the frames with the right answer and all frames.
 
     Right is: the object shown is among the detections, or nothing is where nothing is shown.
@@ -79,15 +75,11 @@ def report(fp32: Path, int8: Path, frames: list[NDArray[np.uint8]]) -> float:
         print(f"F1 {agreement.f1:.3f}  {len(pictures)} {name}: {agreement}")
     print(f"F1 {total.f1:.3f}  all held-out pictures")
     for name, session in (("fp32", reference), ("int8", candidate)):
-        found = {
-            shown: f"{right}/{all_}" for shown, (right, all_) in count_clip_hits(session, frames).items()
-        }
+        found = {shown: f"{right}/{all_}" for shown, (right, all_) in count_clip_hits(session, frames).items()}
         print(f"{name} on the clip, frames with the right answer: {found}")
     print(f"bytes: fp32 {fp32.stat().st_size}, int8 {int8.stat().st_size}")
     fp32_ms, int8_ms = median_latencies_ms([reference, candidate], model_input(frames[-1]))
-    print(
-        f"median latency, 1 thread: fp32 {fp32_ms:.1f} ms, int8 {int8_ms:.1f} ms, ratio {int8_ms / fp32_ms:.2f}"
-    )
+    print(f"median latency, 1 thread: fp32 {fp32_ms:.1f} ms, int8 {int8_ms:.1f} ms, ratio {int8_ms / fp32_ms:.2f}")
     return lowest
 
 

@@ -239,9 +239,9 @@ def _report(returncode: int, stop: StopRequest, tally: Tally, outputs: Outputs) 
         print(f"edgebeat: the agent's log, {shown(outputs.log)}, should say why.", file=sys.stderr)
         return exit_codes.FAILED
     name = command_name()
-    print("next      the same on your camera (--mqtt URL instead of --output: to your broker):")
+    print("next      your camera, results as lines (--mqtt URL instead: to a broker):")
     print(f"{name} run --model config/models/coco-ssd --source 0 --output stdout")
-    print("          and the view of all devices at your broker:")
+    print("          every device at that broker:")
     print(f"{name} watch --mqtt URL")
     return exit_codes.DONE
 

@@ -1,33 +1,27 @@
 """A subscriber that stays: connects, subscribes below a prefix, and comes back after every loss.
 
-As in `agent.sinks.mqtt`, a paho client serves one connection and is thrown away when that breaks, and callbacks
-only append to a deque: an exception in one would kill paho's thread in silence. `pump` reads the deque in the
-caller's thread, so that whoever listens needs no locks.
+Callbacks only append to a deque: an exception in one would kill paho's thread in silence. `pump` reads the deque in
+the caller's thread, so that whoever listens needs no locks.
 """
 
 from __future__ import annotations
 
-import contextlib
 import secrets
-import socket
-import ssl
 import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 import paho.mqtt.client as mqtt
-from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from agent.clock import NS_PER_S, Clock
 from agent.core.backoff import Backoff
+from agent.errors import TransientError
 from agent.settings import MqttSettings
+from agent.sinks.paho_client import break_off, new_client, open_connection
 
-CONNECT_TIMEOUT_S = 3.0
-"""For the TCP and TLS handshake, during which the view stands still."""
 ANSWER_TIMEOUT_NS = 8 * NS_PER_S
 """From the connection to the broker's answer to SUBSCRIBE: who is silent longer is no broker. Below the
 keep-alive, whose own message would not say that."""
@@ -39,7 +33,6 @@ MESSAGES_WAITING_MAX = 10_000
 """Between paho's thread and `pump`: 10 s of 1,000 messages a second; then the oldest is dropped and counted."""
 PACKET_BYTES_MAX = 1 << 19
 """Told to the broker (MQTT 5): the largest message of the contract is a picture of 256 KiB."""
-PORTS = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
 
 OnMessage = Callable[[str, bytes], object]
 OnConnection = Callable[[bool, str], object]
@@ -89,7 +82,7 @@ class Viewer:
             self._on_message(*self._messages.popleft())
         is_unanswered = self._client is not None and not self.is_subscribed
         if is_unanswered and self._clock.now_ns() > self._answer_by_ns:
-            self._lost(f"no answer within {ANSWER_TIMEOUT_NS // NS_PER_S} s")
+            self._lost(f"{self._settings.url}: no answer within {ANSWER_TIMEOUT_NS // NS_PER_S} s")
 
     def close(self) -> None:
         """Say goodbye and end the connection."""
@@ -102,58 +95,24 @@ class Viewer:
         while all(kind != "disconnect" for kind, _ in self._reports) and self._clock.now_ns() < by_ns:
             self._wake.clear()
             self._clock.wait(self._wake, GOODBYE_NS // 10)
-        _break_off(client)
+        break_off(client)
 
     def _connect(self, now_ns: int) -> None:
-        url = urlsplit(self._settings.url)
-        properties = None
-        if self._settings.protocol == "5":
-            properties = Properties(PacketTypes.CONNECT)
-            properties.MaximumPacketSize = PACKET_BYTES_MAX
+        properties = Properties(PacketTypes.CONNECT)
+        properties.MaximumPacketSize = PACKET_BYTES_MAX
         try:
-            client = self._new_client(url.scheme, url.path)
-            client.connect(
-                url.hostname or "",
-                url.port or PORTS[url.scheme],
-                self._settings.keepalive_s,
-                properties=properties,
-            )
-        except (OSError, ValueError, mqtt.WebsocketConnectionError) as error:
-            # UnicodeError, a ValueError, comes from the look-up of a malformed host name.
-            # Without the errno, which says nothing to people; the look-up's and TLS' texts stand alone.
-            self._lost(f"cannot connect: {getattr(error, 'strerror', None) or error}")
+            # A name of its own each time: two watchers with one name would throw each other out for ever.
+            client = new_client(self._settings, f"edgebeat-watch-{secrets.token_hex(4)}")
+            client.on_connect = lambda _c, _u, _f, reason, _p: self._report("connack", reason)
+            client.on_subscribe = lambda _c, _u, _m, reasons, _p: self._report("suback", reasons[0])
+            client.on_disconnect = lambda _c, _u, _f, reason, _p: self._report("disconnect", reason)
+            client.on_message = lambda _c, _u, message: self._receive(message)
+            open_connection(client, self._settings, properties=properties)
+        except TransientError as error:
+            self._lost(str(error))
             return
         self._client = client
         self._answer_by_ns = now_ns + ANSWER_TIMEOUT_NS
-        client.loop_start()
-
-    def _new_client(self, scheme: str, path: str) -> mqtt.Client:
-        is_v5 = self._settings.protocol == "5"
-        client = mqtt.Client(
-            CallbackAPIVersion.VERSION2,
-            # A name of its own each time: two watchers with one name would throw each other out for ever.
-            client_id=f"edgebeat-watch-{secrets.token_hex(4)}",
-            clean_session=None if is_v5 else True,
-            protocol=mqtt.MQTTv5 if is_v5 else mqtt.MQTTv311,
-            transport="websockets" if scheme in ("ws", "wss") else "tcp",
-            reconnect_on_failure=False,
-        )
-        client.connect_timeout = CONNECT_TIMEOUT_S
-        client.suppress_exceptions = True
-        if scheme in ("ws", "wss"):
-            client.ws_set_options(path=path or "/mqtt")
-        if scheme in ("mqtts", "wss"):
-            ca_file = self._settings.ca_file
-            client.tls_set_context(ssl.create_default_context(cafile=None if ca_file is None else str(ca_file)))
-        if self._settings.username is not None or self._settings.password_file is not None:
-            file = self._settings.password_file
-            lines = [] if file is None else file.read_text(encoding="utf-8").splitlines()
-            client.username_pw_set(self._settings.username or "", lines[0] if lines else None)
-        client.on_connect = lambda _c, _u, _f, reason, _p: self._report("connack", reason)
-        client.on_subscribe = lambda _c, _u, _m, reasons, _p: self._report("suback", reasons[0])
-        client.on_disconnect = lambda _c, _u, _f, reason, _p: self._report("disconnect", reason)
-        client.on_message = lambda _c, _u, message: self._receive(message)
-        return client
 
     def _report(self, kind: str, reason: Any) -> None:
         # Bounded: three reports a connection.
@@ -170,10 +129,10 @@ class Viewer:
         if self._client is None:
             return  # The last word of a connection that was given up.
         if kind == "disconnect":
-            self._lost(f"the connection was lost: {reason}")
+            self._lost(f"{self._settings.url}: the connection was lost: {reason}")
         elif reason.is_failure:
             what = "the broker refuses" if kind == "connack" else f"may not read {self._settings.topic_prefix}/#"
-            self._lost(f"{what}: {reason}")
+            self._lost(f"{self._settings.url}: {what}: {reason}")
         elif kind == "connack":
             self._client.subscribe(f"{self._settings.topic_prefix}/#", qos=1)
         else:
@@ -184,22 +143,12 @@ class Viewer:
     def _lost(self, cause: str) -> None:
         client, self._client, self.is_subscribed = self._client, None, False
         if client is not None:
-            _break_off(client)
+            break_off(client)
             self._reports.clear()
         self._attempt_at_ns = self._clock.now_ns() + self._backoff.next_wait_ns()
-        self._say(f"{self._settings.url}: {cause}; trying again")
+        self._say(f"{cause}; trying again")
 
     def _say(self, text: str) -> None:
         if text != self._said:
             self._said = text
             self._on_connection(self.is_subscribed, text)
-
-
-def _break_off(client: mqtt.Client) -> None:
-    """End the connection and paho's thread whatever the peer does."""
-    # Shutting the socket first: loop_stop alone waits over 15 s on a stalled one.
-    opened: Any = client.socket()
-    if hasattr(opened, "shutdown"):
-        with contextlib.suppress(OSError):
-            opened.shutdown(socket.SHUT_RDWR)
-    client.loop_stop()

@@ -23,7 +23,9 @@ def fresh_ages_hold(subscriber: Subscriber) -> None:
 def test_broker_absent_at_start(tmp_path: Path) -> None:
     """The agent runs, says it once, and reports when the broker comes; what waited arrives marked."""
     broker = Broker(tmp_path)
-    with AgentProcess(tmp_path, settings_text(url=broker.url, stream="repeat = true\nfps = 50")) as agent:
+    # The first back-off takes 200 ms at least, so that results of 50 ms grow old before the second try.
+    text = settings_text(url=broker.url, stream="repeat = true\nfps = 50\ndeadline_ms = 50")
+    with AgentProcess(tmp_path, text) as agent:
         agent.wait_for_log("cannot connect")
         with broker, Subscriber(broker.port) as subscriber:
             subscriber.wait_for("porch/status", state="online")

@@ -184,9 +184,7 @@ class NetworkConverter:
     def _write_residual(self, name: str) -> str:
         """Writes `conv + shift + skip`; the shift goes into the convolution's bias."""
         terms = self._terms(name)
-        shift = sum(
-            (self._graph.weights[term] for term in terms if term in self._graph.weights), np.float32(0)
-        )
+        shift = sum((self._graph.weights[term] for term in terms if term in self._graph.weights), np.float32(0))
         branch, skip = (term for term in terms if term not in self._graph.weights)
         chain = self._chain(branch)
         if chain is None:
@@ -247,9 +245,7 @@ def write_boxes(writer: GraphWriter, codes: str, anchors: Float32) -> None:
     size = anchors[:, 2:] - anchors[:, :2]
     centre = anchors[:, :2] + size / 2
     halves = writer.constant("code_split", np.array([2, 2], np.int64))
-    writer.nodes.append(
-        helper.make_node("Split", [codes, halves], ["offsets", "log_sizes"], "code_halves", axis=2)
-    )
+    writer.nodes.append(helper.make_node("Split", [codes, halves], ["offsets", "log_sizes"], "code_halves", axis=2))
 
     step = writer.constant("anchor_step", (size / BOX_VARIANCES[0])[np.newaxis].astype(np.float32))
     origin = writer.constant("anchor_centre", centre[np.newaxis].astype(np.float32))
@@ -291,9 +287,7 @@ def convert(folder: Path, output: Path) -> None:
     boxes = helper.make_tensor_value_info("boxes", TensorProto.FLOAT, [1, ANCHOR_COUNT, 4])
     scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, ANCHOR_COUNT, CLASS_COUNT - 1])
     model = helper.make_model(
-        helper.make_graph(
-            writer.nodes, "coco-ssd", [picture], [boxes, scores], list(writer.initializers.values())
-        ),
+        helper.make_graph(writer.nodes, "coco-ssd", [picture], [boxes, scores], list(writer.initializers.values())),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="edgebeat-build-demo-model",

@@ -113,9 +113,7 @@ def match(reference: list[Detection], candidate: list[Detection]) -> Agreement:
     both = 0
     for detection in candidate:
         overlaps = [
-            float(overlap(detection.box, other.box[np.newaxis])[0])
-            if other.category == detection.category
-            else 0.0
+            float(overlap(detection.box, other.box[np.newaxis])[0]) if other.category == detection.category else 0.0
             for other in unpaired
         ]
         if overlaps and max(overlaps) > IOU_THRESHOLD:
