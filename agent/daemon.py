@@ -226,7 +226,7 @@ class Daemon:
             clock=self._clock,
             boot=self._boot,
             wake=wake,
-            record_age=lambda stream, age_ns: inbox_of[stream].record_age(stream, age_ns),
+            record_sent=lambda stream, *figures: inbox_of[stream].record_sent(stream, *figures),
             waits_for_room=output == "stdout",
         )
 

@@ -42,6 +42,7 @@ class Message:
         qos: 0 or 1.
         retain: it is a state: a newer one of the same topic replaces it while it waits.
         stream: whose result it is; empty for the other kinds.
+        emitted_at_ns: when inference handed a result over; 0 for the other kinds.
         resent: it was handed to the sink before and not acknowledged.
     """
 
@@ -54,6 +55,7 @@ class Message:
     qos: int = 1
     retain: bool = False
     stream: str = ""
+    emitted_at_ns: int = 0
     resent: bool = False
 
 

@@ -15,7 +15,7 @@ from agent.frame import Frame
 EGRESS_RESERVE_NS = 2 * NS_PER_MS
 """Kept free before every deadline for the hand-over from inference to the socket.
 
-The hand-over is one deque append, one thread switch and one JSON encoding: docs/benchmarks.md has its p99.
+The hand-over is one append, one thread switch and one JSON encoding; health shows it as stage `hand_over`.
 """
 
 PATIENCE_NS = NS_PER_S

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 WAKE_AT_LEAST_NS = NS_PER_S
 """The loop looks around at least once a second, whatever it waits for."""
 
-RecordAge = Callable[[str, int], None]
+RecordSent = Callable[[str, int, int], None]
 
 
 class EgressLoop:
@@ -31,7 +31,8 @@ class EgressLoop:
         clock: the agent's.
         boot: identifies this run of the agent in every message.
         wake: set by `emit`, and by the sink when something happened; never held while the sink is called.
-        record_age: called with the stream and the age of each live result that was handed over.
+        record_sent: called for each live result that was handed to the sink, with its stream, its age and how long
+            it took from inference to here, both in ns.
         waits_for_room: `emit` blocks while the outbox is full instead of dropping the oldest: for standard
             output, where the reader's pace is the run's pace. Never for a broker.
     """
@@ -44,7 +45,7 @@ class EgressLoop:
         clock: Clock,
         boot: str,
         wake: threading.Event,
-        record_age: RecordAge,
+        record_sent: RecordSent,
         waits_for_room: bool,
     ) -> None:
         self._sink = sink
@@ -52,7 +53,7 @@ class EgressLoop:
         self._clock = clock
         self._boot = boot
         self._wake = wake
-        self._record_age = record_age
+        self._record_sent = record_sent
         self._waits_for_room = waits_for_room
         self._lock = threading.Lock()
         self._has_room = threading.Condition(self._lock)
@@ -178,7 +179,7 @@ class EgressLoop:
             else:
                 self._outbox.handed_over(token, message, replay=replay)
         if message.kind == "result" and not replay and "late" not in message.body:
-            self._record_age(message.stream, now_ns - message.captured_at_ns)
+            self._record_sent(message.stream, now_ns - message.captured_at_ns, now_ns - message.emitted_at_ns)
         return True
 
     def _envelope(self, message: Message, now_ns: int, *, replay: bool) -> dict[str, Any]:

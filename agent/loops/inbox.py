@@ -28,7 +28,8 @@ class StreamFigures:
 
     Attributes:
         age: ages of live results when egress handed them to the sink.
-        stages: durations by stage: preprocess, run, decode.
+        stages: durations by stage: preprocess, run, decode, hand_over (inference to sink), abort_overshoot (from the
+            deadline to the end of an aborted run).
     """
 
     age: Histogram = field(default_factory=Histogram)
@@ -119,10 +120,11 @@ class Inbox:
             for stage, duration_ns in durations_ns.items():
                 stages.setdefault(stage, Histogram()).record(duration_ns)
 
-    def record_age(self, stream: str, age_ns: int) -> None:
-        """Add the age of a live result at its hand-over to the sink."""
+    def record_sent(self, stream: str, age_ns: int, hand_over_ns: int) -> None:
+        """Add the age of a live result when the sink had it, and how long that took after inference."""
         with self._changed:
             self._figures[stream].age.record(age_ns)
+        self.record_stages(stream, {"hand_over": hand_over_ns})
 
     def source_lost(self, stream: str) -> None:
         """Count one loss of a stream's source."""

@@ -84,6 +84,8 @@ class InferenceLoop:
             marks.append(self._clock.now_ns())
         except InferenceAbortedError:
             outcome = self._inbox.finish(frame, started_ns, aborted=True)
+            overshoot_ns = max(0, self._clock.now_ns() - self._inbox.abort_at_ns(frame))
+            self._inbox.record_stages(frame.stream, {"abort_overshoot": overshoot_ns})
             self._inbox.settle(frame, Outcome.SHUTDOWN if self._stopping.is_set() else outcome)
             return
         except (PermanentError, MemoryError) as error:
@@ -127,6 +129,7 @@ class InferenceLoop:
                     captured_at_ns=frame.captured_at_ns,
                     deadline_ns=NEVER_NS if is_marked else frame.deadline_ns,
                     stream=frame.stream,
+                    emitted_at_ns=self._clock.now_ns(),
                 )
             )
             self._show(frame, payload)

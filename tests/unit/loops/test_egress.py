@@ -28,7 +28,7 @@ class Bench:
             clock=self.clock,
             boot="b00t",
             wake=threading.Event(),
-            record_age=lambda stream, age_ns: self.ages.append((stream, age_ns)),
+            record_sent=lambda stream, age_ns, _: self.ages.append((stream, age_ns)),
             waits_for_room=False,
         )
 
@@ -203,7 +203,7 @@ def test_emit_waits_for_room_where_the_reader_sets_the_pace() -> None:
         clock=SystemClock(),
         boot="b",
         wake=threading.Event(),
-        record_age=lambda stream, age_ns: None,
+        record_sent=lambda stream, age_ns, hand_over_ns: None,
         waits_for_room=True,
     )
     emitted = threading.Semaphore(0)

@@ -85,6 +85,7 @@ def test_a_run_is_aborted_at_its_deadline() -> None:
     bench.capture()
     assert bench.run() == {"captured": 1, "aborted": 1}
     assert bench.emitted == []
+    assert bench.inbox.snapshot()["s"]["stage_ms"]["abort_overshoot"]["max"] >= 0
 
 
 def test_a_run_that_ignores_its_abort_is_late() -> None:
