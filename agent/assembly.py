@@ -13,7 +13,6 @@ import numpy as np
 from agent.clock import NS_PER_MS, Clock
 from agent.core.scheduler import Overflow, StreamPolicy
 from agent.decoders.options import DecoderInput
-from agent.engine.process import release_freed_memory
 from agent.engine.session import OrtEngine
 from agent.errors import ConfigError, PermanentError
 from agent.frame import Pixels
@@ -71,7 +70,6 @@ def load_model(settings: ModelSettings, threads: int) -> LoadedModel:
         decoder=_build_decoder(given),
     )
     _warm_up(model, folder, manifest)
-    release_freed_memory()
     return model
 
 

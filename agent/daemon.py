@@ -19,6 +19,7 @@ from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, Clock, SystemClock
 from agent.core.backoff import Backoff
 from agent.core.outbox import Outbox
 from agent.engine.cpus import effective_cpus
+from agent.engine.process import prepare_serving
 from agent.engine.session import runtime_version
 from agent.errors import ConfigError
 from agent.interfaces import LoadedModel, Sink
@@ -75,6 +76,7 @@ class Daemon:
         # Everything that can be refused is refused here, before the first thread starts.
         sources = [(stream, build_source(stream, self._clock)) for stream in settings.streams]
         self._models = self._load_models()
+        prepare_serving()
         self._broker: EmbeddedBroker | None = None
         self._egress = self._build_egress(output)
         self._timer = AbortTimer(self._clock)

@@ -5,11 +5,18 @@ from __future__ import annotations
 import ctypes
 import os
 
-MMAP_THRESHOLD_BYTES = 1 << 17
-"""Blocks of 128 KiB and more go back to the system when freed.
+LOADING_THRESHOLD_BYTES = 1 << 17
+"""While models are loaded, blocks of 128 KiB and more go back to the system when freed.
 
-glibc's default threshold grows to 32 MiB with use, after which freed frames and weights stay in the heap: a
-24.5 MB CNN settles at 131 MB resident, and at 95 MB with the threshold held (docs/benchmarks.md).
+glibc's default threshold grows to 32 MiB with use, after which what loading needed stays in the heap for ever: a
+24.5 MB CNN settles at 131 MB resident, and at 95 MB with the threshold held.
+"""
+
+SERVING_THRESHOLD_BYTES = 32 << 20
+"""While frames are served, blocks below 32 MiB (glibc's limit) come from the heap and are used again.
+
+Held at 128 KiB, every frame, tensor and output would be a new mapping whose pages the kernel must clear: 1.5 ms of
+system time a frame at 640x480 (docs/benchmarks.md).
 """
 
 _M_MMAP_THRESHOLD = -3  # mallopt(3)
@@ -23,14 +30,19 @@ def prepare_process() -> None:
     # FFmpeg and OpenCV write to standard error on their own; what matters reaches our log as an error.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):  # musl has none, and returns freed blocks by itself.
-        libc.mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2 * MMAP_THRESHOLD_BYTES)
+    _set_thresholds(LOADING_THRESHOLD_BYTES)
 
 
-def release_freed_memory() -> None:
-    """Return freed heap pages to the system, 9 ms: after loading a model, never on the hot path."""
+def prepare_serving() -> None:
+    """Give back what loading left (9 ms), then keep frame buffers for use. Call once before the threads start."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
+    _set_thresholds(SERVING_THRESHOLD_BYTES)
+
+
+def _set_thresholds(mmap_bytes: int) -> None:
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # musl has none, and returns freed blocks by itself.
+        libc.mallopt(_M_MMAP_THRESHOLD, mmap_bytes)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2 * mmap_bytes)

@@ -1,0 +1,70 @@
+"""Resident memory of the agent, live over MQTT, against a bare loop with the same imports, model and frames."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from benchmarks import harness
+
+FRAMES = 300
+FPS = 30.0
+EXTRA_MB_MAX = 25.0
+SAMPLES = 9
+
+
+def main() -> int:
+    """Run A B A B ... and print the difference of the medians."""
+    parser = harness.parser("Resident memory of the agent against a bare process.")
+    parser.add_argument("--rounds", type=int, default=3, help="of each")
+    args = parser.parse_args()
+    harness.end_with_us()
+    rounds: dict[str, list[dict[str, float]]] = {"bare": [], "agent": []}
+    with harness.broker() as port:
+        for _ in range(args.rounds):
+            for name, done in rounds.items():
+                done.append(_run(name, port))
+                harness.note(f"{name:<6} " + "  ".join(f"{key} {value:.1f} MiB" for key, value in done[-1].items()))
+    rows = [
+        {
+            "process": name,
+            "rounds": len(done),
+            **{f"{key} MiB": statistics.median(one[key] for one in done) for key in done[0]},
+        }
+        for name, done in rounds.items()
+    ]
+    extra_mb = float(rows[1]["Rss MiB"]) - float(rows[0]["Rss MiB"])  # type: ignore[arg-type]
+    verdict = harness.Verdict(
+        "resident memory agent - bare, MiB", extra_mb, f"<= {EXTRA_MB_MAX:g}", extra_mb <= EXTRA_MB_MAX
+    )
+    return harness.conclude("memory", rows, [verdict], as_json=args.json)
+
+
+def _run(name: str, port: int) -> dict[str, float]:
+    """Return the medians of some samples after 300 frames; Pss depends on what else maps the same libraries."""
+    with harness.subscriber(port) as heard, _loop(name, port) as process:
+        heard.wait_for(FRAMES, timeout_s=120)
+        samples = []
+        for _ in range(SAMPLES):
+            samples.append(harness.memory_mb(process.pid))
+            # Not a multiple of the frame interval: it must not sample the same moment of every frame.
+            harness.pause(0.217)
+    return {key: statistics.median(sample[key] for sample in samples) for key in samples[0]}
+
+
+@contextlib.contextmanager
+def _loop(name: str, port: int) -> Iterator[subprocess.Popen[str]]:
+    if name == "agent":
+        with harness.agent(port, model=harness.COCO_SSD, fps=FPS) as process:
+            yield process
+    else:
+        arguments = ["--port", str(port), "--fps", str(FPS), "--repeat", "--like-agent"]
+        with harness.running(harness.bare_loop(*arguments, model=harness.COCO_SSD)) as process:
+            yield process
+
+
+if __name__ == "__main__":
+    sys.exit(main())
