@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     width = max(len(key) for key in values)
     for key, value in values.items():
         print(f"{key:<{width}}  {json.dumps(value):<32}  {loaded.origins[key]}")
-    print("settings are valid")
+    print("settings are valid" if args.load else "settings are valid; --load would also try the models and sources")
     return exit_codes.DONE
 
 

@@ -46,12 +46,14 @@ def load_settings(file: Path | None, overrides: Mapping[str, Any], environ: Mapp
     def add_layer(values: Mapping[str, Any], origin_of: Callable[[KeyPath], str]) -> None:
         for path, value in _leaves(values):
             _put(merged, path, value)
+            # A value may replace a section of a lower layer, or a section a value.
+            for replaced in [known for known in origins if known[: len(path)] == path or path[: len(known)] == known]:
+                del origins[replaced]
             origins[path] = origin_of(path)
 
     add_layer(file_values, lambda path: f"{file}:{line_of(path, lines)}")
     add_layer(env_values, lambda path: ENV_PREFIX + "__".join(str(part).upper() for part in path))
     add_layer(overrides, lambda _: "command line")
-    merged = _lists_from_indexes(merged)
 
     def place(path: KeyPath) -> str:
         """Where the value, or its nearest section, was written."""
@@ -61,6 +63,10 @@ def load_settings(file: Path | None, overrides: Mapping[str, Any], environ: Mapp
                     return origin
         return str(file) if file else "command line"
 
+    for path in _beyond_the_end(merged):
+        count = len(merged[path[0]])
+        problems.append(f"{place(path)}: {dotted(path)}: there are {count}, numbered from 0: correct the number")
+    merged = _lists_from_indexes(merged)
     settings: Settings | None = None
     try:
         settings = Settings(**merged)
@@ -107,6 +113,18 @@ def _put(values: dict[Any, Any], path: KeyPath, value: Any) -> None:
             inner = values[part] = {}
         values = inner
     values[path[-1]] = value
+
+
+def _beyond_the_end(merged: dict[str, Any]) -> list[KeyPath]:
+    """Remove and return the list items whose index leaves a gap: a variable with a wrong number."""
+    beyond: list[KeyPath] = []
+    for name, entries in merged.items():
+        if isinstance(entries, dict) and entries and all(isinstance(key, int) for key in entries):
+            wrong = [key for position, key in enumerate(sorted(entries)) if key != position]
+            for key in wrong:
+                del entries[key]
+            beyond += [(name, key) for key in wrong]
+    return beyond
 
 
 def _lists_from_indexes(values: Any) -> Any:

@@ -98,6 +98,7 @@ model = "a"
         ('[mqtt]\nurl = "mqtt://a b"\n', "names no valid host"),
         ('[mqtt]\ntopic_prefix = "a/+/b"\n', "without wildcards"),
         ('[mqtt]\ncert_file = "x"\n', "go together"),
+        ("[limits]\nthreads = true\n", "limits.threads: True: is no true or false"),
         ("[health]\nperiod_s = nan\n", "health.period_s"),
         ("[health]\nperiod_s = inf\n", "health.period_s"),
     ],
@@ -105,6 +106,25 @@ model = "a"
 def test_wrong_files_name_what_is_wrong(tmp_path: Path, text: str, expected: str) -> None:
     """One kind of mistake each."""
     assert expected in "\n".join(problems_of(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("EDGEBEAT_STREAMS__0__NAME", "", "EDGEBEAT_STREAMS__0__NAME: streams.0.name: ''"),
+        ("EDGEBEAT_MQTT", "1", "EDGEBEAT_MQTT: mqtt: '1'"),
+        ("EDGEBEAT_MQTT__URL__X", "1", "EDGEBEAT_MQTT__URL__X: mqtt.url: {'x': '1'}"),
+        ("EDGEBEAT_STREAMS__X__Y", "1", "streams: "),
+        ("EDGEBEAT_STREAMS__5__NAME", "x", "EDGEBEAT_STREAMS__5__NAME: streams.5: there are 1, numbered from 0"),
+        ("EDGEBEAT_STREAMS", "x", "EDGEBEAT_STREAMS: streams: 'x'"),
+        ("EDGEBEAT_", "x", "EDGEBEAT_: is not a setting"),
+    ],
+)
+def test_nonsense_in_the_environment_is_named(tmp_path: Path, name: str, value: str, said: str) -> None:
+    """The variable is what must be corrected, so the variable is what is named."""
+    text = '[mqtt]\nurl = "mqtt://h"\n[[models]]\nname = "m"\npath = "p"\n'
+    text += '[[streams]]\nname = "s"\nsource = "x"\nmodel = "m"\n'
+    assert said in "\n".join(problems_of(tmp_path, text, {name: value}))
 
 
 def test_a_file_that_is_absent_or_no_text(tmp_path: Path) -> None:
