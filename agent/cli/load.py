@@ -64,7 +64,7 @@ def load_settings(file: Path | None, overrides: Mapping[str, Any], environ: Mapp
         return str(file) if file else "command line"
 
     for path in _beyond_the_end(merged):
-        count = len(merged[path[0]])
+        count = len(merged[str(path[0])])
         problems.append(f"{place(path)}: {dotted(path)}: there are {count}, numbered from 0: correct the number")
     merged = _lists_from_indexes(merged)
     settings: Settings | None = None
