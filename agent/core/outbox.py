@@ -43,7 +43,6 @@ class Message:
         retain: it is a state: a newer one of the same topic replaces it while it waits.
         stream: whose result it is; empty for the other kinds.
         emitted_at_ns: when inference handed a result over; 0 for the other kinds.
-        resent: it was handed to the sink before and not acknowledged.
     """
 
     kind: str
@@ -56,7 +55,6 @@ class Message:
     retain: bool = False
     stream: str = ""
     emitted_at_ns: int = 0
-    resent: bool = False
 
 
 class Outbox:
@@ -111,7 +109,7 @@ class Outbox:
         while self._live:
             message = self._live.popleft()
             if now_ns <= message.deadline_ns:
-                return message, message.resent
+                return message, False
             self._backlog.append(message)
         if self._backlog:
             return self._backlog.popleft(), True
@@ -151,7 +149,7 @@ class Outbox:
 
     def connection_lost(self) -> None:
         """Take back what was sent and not acknowledged: it goes again, before the older backlog's rest."""
-        unacknowledged = [replace(message, resent=True) for message in self._sent.values()]
+        unacknowledged = list(self._sent.values())
         self._sent.clear()
         for message in reversed(unacknowledged):
             self.give_back(message)
