@@ -61,6 +61,11 @@ class Received:
     age_ms: float
     body: dict[str, Any]
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it claims to be: one that missed its deadline on its way out is delivered marked as a replay."""
+        return not self.body.get("replay", False)
+
 
 class Subscriber:
     """Hears everything at the broker, in this process, which has nothing else to do."""
@@ -90,15 +95,19 @@ class Subscriber:
                 self._results.append(Received(at_ns, at_ns / 1e6 - captured_s * 1e3, body))
             self._changed.notify_all()
 
-    def wait_for(self, count: int, timeout_s: float) -> None:
-        """Block until so many results have come in all.
+    def wait_for(self, count: int, process: subprocess.Popen[str], timeout_s: float) -> None:
+        """Block until so many results of a process have come in all.
 
         Raises:
-            RuntimeError: they did not come in time.
+            RuntimeError: they did not come in time, or the process ended.
         """
+        end_s = time.perf_counter() + timeout_s
         with self._changed:
-            if not self._changed.wait_for(lambda: len(self._results) >= count, timeout_s):
-                raise RuntimeError(f"{len(self._results)} results in {timeout_s} s, {count} were expected")
+            while not self._changed.wait_for(lambda: len(self._results) >= count, 0.5):
+                code = process.poll()
+                if code is not None or time.perf_counter() > end_s:
+                    state = "still runs" if code is None else f"ended with {code}"
+                    raise RuntimeError(f"{len(self._results)} of {count} results; process {process.pid} {state}")
 
     def results(self) -> list[Received]:
         """Return what has come so far."""

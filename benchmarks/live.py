@@ -49,13 +49,13 @@ def main() -> int:
 
 def _run(name: str, port: int, seconds: float) -> Window:
     with harness.subscriber(port) as heard, _loop(name, port) as process:
-        heard.wait_for(WARM_UP_RESULTS, timeout_s=60)
+        heard.wait_for(WARM_UP_RESULTS, process, timeout_s=60)
         before, cpu_before_s = heard.count(), harness.cpu_s(process.pid)
         harness.pause(seconds)
         after, cpu_after_s = heard.count(), harness.cpu_s(process.pid)
         frames = after - before
         # Ages are those of the whole run, the first result included: the promise knows no warm-up.
-        results = heard.results()[:after]
+        results = [result for result in heard.results()[:after] if result.is_fresh]
     return Window(
         frames=frames,
         cpu_ms=(cpu_after_s - cpu_before_s) / frames * 1e3,

@@ -46,7 +46,7 @@ def main() -> int:
 def _run(name: str, port: int) -> dict[str, float]:
     """Return the medians of some samples after 300 frames; Pss depends on what else maps the same libraries."""
     with harness.subscriber(port) as heard, _loop(name, port) as process:
-        heard.wait_for(FRAMES, timeout_s=120)
+        heard.wait_for(FRAMES, process, timeout_s=120)
         samples = []
         for _ in range(SAMPLES):
             samples.append(harness.memory_mb(process.pid))

@@ -36,6 +36,8 @@ class Window:
     """The age that the loop itself would state: since `read()` returned. Equal for the agent."""
     points: list[tuple[float, float]]
     """(seconds, age in ms) for the regression."""
+    replays: int
+    """Results that were delivered marked as too old; they count in nothing else here."""
     summary: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -63,18 +65,20 @@ def main() -> int:
 
 def _run(name: str, port: int, seconds: float) -> Window:
     with harness.subscriber(port) as heard, _loop(name, port) as process:
-        heard.wait_for(1, timeout_s=60)
+        heard.wait_for(1, process, timeout_s=60)
         harness.pause(SETTLE_S)
         before = heard.count()
         harness.pause(seconds)
-        results = heard.results()[before:]
+        heard_results = heard.results()[before:]
         summary = harness.summary_of(process) if name == "agent" else {}
+    results = [result for result in heard_results if result.is_fresh]
     first_ns = results[0].at_ns
     return Window(
         seconds=seconds,
         ages_ms=[result.age_ms for result in results],
         since_grab_ms=[result.body.get("age_since_grab_ms", result.body["age_ms"]) for result in results],
         points=[((result.at_ns - first_ns) / 1e9, result.age_ms) for result in results],
+        replays=len(heard_results) - len(results),
         summary=summary,
     )
 
@@ -136,6 +140,7 @@ def _report(windows: dict[str, list[Window]], *, as_json: bool) -> int:
         possible_hz=1e3 / statistics.median(services_ms),
         rate_against_reader_thread=rows[0]["results/s"] / rows[2]["results/s"],
         agent_stated_age_ms_max=max(age for window in agent for age in window.since_grab_ms),
+        agent_replays=sum(window.replays for window in agent),
         last_ledger=causes,
     )
 

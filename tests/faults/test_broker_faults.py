@@ -39,7 +39,8 @@ def test_broker_absent_at_start(tmp_path: Path) -> None:
 
 def test_broker_killed_in_mid_stream(tmp_path: Path) -> None:
     """Killed and started again: results go on, the books are exact, and every result arrives at least once."""
-    text = "repeat = true\nfps = 50"
+    # The back-off takes 200 ms at least, so that results of 50 ms grow old before the broker is back.
+    text = "repeat = true\nfps = 50\ndeadline_ms = 50"
     with Broker(tmp_path) as broker, AgentProcess(tmp_path, settings_text(url=broker.url, stream=text)) as agent:
         with Subscriber(broker.port) as before:
             before.wait_for("results/door")
