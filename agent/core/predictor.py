@@ -19,8 +19,8 @@ class ServicePredictor:
 
     Args:
         quantile: of the samples in the window. The median: to refuse a frame only helps if a later one has
-            more time, and the abort at the deadline bounds what a miss costs. On a noisy machine 0.9 let two
-            slow runs in two seconds stop a stream that would have made most of its deadlines.
+            more time, and the abort at the deadline bounds what a miss costs. With 0.9, two slow
+            runs among a dozen would refuse every frame until the next probe.
         window_ns: a sample older than this is forgotten.
         samples_max: bounds memory and the cost of the sort (64 integers, about 3 us).
         probe_interval_ns: the longest time without a run before a refused frame is run all the same.
