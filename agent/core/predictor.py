@@ -1,4 +1,4 @@
-"""How long the next inference will take: the median of the recent ones."""
+"""How long the next inference will take: a low quantile of the recent ones."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class ServicePredictor:
     one had is refused instead of aborted in its turn.
 
     Args:
-        quantile: of the samples in the window. The median: to refuse a frame only helps if a later one has
-            more time, and the abort at the deadline bounds what a miss costs. With 0.9, two slow
-            runs among a dozen would refuse every frame until the next probe.
+        quantile: of the samples in the window. A low one: to refuse a frame only helps if a later one
+            has more time, and the abort at the deadline bounds what a miss costs. With a few samples it is the
+            least, so that one run in time after slow ones opens the stream again.
         window_ns: a sample older than this is forgotten.
         samples_max: bounds memory and the cost of the sort (64 integers, about 3 us).
         probe_interval_ns: the longest time without a run before a refused frame is run all the same.
@@ -29,7 +29,7 @@ class ServicePredictor:
     def __init__(
         self,
         *,
-        quantile: float = 0.5,
+        quantile: float = 0.2,
         window_ns: int = 2 * NS_PER_S,
         samples_max: int = 64,
         probe_interval_ns: int = NS_PER_S,
