@@ -45,7 +45,7 @@ model = "seen"
 
 
 class AgentProcess:
-    """`edgebeat run` as a child process; its standard error is kept in a file.
+    """`edgebeat run` as a child process; what it prints is kept in files, so that a test can wait for a line of it.
 
     Args:
         folder: for its settings and log.
@@ -55,15 +55,16 @@ class AgentProcess:
 
     def __init__(self, folder: Path, settings: str, *arguments: str) -> None:
         self.log_file = folder / "agent.log"
+        self.output_file = folder / "agent.out"
         config = folder / "agent.toml"
         config.write_text(settings)
         environ = {name: value for name, value in os.environ.items() if not name.startswith("EDGEBEAT_")}
-        with self.log_file.open("wb") as log:
+        with self.log_file.open("wb") as log, self.output_file.open("wb") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-W", "error", "-m", "agent", "run", "--config", str(config), *arguments],
                 cwd=REPOSITORY,
                 env=environ,
-                stdout=subprocess.PIPE,
+                stdout=output,
                 stderr=log,
             )
 
@@ -73,7 +74,7 @@ class AgentProcess:
     def __exit__(self, *exc: object) -> None:
         if self._process.poll() is None:
             self._process.kill()
-        self._process.communicate()
+        self._process.wait()
 
     @property
     def log(self) -> str:
@@ -82,13 +83,20 @@ class AgentProcess:
 
     def wait_for_log(self, text: str, timeout_s: float = 30) -> None:
         """Wait until a text stands in the log."""
+        self._wait_for(text, self.log_file, timeout_s)
+
+    def wait_for_output(self, text: str, timeout_s: float = 30) -> None:
+        """Wait until a text stands in what it printed, such as a result's."""
+        self._wait_for(text, self.output_file, timeout_s)
+
+    def _wait_for(self, text: str, file: Path, timeout_s: float) -> None:
         clock, never = SystemClock(), threading.Event()
         for _ in range(int(timeout_s * 20)):
-            if text in self.log:
+            if text in file.read_text():
                 return
             assert self._process.poll() is None, self.log
             clock.wait(never, 50 * NS_PER_MS)
-        raise AssertionError(f"{text!r} is not in the log:\n{self.log}")
+        raise AssertionError(f"{text!r} is not in {file.name}:\n{self.log}")
 
     def signal(self, number: int) -> None:
         """Send a signal."""
@@ -96,8 +104,8 @@ class AgentProcess:
 
     def wait(self, timeout_s: float = 60) -> tuple[int, list[str]]:
         """Wait for the end and return the exit code and the lines of standard output."""
-        output, _ = self._process.communicate(timeout=timeout_s)
-        return self._process.returncode, output.decode().splitlines()
+        code = self._process.wait(timeout_s)
+        return code, self.output_file.read_text().splitlines()
 
     def terminate(self, timeout_s: float = 10) -> dict[str, Any]:
         """Send SIGTERM and return the summary; the agent must end by itself with code 0 and exact books."""

@@ -21,6 +21,7 @@ def test_camera_lost_and_back(tmp_path: Path) -> None:
             agent.wait_for_log("door: ")
             with MjpegServer(port, size=(96, 64)):
                 agent.wait_for_log("the source is back")
+                agent.wait_for_output('"source":{"width":96,"height":64}')
                 summary = agent.terminate()
     stream = summary["streams"]["door"]
     assert stream["source_losses"] >= 1
