@@ -1,34 +1,26 @@
-"""Builds the adapters that the settings name, and proves each model on this device before it may serve."""
+"""Settings become models, sources and policies."""
 
 from __future__ import annotations
 
 import importlib
-import json
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from agent.clock import NS_PER_MS, Clock
-from agent.core.scheduler import Overflow, StreamPolicy
-from agent.decoders.options import DecoderInput
-from agent.engine.session import OrtEngine
-from agent.errors import ConfigError, PermanentError
-from agent.frame import Pixels
-from agent.interfaces import Decoder, LoadedModel, Source
-from agent.models.golden import differences, read_picture
-from agent.models.manifest import MANIFEST_NAME, InputSpec, Manifest, load_expected, load_labels, load_manifest
-from agent.models.preprocess import build_preprocess
-from agent.settings import ModelSettings, StreamSettings
+from agent.clock import NS_PER_MS, NS_PER_S, Clock
+from agent.core.degradation import Ladder, LadderPolicy, Step, StepKind
+from agent.core.predictor import PredictorPolicy
+from agent.core.scheduler import Overflow, SchedulerPolicy, StreamPolicy
+from agent.engine.cpus import effective_cpus
+from agent.errors import ConfigError
+from agent.interfaces import LoadedModel, Source
+from agent.loading import load_model
+from agent.marks import HANGS_MAX, Marks
+from agent.models.manifest import load_manifest
+from agent.settings import DegradationSettings, Settings, StreamSettings
 
 log = logging.getLogger(__name__)
-
-DECODERS = {
-    "ssd": "agent.decoders.ssd:SsdDecoder",
-    "classification": "agent.decoders.classification:ClassificationDecoder",
-    "raw": "agent.decoders.raw:RawDecoder",
-}
 
 SOURCES = {
     "camera": "agent.sources.camera:CameraSource",
@@ -36,41 +28,100 @@ SOURCES = {
     "video_file": "agent.sources.video_file:VideoFileSource",
 }
 
-WARM_UP_RUNS = 3
-"""The first run allocates the arena, the second settles it; the third shows a steady service time."""
-
 QUEUE_FRAMES_EVERY_FRAME = 4
 """Enough that decoding and inference overlap: 4 frames of 1080p are 25 MB."""
 
 
-def load_model(settings: ModelSettings, threads: int) -> LoadedModel:
-    """Load a model folder, warm it and check its golden sample.
+def load_models(
+    settings: Settings, marks: Marks, clock: Clock
+) -> tuple[dict[str, LoadedModel], dict[str, dict[str, Any]]]:
+    """Load every model that a stream uses, but for those that hung too often.
+
+    Returns:
+        The models by name, and for each that is left out what health says of it.
 
     Raises:
-        ConfigError: anything that is wrong with the folder, the network or what it makes of the sample.
+        ConfigError: with every problem of every model.
     """
-    folder, manifest = load_manifest(settings.path)
-    engine = OrtEngine(folder / manifest.model.path, threads=threads, sha256=manifest.model.sha256)
-    place = str(folder / MANIFEST_NAME)
-    _check_input(manifest.input, engine, place)
-    given = DecoderInput(
-        place=place,
-        options=manifest.decoder,
-        outputs=engine.outputs,
-        labels=None if manifest.labels is None else load_labels(folder, manifest.labels),
-        first_id=0 if manifest.labels is None else manifest.labels.first_id,
+    used = {stream.model for stream in settings.streams}
+    threads = threads_a_session(settings.limits.threads, len(used))
+    models: dict[str, LoadedModel] = {}
+    marked: dict[str, dict[str, Any]] = {}
+    problems: list[str] = []
+    for model in settings.models:
+        if model.name not in used:
+            continue
+        try:
+            _, manifest = load_manifest(model.path)
+            hangs = marks.hangs(manifest.digests(), clock.wall_ns())
+            if hangs >= HANGS_MAX:
+                log.error(
+                    "%s: hung %d times and is not loaded: replace its network, or remove %s",
+                    model.name,
+                    hangs,
+                    marks.file,
+                )
+                marked[model.name] = {"marked": {"hangs": hangs, "file": str(marks.file)}}
+                continue
+            models[model.name] = load_model(model, threads, clock)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    log.info("models warm and verified: %s; %d inference threads each", ", ".join(models) or "none", threads)
+    return models, marked
+
+
+def threads_a_session(asked: int | None, sessions: int) -> int:
+    """Return the threads of one inference: all CPUs divided evenly, at least 1."""
+    return max(1, effective_cpus(asked) // max(1, sessions))
+
+
+def scheduler_policy(settings: Settings, models: Mapping[str, LoadedModel]) -> SchedulerPolicy:
+    """Return what holds for all streams and sessions."""
+    scheduler, cpus = settings.scheduler, effective_cpus(settings.limits.threads)
+    sessions = len({stream.model for stream in settings.streams})
+    return SchedulerPolicy(
+        threads=cpus,
+        session_threads=dict.fromkeys(models, threads_a_session(settings.limits.threads, sessions)),
+        min_share=scheduler.min_share,
+        predictor=PredictorPolicy(
+            confidence=scheduler.confidence,
+            window_ns=int(scheduler.window_s * NS_PER_S),
+            probe_share=scheduler.probe_share,
+            probe_interval_ns=int(scheduler.probe_interval_s * NS_PER_S),
+        ),
     )
-    model = LoadedModel(
-        name=settings.name,
-        version=manifest.version,
-        task=manifest.task,
-        sha256=engine.sha256,
-        preprocess=build_preprocess(manifest.input),
-        engine=engine,
-        decoder=_build_decoder(given),
+
+
+def build_ladder(
+    settings: DegradationSettings, streams: Sequence[StreamSettings], models: Mapping[str, LoadedModel]
+) -> Ladder:
+    """Return the steps that these streams and models have, in the order that the settings say."""
+    steps: list[Step] = []
+    highest = max((stream.priority for stream in streams), default=0)
+    for kind in settings.steps:
+        if kind == "stride" and any(stream.mode == "live" for stream in streams):
+            steps += [Step(StepKind.STRIDE, "", stride, f"stride {stride}") for stride in (2, 3)]
+        elif kind == "variant":
+            steps += [
+                Step(StepKind.VARIANT, name, index, f"{name}: {variant.name}")
+                for name, model in models.items()
+                for index, variant in enumerate(model.variants)
+                if index > 0
+            ]
+        elif kind == "stream":
+            lower = sorted((s for s in streams if s.priority < highest), key=lambda stream: stream.priority)
+            steps += [Step(StepKind.STREAM, stream.name, 0, f"{stream.name} paused") for stream in lower]
+    policy = LadderPolicy(
+        misses_max=settings.misses_max,
+        cpu_pressure_max=settings.cpu_pressure_max,
+        memory_pressure_max=settings.memory_pressure_max,
+        frequency_ratio_min=settings.frequency_ratio_min,
+        worse_after_ns=int(settings.worse_after_s * NS_PER_S),
+        better_after_ns=int(settings.better_after_s * NS_PER_S),
     )
-    _warm_up(model, folder, manifest)
-    return model
+    return Ladder(steps, policy)
 
 
 def build_source(stream: StreamSettings, clock: Clock) -> Source:
@@ -112,60 +163,13 @@ def stream_policy(stream: StreamSettings) -> StreamPolicy:
         queue_frames=queue_frames,
         overflow=overflow,
         late_is_published=stream.on_late == "mark",
+        session=stream.model,
+        priority=stream.priority,
+        max_hz=stream.max_fps,
+        stride=stream.stride,
     )
 
 
 def _load(reference: str) -> Any:
     module, _, name = reference.partition(":")
     return getattr(importlib.import_module(module), name)
-
-
-def _build_decoder(given: DecoderInput) -> Decoder:
-    name = given.options.get("name")
-    if name not in DECODERS:
-        raise ConfigError(f"{given.place}: [decoder] name {name!r}: known are {', '.join(DECODERS)}")
-    decoder: Decoder = _load(DECODERS[name])(given)
-    return decoder
-
-
-def _check_input(spec: InputSpec, engine: OrtEngine, place: str) -> None:
-    channels = 1 if spec.color == "GRAY" else 3
-    plane = (spec.height, spec.width)
-    shape = (1, *plane, channels) if spec.layout == "NHWC" else (1, channels, *plane)
-    seen = ", ".join(map(str, engine.inputs))
-    if len(engine.inputs) != 1 or engine.inputs[0].name != spec.name:
-        raise ConfigError(f"{place}: [input] describes {spec.name!r}; the model takes {seen}")
-    wanted = engine.inputs[0]
-    fits = len(wanted.shape) == 4 and all(
-        size is None or size == own for size, own in zip(wanted.shape, shape, strict=True)
-    )
-    if wanted.dtype != np.dtype(spec.dtype) or not fits:
-        raise ConfigError(f"{place}: [input] makes {spec.dtype}{list(shape)} ({spec.layout}); the model takes {seen}")
-
-
-def _warm_up(model: LoadedModel, folder: Path, manifest: Manifest) -> None:
-    """Run real-shaped frames through the whole path and compare the golden sample's payload."""
-    golden = manifest.golden
-    if golden is None:
-        log.warning("%s: has no [golden] sample: nothing proves that the model works on this device", model.name)
-        picture: Pixels = np.zeros((manifest.input.height, manifest.input.width, 3), np.uint8)
-    else:
-        picture = read_picture(folder / golden.image)
-    try:
-        for _ in range(WARM_UP_RUNS):
-            inputs, placement = model.preprocess(picture)
-            payload = model.decoder.decode(model.engine.run(inputs, model.engine.new_abort()), placement)
-    except PermanentError as error:
-        raise ConfigError(f"{folder}: fails on its warm-up frame: {error}") from error
-    if golden is None:
-        return
-    # Through JSON, so that what is compared is what would be published.
-    found = differences(load_expected(folder, golden), json.loads(json.dumps(payload)), golden.tolerance)
-    if found:
-        raise ConfigError(
-            [
-                f"{folder}: does not reproduce its golden sample {golden.image} on this device, so its results "
-                "cannot be trusted (an int8 model quantised for another kind of CPU does this):",
-                *(f"  {text}" for text in found[:10]),
-            ]
-        )

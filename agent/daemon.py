@@ -7,30 +7,33 @@ import platform
 import queue
 import secrets
 import threading
-from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import cv2
 
 from agent import __version__
-from agent.assembly import build_source, load_model, stream_policy
+from agent.assembly import build_ladder, build_source, load_models, scheduler_policy, stream_policy
 from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, Clock, SystemClock
 from agent.core.backoff import Backoff
 from agent.core.outbox import Outbox
-from agent.engine.cpus import effective_cpus
-from agent.engine.process import prepare_serving
+from agent.device.signals import DeviceSignals
+from agent.engine.process import lock_memory, prepare_serving
 from agent.engine.session import runtime_version
-from agent.errors import ConfigError
-from agent.interfaces import LoadedModel, Sink
+from agent.handover import Handover
+from agent.interfaces import Sink
 from agent.loops.abort import AbortTimer
 from agent.loops.annotate import AnnotateLoop
 from agent.loops.capture import CaptureLoop
 from agent.loops.egress import EgressLoop
-from agent.loops.health import HealthLoop, process_figures
+from agent.loops.governor import GovernorLoop
+from agent.loops.health import HealthLoop, process_figures, resident_bytes
 from agent.loops.inbox import Inbox
-from agent.loops.inference import InferenceLoop
+from agent.loops.inference import CurrentRun, InferenceLoop
+from agent.loops.trace import TraceRecorder
 from agent.loops.worker import Worker
+from agent.marks import HANGS_MAX, Marks
 from agent.settings import Settings, StreamSettings
 from agent.sinks.embedded import EmbeddedBroker
 from agent.sinks.stdout import StdoutSink
@@ -56,42 +59,65 @@ class Daemon:
         settings: valid.
         output: where results go.
         clock: the agent's.
+        trace: file for a trace of arrivals and runs, None for none.
+        before: what the run left that this one replaces.
 
     Raises:
         ConfigError: a model, a source or the embedded broker cannot be used as the settings say.
     """
 
-    def __init__(self, settings: Settings, *, output: Output = "mqtt", clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        output: Output = "mqtt",
+        clock: Clock | None = None,
+        trace: Path | None = None,
+        before: Handover | None = None,
+    ) -> None:
         self._settings = settings
         self._clock = clock or SystemClock()
         self._started_ns = self._clock.now_ns()
+        self._end_ns = NEVER_NS if before is None or before.end_ns is None else before.end_ns
+        self._before = before
         self._boot = secrets.token_hex(4)
         self._wakeups: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._stop_reason = ""
+        self._hang_reason = ""
         memory_mb = settings.limits.memory_mb
         self._memory_limit_bytes = None if memory_mb is None else memory_mb << 20
         # OpenCV's own pool would come on top of the inference threads.
         cv2.setNumThreads(1)
 
         # Everything that can be refused is refused here, before the first thread starts.
-        sources = [(stream, build_source(stream, self._clock)) for stream in settings.streams]
-        self._models = self._load_models()
+        self._marks = Marks(settings.state.dir, None if before is None else before.marks)
+        self._models, self._marked = load_models(settings, self._marks, self._clock)
+        self._streams = [stream for stream in settings.streams if stream.model in self._models]
+        sources = [(stream, build_source(stream, self._clock)) for stream in self._streams]
         prepare_serving()
+        self._lock_refusal = lock_memory() if settings.limits.lock_memory else "not asked for"
+        if settings.limits.lock_memory and self._lock_refusal is not None:
+            log.warning("limits.lock_memory: refused: %s: raise LimitMEMLOCK", self._lock_refusal)
         self._broker: EmbeddedBroker | None = None
+        scheduling = scheduler_policy(settings, self._models)
+        policies = {stream.name: stream_policy(stream) for stream in self._streams}
+        self._trace = None if trace is None else TraceRecorder(trace, policies, scheduling, self._clock)
+        self._inbox = Inbox(policies, self._clock, scheduling, self._trace)
         self._egress = self._build_egress(output)
         self._timer = AbortTimer(self._clock)
-        pictures = {s.name: s.annotated_image for s in settings.streams if s.annotated_image is not None}
+        pictures = {s.name: s.annotated_image for s in self._streams if s.annotated_image is not None}
         self._annotate = AnnotateLoop(pictures, self._clock)
         self._inferences = {name: self._build_inference(name) for name in self._models}
         self._captures = [
-            CaptureLoop(stream.name, source, self._inboxes[stream.model], self._clock, self._egress.report, Backoff())
+            CaptureLoop(stream.name, source, self._inbox, self._clock, self._egress.report, Backoff())
             for stream, source in sources
         ]
+        self._governor = self._build_governor()
         self._health = HealthLoop(
             snapshot=self.summary,
             emit=self._egress.emit,
             report=self._egress.report,
-            self_check=self._self_check,
+            self_check=self._inbox.self_check,
             period_ns=int(settings.health.period_s * NS_PER_S),
             memory_limit_bytes=self._memory_limit_bytes,
             clock=self._clock,
@@ -100,10 +126,13 @@ class Daemon:
 
     def run(self, duration_s: float | None = None) -> int:
         """Run until a signal, the duration, the end of every stream or a failure; return the exit code."""
+        if duration_s is not None and self._end_ns == NEVER_NS:
+            self._end_ns = self._clock.now_ns() + int(duration_s * NS_PER_S)
+        self._report_start()
         for worker in self._workers.values():
             worker.start()
-        log.info("ready: %s", ", ".join(f"{s.name} <- {s.model}" for s in self._settings.streams))
-        self._stop_reason = self._main_loop(duration_s)
+        log.info("ready: %s", ", ".join(f"{s.name} <- {s.model}" for s in self._streams) or "no stream can run")
+        self._stop_reason = self._main_loop()
         log.info("stopping: %s", self._stop_reason)
         self._shut_down()
         crashed = [worker.name for worker in self._workers.values() if worker.has_crashed]
@@ -114,22 +143,33 @@ class Daemon:
         """End `run` in order. Any thread and signal handlers: `SimpleQueue.put` is reentrant."""
         self._wakeups.put(reason)
 
+    def handover(self) -> Handover | None:
+        """Return what a new run needs when this one ended because it must be replaced; None otherwise."""
+        if not self._hang_reason or self._stop_reason != self._hang_reason:
+            return None
+        return Handover(
+            settings=self._settings.model_dump(mode="json"),
+            messages=self._egress.carried,
+            marks=self._marks.export(),
+            reason=self._hang_reason,
+            restarts=1 + (0 if self._before is None else self._before.restarts),
+            end_ns=None if self._end_ns == NEVER_NS else self._end_ns,
+        )
+
     def summary(self) -> dict[str, Any]:
         """Return every ledger and figure; the same object goes to `health` and to the last line. Any thread."""
-        streams = {name: figures for inbox in self._inboxes.values() for name, figures in inbox.snapshot().items()}
-        models = {
-            model.name: {"version": model.version, "sha256": model.sha256, "task": model.task}
-            for model in self._models.values()
-        }
+        process = process_figures(self._memory_limit_bytes)
         return {
             "device": self._settings.device.id,
             "boot": self._boot,
             "uptime_s": round((self._clock.now_ns() - self._started_ns) / NS_PER_S, 3),
+            "restarts": 0 if self._before is None else self._before.restarts,
             "stop_reason": self._stop_reason,
-            "streams": streams,
+            "streams": self._inbox.snapshot(),
             "delivery": self._egress.snapshot(),
-            "models": models,
-            "process": process_figures(self._memory_limit_bytes),
+            "models": {name: _model_figures(loop) for name, loop in self._inferences.items()} | self._marked,
+            "degradation": self._governor.snapshot(),
+            "process": {**process, "memory_locked": self._lock_refusal is None},
             "versions": {
                 "edgebeat": __version__,
                 "onnxruntime": runtime_version(),
@@ -138,12 +178,51 @@ class Daemon:
             },
         }
 
-    def _main_loop(self, duration_s: float | None) -> str:
+    def _report_start(self) -> None:
+        """Say what is wrong from the start, and take over what the run before left."""
+        if self._before is not None:
+            log.warning("restarted: %s", self._before.reason)
+            self._egress.report("restarted", {"reason": self._before.reason, "restarts": self._before.restarts})
+            for message in self._before.messages:
+                self._egress.emit(message)
+        for name, mark in self._marked.items():
+            self._egress.report("model_marked", {"model": name, **mark["marked"]})
+        for stream in self._streams:
+            fastest_ns = self._inferences[stream.model].variant.fastest_ns
+            budget_ms = stream.budget_ms
+            if budget_ms is not None and stream.on_late == "drop" and fastest_ns > budget_ms * NS_PER_MS:
+                fastest_ms = round(fastest_ns / NS_PER_MS, 1)
+                log.warning(
+                    "%s: its deadline of %g ms is shorter than the fastest run of %s in the warm-up, %g ms: hardly "
+                    "any frame can make it",
+                    stream.name,
+                    budget_ms,
+                    stream.model,
+                    fastest_ms,
+                )
+                figures = {"stream": stream.name, "model": stream.model}
+                limits = {"deadline_ms": budget_ms, "fastest_ms": fastest_ms}
+                self._egress.report("deadline_too_short", {**figures, **limits})
+
+    def _hung(self, loop: InferenceLoop, run: CurrentRun, overdue_s: float) -> None:
+        """End this run so that another can replace it: a thread in native code cannot be ended. Governor's thread."""
+        model, digest = loop.model.name, run.variant.sha256
+        hangs = self._marks.add(digest, model, self._clock.wall_ns())
+        stream = "" if run.frame is None else run.frame.stream
+        consequence = "is not loaded again" if hangs >= HANGS_MAX else "gets one more chance"
+        self._hang_reason = f"{model} hung: {overdue_s:g} s after it should have ended; it {consequence}"
+        log.error("%s; the agent restarts itself", self._hang_reason)
+        figures = {"model": model, "variant": run.variant.name, "sha256": digest, "stream": stream}
+        self._egress.report("inference_hung", {**figures, "overdue_s": overdue_s, "hangs": hangs})
+        self._egress.carries_over = True
+        self.request_stop(self._hang_reason)
+
+    def _main_loop(self) -> str:
         """Wait for a reason to stop and return it."""
-        end_ns = NEVER_NS if duration_s is None else self._clock.now_ns() + int(duration_s * NS_PER_S)
         inference_workers = [self._workers[f"infer-{name}"] for name in self._models]
         while True:
-            left_s = None if end_ns == NEVER_NS else max(0.0, (end_ns - self._clock.now_ns()) / NS_PER_S)
+            has_end = self._end_ns != NEVER_NS
+            left_s = max(0.0, (self._end_ns - self._clock.now_ns()) / NS_PER_S) if has_end else None
             try:
                 reason = self._wakeups.get(timeout=left_s)
             except queue.Empty:
@@ -154,7 +233,8 @@ class Daemon:
                 return f"crashed: {', '.join(crashed)}"
             if self._egress.broken is not None:
                 return self._egress.broken
-            if not any(worker.is_alive for worker in inference_workers):
+            # Without a model that may be loaded there is no stream; the agent stays and says so in its health.
+            if inference_workers and not any(worker.is_alive for worker in inference_workers):
                 return "all streams ended"
 
     def _shut_down(self) -> None:
@@ -162,17 +242,18 @@ class Daemon:
         has_ended = self._stop_reason == "all streams ended"
         for capture in self._captures:
             capture.stop()
-        for inbox in self._inboxes.values():
-            inbox.stop()
+        self._inbox.stop()
         self._join("infer-", begun_ns + DRAIN_INFERENCE_NS)
         for inference in self._inferences.values():
             inference.abort_for_shutdown()
         self._join("infer-", self._clock.now_ns() + DRAIN_CAPTURE_NS)
         self._join("capture-", self._clock.now_ns() + DRAIN_CAPTURE_NS)
-        for inbox in self._inboxes.values():
-            inbox.settle_in_flight()
-        for loop in (self._timer, self._annotate, self._health):
+        self._inbox.settle_in_flight()
+        for loop in (self._timer, self._annotate, self._health, self._governor):
             loop.stop()
+        if self._trace is not None:
+            self._trace.stop()
+            self._join("trace", self._clock.now_ns() + DRAIN_CAPTURE_NS)
         self._join("annotate", self._clock.now_ns() + DRAIN_CAPTURE_NS)
         self._health.send()
         self._drain_egress(begun_ns, has_ended=has_ended)
@@ -196,39 +277,15 @@ class Daemon:
             if name.startswith(prefix) and not worker.join((by_ns - self._clock.now_ns()) / NS_PER_S):
                 log.warning("%s: did not end in time and is left behind", name)
 
-    def _load_models(self) -> dict[str, LoadedModel]:
-        used = {stream.model for stream in self._settings.streams}
-        cpus = effective_cpus(self._settings.limits.threads)
-        threads = max(1, cpus // max(1, len(used)))
-        models, problems = {}, []
-        for model in self._settings.models:
-            if model.name not in used:
-                continue
-            try:
-                models[model.name] = load_model(model, threads)
-            except ConfigError as error:
-                problems += error.problems
-        if problems:
-            raise ConfigError(problems)
-        log.info("models warm and verified: %s; %d inference threads each", ", ".join(models), threads)
-        return models
-
     def _build_egress(self, output: Output) -> EgressLoop:
         wake = threading.Event()
-        policies = self._policies()
-        rates = {stream.name: stream.max_fps for stream in self._settings.streams}
-        self._inboxes = {
-            model: Inbox(policies[model], {name: rates[name] for name in policies[model]}, self._clock)
-            for model in self._models
-        }
-        inbox_of = {stream.name: self._inboxes[stream.model] for stream in self._settings.streams}
         return EgressLoop(
             sink=self._build_sink(output, wake),
             outbox=Outbox(self._settings.mqtt.queue_messages),
             clock=self._clock,
             boot=self._boot,
             wake=wake,
-            record_sent=lambda stream, *figures: inbox_of[stream].record_sent(stream, *figures),
+            record_sent=self._inbox.record_sent,
             waits_for_room=output == "stdout",
         )
 
@@ -252,23 +309,34 @@ class Daemon:
             backoff=Backoff(cap_ns=int(settings.reconnect_max_s * NS_PER_S)),
         )
 
-    def _policies(self) -> dict[str, dict[str, Any]]:
-        policies: dict[str, dict[str, Any]] = defaultdict(dict)
-        for stream in self._settings.streams:
-            policies[stream.model][stream.name] = stream_policy(stream)
-        return policies
-
     def _build_inference(self, model: str) -> InferenceLoop:
         def marks(stream: StreamSettings) -> bool:
             return stream.model == model and stream.on_late == "mark"
 
+        keep_warm_s = next(known.keep_warm_s for known in self._settings.models if known.name == model)
         return InferenceLoop(
             model=self._models[model],
-            inbox=self._inboxes[model],
+            inbox=self._inbox,
             timer=self._timer,
             emit=self._egress.emit,
-            marks_late=frozenset(stream.name for stream in self._settings.streams if marks(stream)),
+            marks_late=frozenset(stream.name for stream in self._streams if marks(stream)),
             show=self._annotate.show,
+            clock=self._clock,
+            keep_warm_ns=NEVER_NS if keep_warm_s is None else int(keep_warm_s * NS_PER_S),
+        )
+
+    def _build_governor(self) -> GovernorLoop:
+        limit_bytes = self._memory_limit_bytes
+        return GovernorLoop(
+            loops=self._inferences.values(),
+            inbox=self._inbox,
+            live_streams=[stream.name for stream in self._streams if stream.mode == "live"],
+            ladder=build_ladder(self._settings.degradation, self._streams, self._models),
+            signals=DeviceSignals(temperature_limit_c=self._settings.degradation.temperature_c_max),
+            memory_ratio=lambda: None if limit_bytes is None else resident_bytes() / limit_bytes,
+            report=self._egress.report,
+            hung=self._hung,
+            hang_ns=int(self._settings.limits.hang_s * NS_PER_S),
             clock=self._clock,
         )
 
@@ -279,13 +347,25 @@ class Daemon:
             "abort": self._timer.run,
             "annotate": self._annotate.run,
             "health": self._health.run,
+            "governor": self._governor.run,
+            **({} if self._trace is None else {"trace": self._trace.run}),
             **{f"infer-{name}": loop.run for name, loop in self._inferences.items()},
             **{
-                f"capture-{stream.name}": loop.run
-                for stream, loop in zip(self._settings.streams, self._captures, strict=True)
+                f"capture-{stream.name}": loop.run for stream, loop in zip(self._streams, self._captures, strict=True)
             },
         }
         return {name: Worker(name, body, lambda: self._wakeups.put("")) for name, body in bodies.items()}
 
-    def _self_check(self) -> dict[str, int]:
-        return {name: count for inbox in self._inboxes.values() for name, count in inbox.self_check().items()}
+
+def _model_figures(loop: InferenceLoop) -> dict[str, Any]:
+    model, variant = loop.model, loop.variant
+    return {
+        "version": model.version,
+        "sha256": variant.sha256,
+        "task": model.task,
+        "variant": variant.name,
+        "variants": [known.name for known in model.variants],
+        "fastest_ms": round(variant.fastest_ns / NS_PER_MS, 3),
+        "abort_overshoot_ms": {**loop.overshoot.summary_ms(), "count": loop.overshoot.count},
+        "warm_runs": loop.warm_runs,
+    }

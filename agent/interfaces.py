@@ -105,17 +105,37 @@ class Decoder(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """A verified, warm model: what the inference loop runs."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Variant:
+    """One way to run a model, verified and warm.
+
+    Attributes:
+        name: `full` for the first, then those of the manifest.
+        sha256: of its network's file.
+        preprocess: frame to inputs.
+        engine: runs the network.
+        decoder: outputs to payload.
+        warm_inputs: real-shaped inputs for runs that only keep it warm.
+        fastest_ns: the fastest run through the whole path that was seen in the warm-up.
+    """
 
     name: str
-    version: str
-    task: str
     sha256: str
     preprocess: Preprocess
     engine: Engine
     decoder: Decoder
+    warm_inputs: Mapping[str, Tensor]
+    fastest_ns: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """What an inference loop runs: at least one variant, the best first, each lighter than the one before."""
+
+    name: str
+    version: str
+    task: str
+    variants: tuple[Variant, ...]
 
 
 @dataclass(frozen=True, slots=True)

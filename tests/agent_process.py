@@ -123,6 +123,6 @@ def checked_summary(lines: list[str]) -> dict[str, Any]:
         assert ledger["captured"] == sum(ledger.values()) - ledger["captured"]
     delivery = summary["delivery"]
     assert delivery["is_exact"]
-    settled = delivery["acknowledged"] + sum(delivery["dropped"].values())
+    settled = delivery["acknowledged"] + delivery["carried"] + sum(delivery["dropped"].values())
     assert delivery["emitted"] == settled + delivery["queued"] + delivery["in_flight"]
     return summary

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from agent.clock import NS_PER_MS
 from agent.errors import InferenceAbortedError, PermanentError, TransientError
 from agent.frame import Capture, Pixels, Tensor
-from agent.interfaces import Acknowledged, Connected, Disconnected, LoadedModel, Packet, Placement, SinkEvent
+from agent.interfaces import Acknowledged, Connected, Disconnected, LoadedModel, Packet, Placement, SinkEvent, Variant
 from agent.result import Payload
 
 PICTURE: Pixels = np.zeros((8, 8, 3), np.uint8)
@@ -119,9 +120,13 @@ def identity_preprocess(pixels: Pixels) -> tuple[dict[str, Tensor], Placement]:
     return {"x": pixels}, Placement(1, 1, 0, 0, width, height, width, height)
 
 
-def fake_model(engine: Any, decoder: Any = None) -> LoadedModel:
-    """Wrap an engine as a verified model."""
-    return LoadedModel("fake", "1", "classification", "0" * 64, identity_preprocess, engine, decoder or OneBox())
+def fake_model(*engines: Any, decoder: Any = None) -> LoadedModel:
+    """Wrap engines as a verified model with as many variants."""
+    variants = [
+        Variant(name, name * 2, identity_preprocess, engine, decoder or OneBox(), {"x": PICTURE}, NS_PER_MS)
+        for name, engine in zip(("full", "small", "tiny"), engines, strict=False)
+    ]
+    return LoadedModel("fake", "1", "classification", tuple(variants))
 
 
 class MemorySink:

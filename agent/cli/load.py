@@ -11,12 +11,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from agent.errors import ConfigError
+from agent.handover import VARIABLE
 from agent.settings import Settings, reference_problems
 from agent.toml_file import KeyPath, closest, describe_error, dotted, line_of, read_toml
 
 ENV_PREFIX = "EDGEBEAT_"
-NOT_SETTINGS = frozenset({"EDGEBEAT_CONFIG"})
-"""Variables with our prefix that are not settings: the file's path, as an alternative to --config."""
+NOT_SETTINGS = frozenset({"EDGEBEAT_CONFIG", VARIABLE})
+"""Variables with our prefix that are not settings: the file's path instead of --config, and the handover."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,10 @@ from typing import Any
 from agent.cli.load import load_settings
 from agent.daemon import Daemon
 from agent.errors import ConfigError
+from agent.handover import receive, restart
+from agent.settings import Settings
+
+log = logging.getLogger(__name__)
 
 ONE_OFF_STREAM = "stream"
 
@@ -37,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_settings_arguments(parser)
     parser.add_argument("--duration", type=_positive, metavar="S", help="end by itself after so many seconds")
     parser.add_argument(
+        "--record-trace", type=Path, metavar="FILE", help="write arrivals and service times, for edgebeat simulate"
+    )
+    parser.add_argument(
         "--output",
         choices=["mqtt", "stdout"],
         default="mqtt",
@@ -46,13 +53,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the agent and print its summary as the last line of standard output."""
-    settings = load_settings(config_file(args), overrides(args, output=args.output)).settings
+    before = receive()
+    if before is None:
+        settings = load_settings(config_file(args), overrides(args, output=args.output)).settings
+    else:
+        settings = Settings(**before.settings)
     set_up_logging(settings.log.level)
-    daemon = Daemon(settings, output=args.output)
+    daemon = Daemon(settings, output=args.output, trace=args.record_trace, before=before)
     with _signals_to(daemon):
         exit_code = daemon.run(args.duration)
+        summary = json.dumps(daemon.summary(), separators=(",", ":"))
+        if (handover := daemon.handover()) is not None:
+            log.info("summary before the restart: %s", summary)
+            restart(handover)
         try:
-            print(json.dumps(daemon.summary(), separators=(",", ":")), flush=True)
+            print(summary, flush=True)
         except BrokenPipeError:
             # The reader left; Python would complain once more when it flushes at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

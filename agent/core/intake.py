@@ -1,62 +1,69 @@
-"""The pure middle of a frame's life on one session: counted, queued, taken, judged."""
+"""The pure middle of a frame's life: counted, queued, taken, judged."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from agent.core.ledger import Ledger, Outcome
-from agent.core.rate import RateGate
-from agent.core.scheduler import Scheduler, Settled, StreamPolicy
+from agent.core.rate import RateGate, StrideGate
+from agent.core.scheduler import Ending, Scheduler, SchedulerPolicy, Settled, StreamPolicy
 from agent.frame import Capture, Frame
 
 
 class Intake:
-    """Ledgers, rate gates and the scheduler of one session, in the only order in which they make sense.
+    """Ledgers, gates and the scheduler of all streams, in the only order in which they make sense.
 
     Not thread-safe: `loops.inbox` owns the lock. Simulations run this very class in virtual time.
 
     Args:
         policies: by stream name.
-        rates_hz: `max_fps` by stream name, None for no limit.
+        scheduling: what holds for all of them.
     """
 
-    def __init__(self, policies: Mapping[str, StreamPolicy], rates_hz: Mapping[str, float | None]) -> None:
+    def __init__(self, policies: Mapping[str, StreamPolicy], scheduling: SchedulerPolicy | None = None) -> None:
         self.policies = dict(policies)
         self.ledgers = {name: Ledger() for name in policies}
         self.failures: dict[str, dict[str, int]] = {name: {} for name in policies}
-        self._gates = {name: RateGate(rates_hz[name]) for name in policies}
-        self._scheduler = Scheduler(self.policies)
+        self.future_stamps = dict.fromkeys(policies, 0)
+        """Frames that their source stamped later than now, by stream; each was taken as captured now."""
+        self._rates = {name: RateGate(policy.max_hz) for name, policy in policies.items()}
+        self._strides = {name: StrideGate(policy.stride) for name, policy in policies.items()}
+        self.scheduler = Scheduler(self.policies, scheduling)
 
-    def open(self, stream: str, capture: Capture) -> Frame | None:
-        """Count a captured frame; None when the rate gate left it out."""
-        sequence = self.ledgers[stream].open(capture.captured_at_ns)
-        if not self._gates[stream].allows(capture.captured_at_ns):
+    def open(self, stream: str, capture: Capture, now_ns: int) -> Frame | None:
+        """Count a captured frame; None when a gate left it out.
+
+        A stamp from the future would stretch the deadline, so it becomes the present. One from the past is believed:
+        the frame is as old as its source says.
+        """
+        captured_at_ns = capture.captured_at_ns
+        if captured_at_ns > now_ns:
+            self.future_stamps[stream] += 1
+            captured_at_ns = now_ns
+        sequence = self.ledgers[stream].open(captured_at_ns)
+        if not (self._strides[stream].allows() and self._rates[stream].allows(captured_at_ns)):
             self.ledgers[stream].settle(sequence, Outcome.SKIPPED)
             return None
-        deadline_ns = self.policies[stream].deadline_ns(capture.captured_at_ns)
-        return Frame(stream, sequence, capture.captured_at_ns, deadline_ns, capture.pixels)
+        deadline_ns = self.policies[stream].deadline_ns(captured_at_ns)
+        return Frame(stream, sequence, captured_at_ns, deadline_ns, capture.pixels)
 
     def is_full(self, stream: str) -> bool:
         """Return whether an opened frame must wait before `queue`; only every_frame streams ever do."""
-        return self._scheduler.is_full(stream)
+        return self.scheduler.is_full(stream)
 
-    def queue(self, frame: Frame) -> None:
-        """Let an opened frame wait for the session."""
-        self._settle_all(self._scheduler.offer(frame))
+    def queue(self, frame: Frame, now_ns: int) -> None:
+        """Let an opened frame wait for its session."""
+        self._settle_all(self.scheduler.offer(frame, now_ns))
 
-    def take(self, now_ns: int) -> Frame | None:
-        """Return the frame to run now; frames that will never run are settled on the way."""
-        frame, settled = self._scheduler.take(now_ns)
+    def take(self, now_ns: int, session: str = "") -> Frame | None:
+        """Return the frame that the session runs now; frames that will never run are settled on the way."""
+        frame, settled = self.scheduler.take(now_ns, session)
         self._settle_all(settled)
         return frame
 
-    def abort_at_ns(self, frame: Frame) -> int:
-        """See `Scheduler.abort_at_ns`."""
-        return self._scheduler.abort_at_ns(frame)
-
-    def finish(self, frame: Frame, started_ns: int, now_ns: int, *, aborted: bool = False) -> Outcome:
+    def finish(self, frame: Frame, started_ns: int, now_ns: int, ending: Ending = Ending.DONE) -> Outcome:
         """See `Scheduler.finish`; the frame still needs its `settle`."""
-        return self._scheduler.finish(frame, started_ns, now_ns, aborted=aborted)
+        return self.scheduler.finish(frame, started_ns, now_ns, ending)
 
     def settle(self, frame: Frame, outcome: Outcome, *, stage: str | None = None) -> None:
         """Record a frame's outcome; `stage` names where it failed."""
@@ -65,13 +72,15 @@ class Intake:
             stages = self.failures[frame.stream]
             stages[stage] = stages.get(stage, 0) + 1
 
-    def predicted_ns(self, stream: str, now_ns: int) -> int:
-        """See `Scheduler.predicted_ns`."""
-        return self._scheduler.predicted_ns(stream, now_ns)
+    def throttle(self, stream: str, *, factor: int, is_paused: bool) -> None:
+        """Let only every `factor`-th of the frames pass that the stream's own stride lets pass, or none."""
+        gate = self._strides[stream]
+        gate.stride = self.policies[stream].stride * factor
+        gate.is_paused = is_paused
 
     def drain(self) -> None:
         """Settle what waits as `shutdown`."""
-        self._settle_all(self._scheduler.drain())
+        self._settle_all(self.scheduler.drain())
 
     def _settle_all(self, settled: list[Settled]) -> None:
         for item in settled:

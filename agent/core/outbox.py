@@ -61,8 +61,8 @@ class Outbox:
     """Live messages first, then the backlog; both bounded together, the oldest dropped first.
 
     A message is *live* until its deadline, then *backlog*: it is still delivered, because it was accepted,
-    but never as fresh and never before a fresh one. Emitted = acknowledged + dropped by cause + queued + in
-    flight; `is_exact` checks it against what is really held.
+    but never as fresh and never before a fresh one. Emitted = acknowledged + carried + dropped by cause + queued
+    + in flight; `is_exact` checks it against what is really held.
 
     Not thread-safe: `loops.egress` owns the lock.
 
@@ -81,6 +81,8 @@ class Outbox:
         self.acknowledged = 0
         self.replayed = 0
         """Messages handed to the sink after their deadline, each marked so; not part of the sum."""
+        self.carried = 0
+        """Messages that went to the next run of the agent, which replaced this one."""
         self._dropped = dict.fromkeys(Drop, 0)
         self._next_seq = 1
 
@@ -160,9 +162,19 @@ class Outbox:
         else:
             self._states[message.topic] = message
 
+    def carry_over(self) -> list[Message]:
+        """Hand everything that is still held to the next run of the agent; it is counted as `carried`."""
+        held = [*self._sent.values(), *self._backlog, *self._live, *self._states.values()]
+        self.carried += len(held)
+        self._clear()
+        return held
+
     def close(self) -> None:
         """Give up everything that is still held."""
         self._dropped[Drop.SHUTDOWN] += self.queued + len(self._sent)
+        self._clear()
+
+    def _clear(self) -> None:
         for held in (self._live, self._backlog, self._states, self._sent):
             held.clear()
 
@@ -183,7 +195,7 @@ class Outbox:
 
     def is_exact(self) -> bool:
         """Return whether the book adds up."""
-        booked = self.acknowledged + sum(self._dropped.values())
+        booked = self.acknowledged + self.carried + sum(self._dropped.values())
         return self.emitted == booked + self.queued + self.in_flight
 
     def snapshot(self) -> dict[str, Any]:
@@ -193,6 +205,7 @@ class Outbox:
             "acknowledged": self.acknowledged,
             "queued": self.queued,
             "in_flight": self.in_flight,
+            "carried": self.carried,
             "dropped": {str(cause): count for cause, count in self._dropped.items()},
             "replayed": self.replayed,
         }

@@ -1,61 +1,97 @@
-"""How long the next inference will take: a low quantile of the recent ones."""
+"""How long the next inference will take, and whether a frame has that long."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
+from dataclasses import dataclass
 
 from agent.clock import NS_PER_S
 
 
-class ServicePredictor:
-    """Predicts the service time of one stream on one model variant.
+@dataclass(frozen=True, slots=True)
+class PredictorPolicy:
+    """How admission judges; `settings.SchedulerSettings` tells the reason of each value.
 
-    Two traps shape it. A pessimistic predictor after one stall would admit nothing and so never learn: after
-    `probe_interval_ns` without a run, one frame is let through whatever the prediction. And a window by count
-    alone lags a drop of the clock frequency at a low frame rate: samples also age out by time. An aborted run
-    shows a lower bound only; it counts half as much again, so that a frame with no more time than the aborted
-    one had is refused instead of aborted in its turn.
-
-    Args:
-        quantile: of the samples in the window. A low one: to refuse a frame only helps if a later one
-            has more time, and the abort at the deadline bounds what a miss costs. With a few samples it is the
-            least, so that one run in time after slow ones opens the stream again.
-        window_ns: a sample older than this is forgotten.
-        samples_max: bounds memory and the cost of the sort (64 integers, about 3 us).
-        probe_interval_ns: the longest time without a run before a refused frame is run all the same.
+    Attributes:
+        confidence: a frame runs when its chance to finish in time is at least this share of what a frame has that
+            was captured just now. Where inference fits the deadline with ease that is the plain quantile.
+        window_ns: a sample older than this is forgotten, so that a change of the clock frequency is learnt.
+        samples_min: the newest samples are kept whatever their age: one stall of seconds would otherwise be all
+            that is known when it ends.
+        samples_max: bounds memory and the time of a judgement (64 comparisons, 3 us).
+        probe_share: of the session's time, what a stream without any hope may take to learn whether that changed.
+        probe_interval_ns: the longest time between two such probes.
     """
 
-    def __init__(
-        self,
-        *,
-        quantile: float = 0.2,
-        window_ns: int = 2 * NS_PER_S,
-        samples_max: int = 64,
-        probe_interval_ns: int = NS_PER_S,
-    ) -> None:
-        self._quantile = quantile
-        self._window_ns = window_ns
-        self._probe_interval_ns = probe_interval_ns
-        self._samples: deque[tuple[int, int]] = deque(maxlen=samples_max)
-        self._last_run_ns: int | None = None
+    confidence: float = 0.9
+    window_ns: int = 2 * NS_PER_S
+    samples_min: int = 3
+    samples_max: int = 64
+    probe_share: float = 0.2
+    probe_interval_ns: int = NS_PER_S
+
+
+class ServicePredictor:
+    """Learns service times: those of one stream on one model variant, or those of all its streams together.
+
+    Three traps shape it. A pessimist that refuses everything after one stall never learns again: probes. A window
+    by count alone lags a drop of the clock frequency at a low frame rate: samples age out by time. And a fixed
+    high quantile closes a stream on a busy machine, where every frame may miss and some would not: refusing a frame
+    only helps if a fresher one has a better chance, so a frame is compared with what the freshest could hope for.
+    """
+
+    def __init__(self, policy: PredictorPolicy) -> None:
+        self._policy = policy
+        self._samples: deque[tuple[int, int]] = deque(maxlen=policy.samples_max)
 
     def observe(self, service_ns: int, now_ns: int, *, aborted: bool = False) -> None:
-        """Learn one finished or aborted run."""
+        """Learn one finished or aborted run.
+
+        An aborted run shows a lower bound only: it counts half as much again, so that a frame with no more time
+        than it had is not taken for one that fits.
+        """
         self._samples.append((now_ns, service_ns * 3 // 2 if aborted else service_ns))
-        self._last_run_ns = now_ns
+
+    def is_current(self, now_ns: int) -> bool:
+        """Return whether enough was learnt within the window to judge by it alone."""
+        self._forget(now_ns)
+        least = self._policy.samples_min
+        return len(self._samples) >= least and now_ns - self._samples[-least][0] <= self._policy.window_ns
 
     def predict_ns(self, now_ns: int) -> int:
-        """Return the predicted service time, 0 when nothing recent is known."""
-        while self._samples and now_ns - self._samples[0][0] > self._window_ns:
-            self._samples.popleft()
+        """Return the service time that a share of `confidence` of the recent runs kept; 0 when nothing is known."""
+        self._forget(now_ns)
         if not self._samples:
             return 0
         ordered = sorted(service_ns for _, service_ns in self._samples)
-        return ordered[math.ceil(self._quantile * len(ordered)) - 1]
+        return ordered[math.ceil(self._policy.confidence * len(ordered)) - 1]
 
-    def admits(self, deadline_ns: int, now_ns: int) -> bool:
-        """Return whether a frame started now is expected to finish by `deadline_ns`, or is due as a probe."""
-        if now_ns + self.predict_ns(now_ns) <= deadline_ns:
+    def admits(self, time_left_ns: int, time_best_ns: int, now_ns: int) -> bool:
+        """Return whether a frame should start now.
+
+        Args:
+            time_left_ns: until it must be finished.
+            time_best_ns: what a frame of this stream has that was captured just now.
+            now_ns: the present.
+        """
+        self._forget(now_ns)
+        if not self._samples:
             return True
-        return self._last_run_ns is not None and now_ns - self._last_run_ns >= self._probe_interval_ns
+        fits = fits_best = 0
+        for _, service_ns in self._samples:
+            fits += service_ns <= time_left_ns
+            fits_best += service_ns <= time_best_ns
+        if not fits_best:
+            return len(self._samples) < self._policy.samples_min or self._is_probe_due(now_ns)
+        return fits >= self._policy.confidence * fits_best
+
+    def _is_probe_due(self, now_ns: int) -> bool:
+        ended_ns, service_ns = self._samples[-1]
+        pause_ns = min(self._policy.probe_interval_ns, int(service_ns / self._policy.probe_share))
+        return now_ns - ended_ns >= pause_ns
+
+    def _forget(self, now_ns: int) -> None:
+        policy, samples = self._policy, self._samples
+        while len(samples) > policy.samples_min and now_ns - samples[0][0] > policy.window_ns:
+            samples.popleft()

@@ -1,4 +1,4 @@
-"""Keeps a stream at or below its `max_fps`."""
+"""Which captured frames may ask for inference at all: `max_fps`, stride and pause."""
 
 from __future__ import annotations
 
@@ -27,4 +27,23 @@ class RateGate:
         if captured_at_ns < self._due_ns - min(self._interval_ns // 2, 20_000_000):
             return False
         self._due_ns += self._interval_ns
+        return True
+
+
+class StrideGate:
+    """Lets every n-th frame through, and none while the stream is paused."""
+
+    def __init__(self, stride: int) -> None:
+        self.stride = stride
+        self.is_paused = False
+        self._left_out = 0
+
+    def allows(self) -> bool:
+        """Return whether the next frame may pass, and count it."""
+        if self.is_paused:
+            return False
+        self._left_out += 1
+        if self._left_out < self.stride:
+            return False
+        self._left_out = 0
         return True

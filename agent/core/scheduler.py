@@ -1,15 +1,15 @@
-"""Which frame runs next on a session, and which will not run at all."""
+"""Which frame runs next, on which session, and which will not run at all."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 
 from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S
 from agent.core.ledger import Outcome
-from agent.core.predictor import ServicePredictor
+from agent.core.predictor import PredictorPolicy, ServicePredictor
 from agent.frame import Frame
 
 EGRESS_RESERVE_NS = 2 * NS_PER_MS
@@ -20,6 +20,13 @@ The hand-over is one append, one thread switch and one JSON encoding; health sho
 
 PATIENCE_NS = NS_PER_S
 """A frame without a deadline is served as if it had this one, so that live streams cannot starve it."""
+
+LEAD_RUNS = 2
+"""A stream may be so many runs ahead of the poorest of its priority before the poorest goes first.
+
+With none, the order would be round robin, and frames that are about to expire would wait for their turn. With two,
+equal streams differ by three frames at most, however long the overload lasts.
+"""
 
 
 class Overflow(Enum):
@@ -33,6 +40,14 @@ class Overflow(Enum):
     """The source waits (every_frame mode)."""
 
 
+class Ending(Enum):
+    """How a run ended, as the engine tells it; the clock still has the last word."""
+
+    DONE = "done"
+    ABORTED = "aborted"
+    FAILED = "failed"
+
+
 @dataclass(frozen=True, slots=True)
 class StreamPolicy:
     """How the scheduler treats one stream.
@@ -42,16 +57,41 @@ class StreamPolicy:
         queue_frames: the most frames that wait, at least 1.
         overflow: what happens to one more.
         late_is_published: `on_late = "mark"`: nothing is refused or aborted for its age.
+        session: the model whose session serves it.
+        priority: higher goes first, down to the others' minimum share.
+        max_hz: the highest rate of frames that ask for inference, None for no limit.
+        stride: of the captured frames, every n-th asks for inference.
     """
 
     budget_ns: int | None
     queue_frames: int = 1
     overflow: Overflow = Overflow.SUPERSEDE
     late_is_published: bool = False
+    session: str = ""
+    priority: int = 0
+    max_hz: float | None = None
+    stride: int = 1
 
     def deadline_ns(self, captured_at_ns: int) -> int:
         """Return the absolute deadline of a frame captured then."""
         return NEVER_NS if self.budget_ns is None else captured_at_ns + self.budget_ns
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerPolicy:
+    """What holds for all streams and sessions.
+
+    Attributes:
+        threads: inference threads that may run at the same time, over all sessions.
+        session_threads: what one run of each session takes of them; a session that is not named takes 1.
+        min_share: of the sessions' time, what is divided evenly among waiting streams whatever their priority.
+        predictor: see `PredictorPolicy`.
+    """
+
+    threads: int = 1
+    session_threads: Mapping[str, int] = field(default_factory=dict)
+    min_share: float = 0.2
+    predictor: PredictorPolicy = field(default_factory=PredictorPolicy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,33 +103,85 @@ class Settled:
 
 
 class _Lane:
-    """One stream's waiting frames and what is known of its service time."""
+    """One stream's waiting frames and what it has had.
 
-    def __init__(self, policy: StreamPolicy) -> None:
+    Attributes:
+        served_ns: inference time that it has had, in thread nanoseconds; lifted when it comes back from a pause, so
+            that nobody saves up a claim.
+        last_turn_ns: when it last had a run, or last had nothing waiting.
+    """
+
+    def __init__(self, stream: str, policy: StreamPolicy) -> None:
+        self.stream = stream
         self.policy = policy
         self.waiting: deque[Frame] = deque()
-        self.predictor = ServicePredictor()
+        self.served_ns = 0
+        self.last_turn_ns = 0
+
+
+class _Foresight:
+    """Predictors by stream and variant, and of all streams of a session for those that had few runs of late.
+
+    A stream that was refused for a while knows nothing of the present; its neighbours on the same model do.
+    """
+
+    def __init__(self, policy: PredictorPolicy) -> None:
+        self._policy = policy
+        self._predictors: dict[tuple[str, str], ServicePredictor] = {}
+        self._variants: dict[str, str] = {}
+
+    def select(self, session: str, variant: str, fastest_ns: int, now_ns: int) -> None:
+        """Judge a session by another variant's service times from now on; those of the others are kept."""
+        self._variants[session] = variant
+        for _ in range(self._policy.samples_min):
+            self._get("", session).observe(fastest_ns, now_ns)
+
+    def of(self, lane: _Lane, now_ns: int) -> ServicePredictor:
+        """Return the predictor to judge a stream by."""
+        own = self._get(lane.stream, lane.policy.session)
+        return own if own.is_current(now_ns) else self._get("", lane.policy.session)
+
+    def observe(self, lane: _Lane, service_ns: int, now_ns: int, *, aborted: bool = False) -> None:
+        """Learn one run."""
+        for stream in (lane.stream, ""):
+            self._get(stream, lane.policy.session).observe(service_ns, now_ns, aborted=aborted)
+
+    def _get(self, stream: str, session: str) -> ServicePredictor:
+        key = stream or f"/{session}", self._variants.get(session, "")  # No stream's name holds a slash.
+        predictor = self._predictors.get(key)
+        if predictor is None:
+            predictor = self._predictors[key] = ServicePredictor(self._policy)
+        return predictor
 
 
 class Scheduler:
-    """Admission and earliest deadline first over the streams of one session.
+    """Admission and order over all streams and sessions.
+
+    Among the frames that can still make it: first a stream that waited longer than its minimum share allows, then
+    the highest priority, then the earliest deadline, unless its stream is more than `LEAD_RUNS` ahead of the poorest.
+    One session runs one frame at a time; all runs together take `SchedulerPolicy.threads` at most.
 
     Not thread-safe: `loops.inbox` owns the lock.
     """
 
-    def __init__(self, policies: Mapping[str, StreamPolicy]) -> None:
-        self._lanes = {name: _Lane(policy) for name, policy in policies.items()}
+    def __init__(self, streams: Mapping[str, StreamPolicy], policy: SchedulerPolicy | None = None) -> None:
+        self._policy = policy or SchedulerPolicy()
+        self._lanes = {name: _Lane(name, stream) for name, stream in streams.items()}
+        self._foresight = _Foresight(self._policy.predictor)
+        self._running: dict[str, int] = {}
 
     def is_full(self, stream: str) -> bool:
         """Return whether the source must wait before it offers one more frame of a BLOCK stream."""
         lane = self._lanes[stream]
         return lane.policy.overflow is Overflow.BLOCK and len(lane.waiting) >= lane.policy.queue_frames
 
-    def offer(self, frame: Frame) -> list[Settled]:
+    def offer(self, frame: Frame, now_ns: int) -> list[Settled]:
         """Add a frame; return what it pushed out."""
         lane = self._lanes[frame.stream]
         dropped: list[Settled] = []
-        if len(lane.waiting) >= lane.policy.queue_frames:
+        if not lane.waiting:
+            self._return_from_pause(lane, now_ns)
+        elif len(lane.waiting) >= lane.policy.queue_frames:
             if lane.policy.overflow is Overflow.BLOCK:
                 raise AssertionError(f"{frame.stream}: offered to a full queue; ask is_full first")
             superseding = lane.policy.overflow is Overflow.SUPERSEDE
@@ -98,34 +190,68 @@ class Scheduler:
         lane.waiting.append(frame)
         return dropped
 
-    def take(self, now_ns: int) -> tuple[Frame | None, list[Settled]]:
-        """Return the frame to run now, if any, and those that will never run."""
-        settled: list[Settled] = []
-        while True:
-            lane = self._most_urgent()
-            if lane is None:
-                return None, settled
-            frame = lane.waiting.popleft()
-            last_start_ns = publish_by_ns(frame)
-            if lane.policy.late_is_published:
-                return frame, settled
-            if now_ns >= last_start_ns:
-                settled.append(Settled(frame, Outcome.EXPIRED))
-            elif not lane.predictor.admits(last_start_ns, now_ns):
-                settled.append(Settled(frame, Outcome.UNREACHABLE))
-            else:
-                return frame, settled
+    def take(self, now_ns: int, session: str = "") -> tuple[Frame | None, list[Settled]]:
+        """Return the frame that a session runs now, if it is its turn, and frames that will never run.
 
-    def finish(self, frame: Frame, started_ns: int, now_ns: int, *, aborted: bool = False) -> Outcome:
-        """Learn from a run that ended now and return what becomes of its frame.
+        None also when another session's frame goes first: that session must be asked next. A frame that was returned
+        occupies its session until `finish`.
+        """
+        free = self._policy.threads - sum(self._running.values())
+        settled: list[Settled] = []
+        candidates: list[_Lane] = []
+        for lane in self._lanes.values():
+            if not lane.waiting or lane.policy.session in self._running:
+                continue
+            self._drop_hopeless(lane, now_ns, settled)
+            # A session that is wider than the limit runs alone.
+            if lane.waiting and min(self._threads_of(lane), self._policy.threads) <= free:
+                candidates.append(lane)
+        if not candidates:
+            return None, settled
+        lane = self._choose(candidates, now_ns)
+        if lane.policy.session != session:
+            return None, settled
+        self._running[session] = min(self._threads_of(lane), self._policy.threads)
+        lane.last_turn_ns = now_ns
+        return lane.waiting.popleft(), settled
+
+    def finish(self, frame: Frame, started_ns: int, now_ns: int, ending: Ending = Ending.DONE) -> Outcome:
+        """Free the session, learn from a run that ended now and return what becomes of its frame.
 
         The clock alone decides: an inference that ignored its abort and returned a result is late all the
         same (one giant operator is not interrupted, see ORT's RunOptions.terminate).
         """
-        self._lanes[frame.stream].predictor.observe(now_ns - started_ns, now_ns, aborted=aborted)
-        if aborted:
+        lane = self._lanes[frame.stream]
+        self._running.pop(lane.policy.session, None)
+        # At most the prediction: a stall of the machine is not what the stream has had.
+        service_ns = now_ns - started_ns
+        lane.served_ns += min(service_ns, self._predict_ns(lane, now_ns) or service_ns) * self._threads_of(lane)
+        if ending is Ending.FAILED:
+            return Outcome.FAILED
+        self._foresight.observe(lane, service_ns, now_ns, aborted=ending is Ending.ABORTED)
+        if ending is Ending.ABORTED:
             return Outcome.ABORTED
         return Outcome.PUBLISHED if now_ns <= publish_by_ns(frame) else Outcome.LATE
+
+    def occupy(self, session: str) -> bool:
+        """Take a session's threads for a run without a frame; False when they are taken or a frame waits for them."""
+        waiting = any(lane.waiting for lane in self._lanes.values() if lane.policy.session == session)
+        threads = min(self._policy.session_threads.get(session, 1), self._policy.threads)
+        if waiting or session in self._running or threads > self._policy.threads - sum(self._running.values()):
+            return False
+        self._running[session] = threads
+        return True
+
+    def release(self, session: str) -> None:
+        """Give back what `occupy` took."""
+        self._running.pop(session, None)
+
+    def select_variant(self, session: str, variant: str, fastest_ns: int, now_ns: int) -> None:
+        """Note that a session runs another variant of its model from the next frame on.
+
+        Until it has runs of its own, its fastest run in the warm-up tells whether any frame can make it.
+        """
+        self._foresight.select(session, variant, fastest_ns, now_ns)
 
     def abort_at_ns(self, frame: Frame) -> int:
         """Return when a running inference of this frame has lost its purpose."""
@@ -134,7 +260,7 @@ class Scheduler:
 
     def predicted_ns(self, stream: str, now_ns: int) -> int:
         """Return the service time that admission expects of the stream now; 0 when unknown."""
-        return self._lanes[stream].predictor.predict_ns(now_ns)
+        return self._predict_ns(self._lanes[stream], now_ns)
 
     def drain(self) -> list[Settled]:
         """Empty every queue at shutdown."""
@@ -143,9 +269,59 @@ class Scheduler:
             lane.waiting.clear()
         return settled
 
-    def _most_urgent(self) -> _Lane | None:
-        waiting: Iterable[_Lane] = (lane for lane in self._lanes.values() if lane.waiting)
-        return min(waiting, key=lambda lane: _urgency_ns(lane.waiting[0]), default=None)
+    def _predict_ns(self, lane: _Lane, now_ns: int) -> int:
+        return self._foresight.of(lane, now_ns).predict_ns(now_ns)
+
+    def _threads_of(self, lane: _Lane) -> int:
+        return self._policy.session_threads.get(lane.policy.session, 1)
+
+    def _return_from_pause(self, lane: _Lane, now_ns: int) -> None:
+        """Give a stream that had nothing to run no more claim than `LEAD_RUNS` over those that had."""
+        lane.last_turn_ns = max(lane.last_turn_ns, now_ns)
+        busy = [
+            other for other in self._lanes.values() if other.waiting and other.policy.priority == lane.policy.priority
+        ]
+        if busy:
+            lead_ns = self._lead_ns(lane, now_ns)
+            lane.served_ns = max(lane.served_ns, min(other.served_ns for other in busy) - lead_ns)
+
+    def _lead_ns(self, lane: _Lane, now_ns: int) -> int:
+        return LEAD_RUNS * self._predict_ns(lane, now_ns) * self._threads_of(lane)
+
+    def _drop_hopeless(self, lane: _Lane, now_ns: int, settled: list[Settled]) -> None:
+        """Drop what waits at the head of a stream and cannot make it."""
+        if lane.policy.late_is_published:
+            return
+        while lane.waiting:
+            frame = lane.waiting[0]
+            last_ns = publish_by_ns(frame)
+            if now_ns >= last_ns:
+                outcome = Outcome.EXPIRED
+            elif last_ns == NEVER_NS or self._foresight.of(lane, now_ns).admits(
+                last_ns - now_ns, last_ns - frame.captured_at_ns, now_ns
+            ):
+                return
+            else:
+                outcome = Outcome.UNREACHABLE
+            settled.append(Settled(lane.waiting.popleft(), outcome))
+
+    def _choose(self, candidates: list[_Lane], now_ns: int) -> _Lane:
+        if len(candidates) == 1:
+            return candidates[0]
+        starved = [lane for lane in candidates if self._is_starved(lane, len(candidates), now_ns)]
+        if starved:
+            return min(starved, key=lambda lane: lane.last_turn_ns)
+        highest = max(lane.policy.priority for lane in candidates)
+        equals = [lane for lane in candidates if lane.policy.priority == highest]
+        urgent = min(equals, key=_urgency_ns)
+        poorest = min(equals, key=lambda lane: lane.served_ns)
+        is_ahead = urgent.served_ns - poorest.served_ns > self._lead_ns(urgent, now_ns)
+        return poorest if is_ahead else urgent
+
+    def _is_starved(self, lane: _Lane, rivals: int, now_ns: int) -> bool:
+        service_ns = self._predict_ns(lane, now_ns)
+        turn_ns = int(rivals * service_ns / self._policy.min_share)
+        return service_ns > 0 and now_ns - lane.last_turn_ns > turn_ns
 
 
 def publish_by_ns(frame: Frame) -> int:
@@ -153,5 +329,6 @@ def publish_by_ns(frame: Frame) -> int:
     return frame.deadline_ns if frame.deadline_ns == NEVER_NS else frame.deadline_ns - EGRESS_RESERVE_NS
 
 
-def _urgency_ns(frame: Frame) -> int:
+def _urgency_ns(lane: _Lane) -> int:
+    frame = lane.waiting[0]
     return frame.captured_at_ns + PATIENCE_NS if frame.deadline_ns == NEVER_NS else frame.deadline_ns

@@ -1,4 +1,4 @@
-"""The real core in virtual time: arrivals and service times in, ledgers and ages out.
+"""The real core in virtual time: arrivals and work in, ledgers and ages out.
 
 Nothing here imitates the core: it runs `Intake` and `Outbox` as the loops do, with an event queue in the place of
 threads. Seconds of trouble on a device become microseconds, so thousands of them can be checked.
@@ -17,8 +17,9 @@ import numpy as np
 from agent.clock import NEVER_NS
 from agent.core.intake import Intake
 from agent.core.ledger import Outcome
+from agent.core.machine import MachineSpeed
 from agent.core.outbox import Message, Outbox
-from agent.core.scheduler import Overflow, StreamPolicy
+from agent.core.scheduler import Ending, Overflow, SchedulerPolicy, StreamPolicy
 from agent.frame import Capture, Frame
 
 _NO_PIXELS = np.empty((0, 0, 3), np.uint8)
@@ -31,13 +32,13 @@ class Arrival:
     Attributes:
         at_ns: when it is captured; for an every_frame stream, the earliest time.
         stream: whose it is.
-        service_ns: how long its inference takes if nobody stops it.
+        work_ns: how long its inference takes at full speed if nobody stops it.
         fails: its inference raises at the end.
     """
 
     at_ns: int
     stream: str
-    service_ns: int
+    work_ns: int
     fails: bool = False
 
 
@@ -53,15 +54,17 @@ class Sent:
 
 @dataclass(slots=True)
 class World:
-    """What the device does to the core, beyond arrivals and service times.
+    """What the device does to the core, beyond arrivals and work.
 
     Attributes:
-        overshoot_ns: how long an aborted inference still runs, drawn once an abort.
+        speed: of the machine over time.
+        overshoot_ns: work that an aborted inference still does before it returns, drawn once an abort.
         hand_over_ns: from inference to the egress thread, drawn once a message.
         outages: (from, to) times without a broker, in order and apart.
         queue_messages: the outbox's capacity.
     """
 
+    speed: MachineSpeed = field(default_factory=MachineSpeed)
     overshoot_ns: Callable[[], int] = lambda: 0
     hand_over_ns: Callable[[], int] = lambda: 0
     outages: Sequence[tuple[int, int]] = ()
@@ -72,6 +75,16 @@ class World:
         return not any(start <= now_ns < end for start, end in self.outages)
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The end of one frame: when, whose, how and how old it was."""
+
+    at_ns: int
+    stream: str
+    outcome: Outcome
+    age_ns: int
+
+
 @dataclass(slots=True)
 class Report:
     """What came of a run.
@@ -80,41 +93,45 @@ class Report:
         intake: with the ledgers.
         outbox: with the delivery book.
         sent: every message in the order it went out.
-        published_ages_ns: by stream, at the moment inference handed the result over.
-        busy_ns: time that the session worked, useful or not.
+        runs: every frame that was run, in the order of their ends.
+        busy_ns: time that sessions worked, useful or not.
         end_ns: virtual time at the end.
     """
 
     intake: Intake
     outbox: Outbox
     sent: list[Sent] = field(default_factory=list)
-    published_ages_ns: dict[str, list[int]] = field(default_factory=dict)
+    runs: list[Ended] = field(default_factory=list)
     busy_ns: int = 0
     end_ns: int = 0
 
+    def published_ages_ns(self, stream: str) -> list[int]:
+        """Return the ages at which inference handed the stream's results over."""
+        return [run.age_ns for run in self.runs if run.stream == stream and run.outcome is Outcome.PUBLISHED]
+
 
 class Simulation:
-    """Runs one session over one trace.
+    """Runs all sessions over one trace.
 
     Args:
         policies: by stream name.
-        rates_hz: `max_fps` by stream name; streams that are left out have none.
         world: see `World`.
+        scheduling: see `SchedulerPolicy`.
     """
 
     def __init__(
-        self, policies: Mapping[str, StreamPolicy], rates_hz: Mapping[str, float | None], world: World
+        self, policies: Mapping[str, StreamPolicy], world: World, scheduling: SchedulerPolicy | None = None
     ) -> None:
-        rates = {name: rates_hz.get(name) for name in policies}
         self._world = world
-        self._intake = Intake(policies, rates)
+        self._intake = Intake(policies, scheduling)
         self._outbox = Outbox(world.queue_messages)
-        self._report = Report(self._intake, self._outbox, published_ages_ns={name: [] for name in policies})
+        self._report = Report(self._intake, self._outbox)
+        self._sessions = list(dict.fromkeys(policy.session for policy in policies.values()))
         self._events: list[tuple[int, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._now_ns = 0
-        self._is_busy = False
-        self._services: dict[tuple[str, int], Arrival] = {}
+        self._busy: set[str] = set()
+        self._work: dict[tuple[str, int], Arrival] = {}
         self._blocked: dict[str, deque[Arrival]] = {name: deque() for name in policies}
 
     def run(self, arrivals: Iterable[Arrival]) -> Report:
@@ -138,59 +155,59 @@ class Simulation:
         if is_blocking and (self._blocked[stream] or self._intake.is_full(stream)):
             self._blocked[stream].append(arrival)
             return
-        frame = self._intake.open(stream, Capture(self._now_ns, _NO_PIXELS))
-        if frame is None:
-            return
-        self._services[stream, frame.sequence] = arrival
-        self._intake.queue(frame)
+        self._admit(arrival)
         self._serve_next()
 
+    def _admit(self, arrival: Arrival) -> None:
+        frame = self._intake.open(arrival.stream, Capture(self._now_ns, _NO_PIXELS), self._now_ns)
+        if frame is not None:
+            self._work[arrival.stream, frame.sequence] = arrival
+            self._intake.queue(frame, self._now_ns)
+
     def _serve_next(self) -> None:
-        if self._is_busy:
-            return
-        frame = self._intake.take(self._now_ns)
-        self._unblock()
-        if frame is None:
-            return
-        self._is_busy = True
-        arrival = self._services.pop((frame.stream, frame.sequence))
+        """Let idle sessions take frames until none takes one, as their threads do when something changes."""
+        has_changed = len(self._busy) < len(self._sessions)
+        while has_changed:
+            has_changed = False
+            for session in self._sessions:
+                if session not in self._busy and (frame := self._intake.take(self._now_ns, session)) is not None:
+                    self._start(frame, session)
+                    has_changed = True
+            self._unblock()
+
+    def _start(self, frame: Frame, session: str) -> None:
+        self._busy.add(session)
+        arrival = self._work.pop((frame.stream, frame.sequence))
         started_ns = self._now_ns
-        end_ns = started_ns + arrival.service_ns
-        abort_at_ns = self._intake.abort_at_ns(frame)
-        aborted = False
+        speed = self._world.speed
+        end_ns = speed.end_ns(started_ns, arrival.work_ns)
+        abort_at_ns = self._intake.scheduler.abort_at_ns(frame)
+        ending = Ending.FAILED if arrival.fails else Ending.DONE
         if abort_at_ns != NEVER_NS and end_ns > abort_at_ns:
-            stopped_ns = max(started_ns, abort_at_ns) + self._world.overshoot_ns()
+            stopped_ns = speed.end_ns(max(started_ns, abort_at_ns), self._world.overshoot_ns())
             # A run that would have ended within its overshoot ends by itself and raises nothing.
-            aborted = stopped_ns < end_ns
-            end_ns = min(end_ns, stopped_ns)
-        self._at(end_ns, lambda: self._finish(frame, arrival, started_ns, aborted=aborted))
+            if stopped_ns < end_ns:
+                end_ns, ending = stopped_ns, Ending.ABORTED
+        self._at(end_ns, lambda: self._finish(frame, session, started_ns, ending))
 
     def _unblock(self) -> None:
         """Let waiting every_frame sources deliver, as their threads would when room appears."""
         for stream, waiting in self._blocked.items():
             while waiting and not self._intake.is_full(stream):
-                arrival = waiting.popleft()
-                frame = self._intake.open(stream, Capture(self._now_ns, _NO_PIXELS))
-                if frame is not None:
-                    self._services[stream, frame.sequence] = arrival
-                    self._intake.queue(frame)
+                self._admit(waiting.popleft())
 
-    def _finish(self, frame: Frame, arrival: Arrival, started_ns: int, *, aborted: bool) -> None:
-        self._is_busy = False
+    def _finish(self, frame: Frame, session: str, started_ns: int, ending: Ending) -> None:
+        self._busy.discard(session)
         self._report.busy_ns += self._now_ns - started_ns
-        outcome = self._intake.finish(frame, started_ns, self._now_ns, aborted=aborted)
-        if arrival.fails and not aborted:
-            self._intake.settle(frame, Outcome.FAILED, stage="run")
-        else:
-            marked = outcome is Outcome.LATE and self._intake.policies[frame.stream].late_is_published
-            if outcome is Outcome.PUBLISHED or marked:
-                self._emit(frame, is_marked=marked)
-            self._intake.settle(frame, outcome)
+        outcome = self._intake.finish(frame, started_ns, self._now_ns, ending)
+        marked = outcome is Outcome.LATE and self._intake.policies[frame.stream].late_is_published
+        if outcome is Outcome.PUBLISHED or marked:
+            self._emit(frame, is_marked=marked)
+        self._intake.settle(frame, outcome, stage="run" if outcome is Outcome.FAILED else None)
+        self._report.runs.append(Ended(self._now_ns, frame.stream, outcome, self._now_ns - frame.captured_at_ns))
         self._serve_next()
 
     def _emit(self, frame: Frame, *, is_marked: bool) -> None:
-        if not is_marked:
-            self._report.published_ages_ns[frame.stream].append(self._now_ns - frame.captured_at_ns)
         message = Message(
             kind="result",
             topic=f"results/{frame.stream}",

@@ -23,9 +23,7 @@ class AbortTimer:
         self._is_stopping = False
 
     def arm(self, abort: Abort, at_ns: int) -> None:
-        """Set `abort` at that time unless it is disarmed first. Any thread."""
-        if at_ns == NEVER_NS:
-            return
+        """Set `abort` at that time unless it is disarmed first; `NEVER_NS` leaves it to `abort_all`. Any thread."""
         with self._changed:
             self._armed[abort] = at_ns
             if at_ns < self._wake_at_ns:

@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from agent.clock import NS_PER_MS, NS_PER_S, Clock, iso_utc
@@ -61,6 +62,10 @@ class EgressLoop:
         self._is_connected = False
         self._stop_by_ns: int | None = None
         self._stop_reason = ""
+        self.carries_over = False
+        """Whether what cannot be sent at the end goes to the next run instead of being dropped."""
+        self.carried: list[Message] = []
+        """That, each with the identity that it may have been sent under."""
         self.broken: str | None = None
         """Why the sink can never work again (the reader of standard output went away), None while it can."""
 
@@ -107,9 +112,18 @@ class EgressLoop:
         self._wake.set()
 
     def give_up(self) -> None:
-        """Book everything that is still held as dropped at shutdown. Any thread, at the end."""
+        """Book everything that is still held as carried over or dropped at shutdown. Any thread, at the end."""
         with self._lock:
+            if self.carries_over:
+                self.carried += [
+                    replace(message, body=self._identified(message)) for message in self._outbox.carry_over()
+                ]
             self._outbox.close()
+
+    def _identified(self, message: Message) -> dict[str, Any]:
+        """Return a message's body with the identity that receivers tell duplicates by."""
+        result = {"id": f"{self._boot}-{message.seq}"} if message.kind == "result" else {}
+        return {**result, "boot": self._boot, "seq": message.seq, **message.body}
 
     def snapshot(self) -> dict[str, Any]:
         """Return the delivery ledger under its public names. Any thread."""

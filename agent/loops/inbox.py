@@ -1,35 +1,68 @@
-"""The thread-safe shell around one session's intake, and the figures of its streams."""
+"""The thread-safe shell around the intake, and the figures of every stream."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from enum import Enum
+from typing import Any, Protocol
 
 import numpy as np
 
-from agent.clock import NS_PER_S, Clock
+from agent.clock import NEVER_NS, NS_PER_S, Clock
 from agent.core.intake import Intake
 from agent.core.ledger import Ledger, Outcome
-from agent.core.scheduler import StreamPolicy
+from agent.core.scheduler import Ending, SchedulerPolicy, StreamPolicy
 from agent.frame import Capture, Frame, Pixels
+from agent.interfaces import Abort
 from agent.metrics import Histogram
 
 NO_PIXELS: Pixels = np.empty((0, 0, 3), np.uint8)
+
+MISSES = (Outcome.LATE, Outcome.EXPIRED, Outcome.UNREACHABLE, Outcome.ABORTED)
+"""What ended because time was too short; a frame that a newer one replaced is no miss."""
 
 FORGOTTEN_AFTER_NS = 60 * NS_PER_S
 """A live frame that is a minute old and has no outcome was lost by us: the self-check reports it."""
 
 
+class Nothing(Enum):
+    """Why `Inbox.take` returns no frame."""
+
+    IDLE = "idle"
+    """Nothing came for the time that was given."""
+    ENDED = "ended"
+    """Nothing will come any more."""
+
+
+class Trace(Protocol):
+    """Writes down what happened, for `edgebeat simulate`. Called under the inbox's lock: one append each."""
+
+    def arrived(self, stream: str, captured_at_ns: int) -> None:
+        """Note a captured frame."""
+
+    def ran(self, frame: Frame, started_ns: int, ended_ns: int, ending: Ending) -> None:
+        """Note a run."""
+
+
+class NoTrace:
+    """See `Trace`: nobody asked for one."""
+
+    def arrived(self, stream: str, captured_at_ns: int) -> None:
+        """See `Trace.arrived`."""
+
+    def ran(self, frame: Frame, started_ns: int, ended_ns: int, ending: Ending) -> None:
+        """See `Trace.ran`."""
+
+
 @dataclass(slots=True)
 class StreamFigures:
-    """What is measured of one stream beside its ledger; guarded by its inbox's lock.
+    """What is measured of one stream beside its ledger; guarded by the inbox's lock.
 
     Attributes:
         age: ages of live results when egress handed them to the sink.
-        stages: durations by stage: preprocess, run, decode, hand_over (inference to sink), abort_overshoot (from the
-            deadline to the end of an aborted run).
+        stages: durations by stage: preprocess, run, decode, hand_over (inference to sink).
     """
 
     age: Histogram = field(default_factory=Histogram)
@@ -41,22 +74,29 @@ class StreamFigures:
 
 
 class Inbox:
-    """Hands captured frames to the inference thread; every method may be called by any thread.
+    """Hands captured frames to the inference threads; every method may be called by any thread.
 
     Args:
         policies: by stream name.
-        rates_hz: `max_fps` by stream name, None for no limit.
         clock: the agent's.
+        scheduling: what holds for all streams.
+        trace: where arrivals and runs are written down.
     """
 
     def __init__(
-        self, policies: Mapping[str, StreamPolicy], rates_hz: Mapping[str, float | None], clock: Clock
+        self,
+        policies: Mapping[str, StreamPolicy],
+        clock: Clock,
+        scheduling: SchedulerPolicy | None = None,
+        trace: Trace | None = None,
     ) -> None:
         self._clock = clock
-        self._intake = Intake(policies, rates_hz)
+        self._intake = Intake(policies, scheduling)
+        self._trace = trace or NoTrace()
         self._figures = {name: StreamFigures() for name in policies}
         self._changed = threading.Condition()
         self._is_stopping = False
+        self._warm_runs: dict[str, Abort] = {}
 
     def offer(self, stream: str, capture: Capture) -> None:
         """Count a captured frame and queue it; an every_frame stream waits here for room.
@@ -65,10 +105,7 @@ class Inbox:
         """
         figures = self._figures[stream]
         with self._changed:
-            if figures.first_at_ns is None:
-                figures.first_at_ns = capture.captured_at_ns
-            figures.last_at_ns = capture.captured_at_ns
-            frame = self._intake.open(stream, capture)
+            frame = self._open(stream, capture, figures)
             if frame is None:
                 return
             while self._intake.is_full(stream) and not self._is_stopping:
@@ -76,42 +113,109 @@ class Inbox:
             if self._is_stopping:
                 self._intake.settle(frame, Outcome.SHUTDOWN)
                 return
-            self._intake.queue(frame)
+            self._intake.queue(frame, self._clock.now_ns())
+            if warm_run := self._warm_runs.pop(self._intake.policies[stream].session, None):
+                warm_run.set()
             self._changed.notify_all()
 
     def unusable(self, stream: str, captured_at_ns: int) -> None:
         """Count a frame that was captured and could not be decoded by its source."""
         with self._changed:
-            frame = self._intake.open(stream, Capture(captured_at_ns, NO_PIXELS))
+            frame = self._open(stream, Capture(captured_at_ns, NO_PIXELS), self._figures[stream])
             if frame is not None:
                 self._intake.settle(frame, Outcome.FAILED, stage="capture")
 
-    def take(self) -> Frame | None:
-        """Wait for the next frame to run; None when there will be no more."""
+    def _open(self, stream: str, capture: Capture, figures: StreamFigures) -> Frame | None:
+        now_ns = self._clock.now_ns()
+        if figures.first_at_ns is None:
+            figures.first_at_ns = now_ns
+        figures.last_at_ns = now_ns
+        self._trace.arrived(stream, min(capture.captured_at_ns, now_ns))
+        return self._intake.open(stream, capture, now_ns)
+
+    def take(self, session: str = "", idle_after_ns: int = NEVER_NS) -> Frame | Nothing:
+        """Wait for the next frame that a session runs; its thread owes it a `finish` and a `settle`.
+
+        Args:
+            session: whose thread calls.
+            idle_after_ns: return `Nothing.IDLE` when there was no frame for so long.
+        """
         with self._changed:
+            idle_at_ns = NEVER_NS if idle_after_ns == NEVER_NS else self._clock.now_ns() + idle_after_ns
             while not self._is_stopping:
-                frame = self._intake.take(self._clock.now_ns())
+                now_ns = self._clock.now_ns()
+                frame = self._intake.take(now_ns, session)
                 if frame is not None:
-                    self._changed.notify_all()  # A waiting every_frame source has room now.
+                    # A waiting every_frame source has room now, and another session may be next.
+                    self._changed.notify_all()
                     return frame
-                if not any(figures.is_open for figures in self._figures.values()):
-                    return None
-                self._changed.wait()
-            return None
+                if not self._is_open(session):
+                    return Nothing.ENDED
+                if now_ns >= idle_at_ns:
+                    return Nothing.IDLE
+                self._changed.wait(None if idle_at_ns == NEVER_NS else (idle_at_ns - now_ns) / NS_PER_S)
+            return Nothing.ENDED
+
+    def _is_open(self, session: str) -> bool:
+        policies = self._intake.policies
+        return any(self._figures[name].is_open for name, policy in policies.items() if policy.session == session)
+
+    def begin_warm_run(self, session: str, abort: Abort) -> bool:
+        """Occupy a session for a run that only keeps it warm; False when threads are taken or a frame came.
+
+        A frame that comes during the run sets `abort`. The caller owes an `end_warm_run`.
+        """
+        with self._changed:
+            if self._is_stopping or not self._intake.scheduler.occupy(session):
+                return False
+            self._warm_runs[session] = abort
+            return True
+
+    def end_warm_run(self, session: str) -> None:
+        """Free the session again."""
+        with self._changed:
+            self._warm_runs.pop(session, None)
+            self._intake.scheduler.release(session)
+            self._changed.notify_all()
 
     def abort_at_ns(self, frame: Frame) -> int:
         """See `Scheduler.abort_at_ns`."""
-        return self._intake.abort_at_ns(frame)
+        return self._intake.scheduler.abort_at_ns(frame)
 
-    def finish(self, frame: Frame, started_ns: int, *, aborted: bool = False) -> Outcome:
+    def finish(self, frame: Frame, started_ns: int, ending: Ending = Ending.DONE) -> Outcome:
         """See `Scheduler.finish`; the frame still needs its `settle`."""
         with self._changed:
-            return self._intake.finish(frame, started_ns, self._clock.now_ns(), aborted=aborted)
+            now_ns = self._clock.now_ns()
+            self._trace.ran(frame, started_ns, now_ns, ending)
+            outcome = self._intake.finish(frame, started_ns, now_ns, ending)
+            self._changed.notify_all()  # Threads are free: another session may be next.
+            return outcome
 
     def settle(self, frame: Frame, outcome: Outcome, *, stage: str | None = None) -> None:
         """Record the outcome of a frame that was taken; `stage` names where it failed."""
         with self._changed:
             self._intake.settle(frame, outcome, stage=stage)
+
+    def select_variant(self, session: str, variant: str, fastest_ns: int) -> None:
+        """Note that a session runs another variant, and how fast that was in its warm-up."""
+        with self._changed:
+            self._intake.scheduler.select_variant(session, variant, fastest_ns, self._clock.now_ns())
+
+    def throttle(self, stream: str, *, factor: int, is_paused: bool) -> None:
+        """See `Intake.throttle`."""
+        with self._changed:
+            self._intake.throttle(stream, factor=factor, is_paused=is_paused)
+
+    def misses(self) -> dict[str, tuple[int, int]]:
+        """Return (frames that missed their deadline, those and the published ones) since the start, by session."""
+        sums: dict[str, tuple[int, int]] = {}
+        with self._changed:
+            for name, ledger in self._intake.ledgers.items():
+                session = self._intake.policies[name].session
+                missed = sum(ledger.count(outcome) for outcome in MISSES)
+                before = sums.get(session, (0, 0))
+                sums[session] = before[0] + missed, before[1] + missed + ledger.count(Outcome.PUBLISHED)
+        return sums
 
     def record_stages(self, stream: str, durations_ns: Mapping[str, int]) -> None:
         """Add one frame's stage durations."""
@@ -168,6 +272,8 @@ class Inbox:
 
     def _stream_snapshot(self, name: str) -> dict[str, Any]:
         figures, ledger, policy = self._figures[name], self._intake.ledgers[name], self._intake.policies[name]
+        now_ns = self._clock.now_ns()
+        silent_ns = None if figures.last_at_ns is None else now_ns - figures.last_at_ns
         span_ns = (figures.last_at_ns or 0) - (figures.first_at_ns or 0)
         # A count over a span: a moving average of gaps swings on bursty RTSP.
         per_s = NS_PER_S / span_ns if span_ns > 0 else 0.0
@@ -178,8 +284,11 @@ class Inbox:
             "stage_ms": {stage: histogram.summary_ms() for stage, histogram in figures.stages.items()},
             "captured_fps": round(max(0, ledger.captured - 1) * per_s, 2),
             "published_fps": round(max(0, ledger.count(Outcome.PUBLISHED) - 1) * per_s, 2),
-            "predicted_ms": round(self._intake.predicted_ns(name, self._clock.now_ns()) / 1e6, 3),
+            "predicted_ms": round(self._intake.scheduler.predicted_ns(name, now_ns) / 1e6, 3),
             "deadline_ms": None if policy.budget_ns is None else policy.budget_ns / 1e6,
+            "priority": policy.priority,
+            "silent_s": None if silent_ns is None else round(silent_ns / NS_PER_S, 3),
+            "future_stamps": self._intake.future_stamps[name],
             "source_losses": figures.source_losses,
             "is_open": figures.is_open,
         }

@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from agent.clock import NEVER_NS, Clock
 from agent.core.ledger import Outcome
 from agent.core.outbox import Message
+from agent.core.scheduler import Ending
 from agent.errors import InferenceAbortedError, PermanentError
 from agent.frame import Frame
-from agent.interfaces import LoadedModel
+from agent.interfaces import LoadedModel, Variant
 from agent.loops.abort import AbortTimer
-from agent.loops.inbox import Inbox
+from agent.loops.inbox import Inbox, Nothing
 from agent.loops.quiet_log import QuietLog
+from agent.metrics import Histogram
 from agent.result import Payload
 
 log = logging.getLogger(__name__)
@@ -23,17 +26,33 @@ Emit = Callable[[Message], None]
 ShowResult = Callable[[Frame, Payload], None]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class CurrentRun:
+    """What an inference thread does now; its heartbeat.
+
+    Attributes:
+        frame: being run; None in a run that only keeps the model warm.
+        variant: of the model.
+        due_ns: when it should be over: its deadline, or its start where it has none.
+    """
+
+    frame: Frame | None
+    variant: Variant
+    due_ns: int
+
+
 class InferenceLoop:
-    """Serves the frames of one session's inbox.
+    """Serves the frames of one model's streams.
 
     Args:
         model: verified and warm.
-        inbox: its streams.
+        inbox: with the streams of all models.
         timer: stops a run at its deadline.
         emit: hands a result to egress; never waits for the network.
         marks_late: streams that publish late results, marked.
         show: called with every published frame and its payload, for the annotated picture.
         clock: the agent's.
+        keep_warm_ns: after so long without a frame the model runs on its warm-up input; `NEVER_NS` for never.
     """
 
     def __init__(
@@ -46,6 +65,7 @@ class InferenceLoop:
         marks_late: frozenset[str],
         show: ShowResult,
         clock: Clock,
+        keep_warm_ns: int = NEVER_NS,
     ) -> None:
         self._model = model
         self._inbox = inbox
@@ -54,47 +74,85 @@ class InferenceLoop:
         self._marks_late = marks_late
         self._show = show
         self._clock = clock
+        self._keep_warm_ns = keep_warm_ns
         self._faults = QuietLog(log, clock)
         self._stopping = threading.Event()
+        self._wanted = 0
+        self._selected = 0
+        self._use(0)
+        self.current: CurrentRun | None = None
+        """What runs now; read by the governor's thread."""
+        self.overshoot = Histogram()
+        """From the deadline to the end of each aborted run."""
+        self.warm_runs = 0
+        """Runs that only kept the model warm."""
+
+    @property
+    def model(self) -> LoadedModel:
+        """The model that it serves."""
+        return self._model
+
+    @property
+    def variant(self) -> Variant:
+        """The variant in use."""
+        return self._model.variants[self._selected]
+
+    def select(self, index: int) -> None:
+        """Run another variant from the next frame on. Any thread."""
+        self._wanted = index
 
     def run(self) -> None:
         """The thread's body: until every stream has ended or the inbox is stopped."""
-        while (frame := self._inbox.take()) is not None:
-            self._serve(frame)
+        while (taken := self._inbox.take(self._model.name, self._keep_warm_ns)) is not Nothing.ENDED:
+            if isinstance(taken, Frame):
+                self._serve(taken)
+            else:
+                self._keep_warm()
 
     def abort_for_shutdown(self) -> None:
         """Stop a running inference now; its frame ends as `shutdown`. Any thread."""
         self._stopping.set()
         self._timer.abort_all()
 
+    def _use(self, index: int) -> None:
+        self._selected = index
+        self._inbox.select_variant(self._model.name, self.variant.name, self.variant.fastest_ns)
+
     def _serve(self, frame: Frame) -> None:
+        if self._wanted != self._selected:
+            self._use(self._wanted)
+        variant = self.variant
         started_ns = self._clock.now_ns()
-        abort = self._model.engine.new_abort()
-        self._timer.arm(abort, self._inbox.abort_at_ns(frame))
+        abort_at_ns = self._inbox.abort_at_ns(frame)
+        self.current = CurrentRun(frame, variant, started_ns if abort_at_ns == NEVER_NS else abort_at_ns)
+        abort = variant.engine.new_abort()
+        self._timer.arm(abort, abort_at_ns)
         stage = "preprocess"
         marks = [started_ns]
         try:
-            inputs, placement = self._model.preprocess(frame.pixels)
+            inputs, placement = variant.preprocess(frame.pixels)
             marks.append(self._clock.now_ns())
             stage = "run"
-            outputs = self._model.engine.run(inputs, abort)
+            outputs = variant.engine.run(inputs, abort)
             marks.append(self._clock.now_ns())
             stage = "decode"
-            payload = self._model.decoder.decode(outputs, placement)
+            payload = variant.decoder.decode(outputs, placement)
             marks.append(self._clock.now_ns())
         except InferenceAbortedError:
-            outcome = self._inbox.finish(frame, started_ns, aborted=True)
-            overshoot_ns = max(0, self._clock.now_ns() - self._inbox.abort_at_ns(frame))
-            self._inbox.record_stages(frame.stream, {"abort_overshoot": overshoot_ns})
+            outcome = self._inbox.finish(frame, started_ns, Ending.ABORTED)
+            if not self._stopping.is_set():
+                self.overshoot.record(max(0, self._clock.now_ns() - abort_at_ns))
             self._inbox.settle(frame, Outcome.SHUTDOWN if self._stopping.is_set() else outcome)
             return
         except (PermanentError, MemoryError) as error:
-            self._inbox.settle(frame, Outcome.FAILED, stage=stage)
+            outcome = self._inbox.finish(frame, started_ns, Ending.FAILED)
+            self._inbox.settle(frame, outcome, stage=stage)
             self._faults.warn(frame.stream, f"{stage} failed: {error or type(error).__name__}")
             return
         finally:
             self._timer.disarm(abort)
-        self._conclude(frame, started_ns, payload)
+            self.current = None
+        self._conclude(frame, variant, started_ns, payload)
         self._inbox.record_stages(
             frame.stream,
             {
@@ -103,19 +161,19 @@ class InferenceLoop:
             },
         )
 
-    def _conclude(self, frame: Frame, started_ns: int, payload: Payload) -> None:
+    def _conclude(self, frame: Frame, variant: Variant, started_ns: int, payload: Payload) -> None:
         """Publish, or not: the clock decides, whatever the inference returned."""
         outcome = self._inbox.finish(frame, started_ns)
         is_marked = outcome is Outcome.LATE and frame.stream in self._marks_late
         if outcome is Outcome.PUBLISHED or is_marked:
             height, width = frame.pixels.shape[:2]
+            has_deadline = frame.deadline_ns != NEVER_NS
             body = {
                 "frame": frame.sequence,
-                "deadline_ms": None
-                if frame.deadline_ns == NEVER_NS
-                else (frame.deadline_ns - frame.captured_at_ns) / 1e6,
+                "deadline_ms": (frame.deadline_ns - frame.captured_at_ns) / 1e6 if has_deadline else None,
                 "model": self._model.name,
                 "model_version": self._model.version,
+                "variant": variant.name,
                 "task": self._model.task,
                 "source": {"width": width, "height": height},
                 **({"late": True} if is_marked else {}),
@@ -134,3 +192,23 @@ class InferenceLoop:
             )
             self._show(frame, payload)
         self._inbox.settle(frame, outcome)
+
+    def _keep_warm(self) -> None:
+        """Run on the warm-up input, so that caches, clock frequency and pages are ready for the next frame."""
+        if self._wanted != self._selected:
+            self._use(self._wanted)
+        variant = self.variant
+        abort = variant.engine.new_abort()
+        if not self._inbox.begin_warm_run(self._model.name, abort):
+            return
+        self.current = CurrentRun(None, variant, self._clock.now_ns())
+        try:
+            variant.engine.run(variant.warm_inputs, abort)
+            self.warm_runs += 1
+        except InferenceAbortedError:
+            pass  # A frame came: it goes first.
+        except PermanentError as error:
+            self._faults.warn(self._model.name, f"keep-warm run failed: {error}")
+        finally:
+            self.current = None
+            self._inbox.end_warm_run(self._model.name)

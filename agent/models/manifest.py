@@ -14,6 +14,9 @@ from agent.toml_file import describe_error, line_of, read_toml
 
 MANIFEST_NAME = "model.toml"
 
+FULL = "full"
+"""Name of the variant that is the model itself."""
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
@@ -85,6 +88,36 @@ class GoldenSpec(_Section):
     """Largest absolute difference by field name (`score`, `box`); 0 for fields that are not named."""
 
 
+class VariantSpec(_Section):
+    """A lighter way to run the model, for a device that is too hot, too busy or too slow.
+
+    Whatever is left out is the model's own: a variant with another size only needs a network of dynamic shape.
+    """
+
+    name: str = Field(min_length=1, max_length=64, pattern=r"^[^/\s]+$")
+    """Name in results, health and events. `full` is the model itself."""
+    path: str | None = Field(default=None, pattern=r"^[^/\\]+$")
+    """File name of another .onnx in the folder, with the same inputs and outputs by name. Needs `sha256`."""
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-fA-F]{64}$")
+    """SHA-256 of that file."""
+    width: int | None = Field(default=None, ge=1, le=8192)
+    """Width of its input, pixels."""
+    height: int | None = Field(default=None, ge=1, le=8192)
+    """Height of its input, pixels."""
+    expected: str | None = Field(default=None, pattern=r"^[^/\\]+$")
+    """JSON file in the folder with what this variant makes of the golden picture."""
+    tolerance: dict[str, float] | None = None
+    """In the place of `golden.tolerance`."""
+
+    @model_validator(mode="after")
+    def _says_what_differs(self) -> VariantSpec:
+        if (self.path is None) != (self.sha256 is None):
+            raise PydanticCustomError("variant", "path and sha256 go together: set both or none")
+        if self.path is None and self.width is None and self.height is None:
+            raise PydanticCustomError("variant", "is the model itself: give another path, width or height")
+        return self
+
+
 class Manifest(_Section):
     """The whole of `model.toml`."""
 
@@ -106,6 +139,37 @@ class Manifest(_Section):
     """`name` of a decoder and its options; the decoder checks them."""
     labels: LabelsSpec | None = None
     golden: GoldenSpec | None = None
+    variants: tuple[VariantSpec, ...] = Field(default=(), max_length=7)
+    """Lighter variants, each lighter than the one before, at most 7. All of them are loaded."""
+
+    @model_validator(mode="after")
+    def _names(self) -> Manifest:
+        names = [FULL, *(variant.name for variant in self.variants)]
+        if len(set(names)) < len(names):
+            raise PydanticCustomError(
+                "variant", f"variants need names of their own, and {FULL!r} is the model itself"
+            )
+        return self
+
+    def digests(self) -> set[str]:
+        """Return the SHA-256 of every network in the folder, in lower case."""
+        own = {self.model.sha256.lower()}
+        return own | {variant.sha256.lower() for variant in self.variants if variant.sha256 is not None}
+
+    def variant(self, spec: VariantSpec) -> Manifest:
+        """Return the manifest that a variant would have if it were a model of its own."""
+        file = self.model if spec.path is None else ModelFile(path=spec.path, sha256=spec.sha256 or "")
+        size = {key: value for key in ("width", "height") if (value := getattr(spec, key)) is not None}
+        golden = self.golden
+        if golden is not None:
+            golden = golden.model_copy(
+                update={
+                    "expected": spec.expected or golden.expected,
+                    "tolerance": golden.tolerance if spec.tolerance is None else spec.tolerance,
+                }
+            )
+        update = {"model": file, "input": self.input.model_copy(update=size), "golden": golden, "variants": ()}
+        return self.model_copy(update=update)
 
 
 def load_manifest(path: Path) -> tuple[Path, Manifest]:

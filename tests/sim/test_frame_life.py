@@ -8,8 +8,9 @@ import pytest
 
 from agent.clock import NS_PER_MS, NS_PER_S
 from agent.core.ledger import Outcome
-from agent.core.scheduler import Overflow, StreamPolicy
+from agent.core.scheduler import Overflow, SchedulerPolicy, StreamPolicy
 from agent.core.simulation import Arrival, Report, Simulation, World
+from agent.core.synthetic import machine_speed
 
 SEEDS = 300
 SPAN_NS = 8 * NS_PER_S
@@ -18,12 +19,19 @@ SPAN_NS = 8 * NS_PER_S
 def random_policy(rng: random.Random) -> StreamPolicy:
     """Draw a stream's policy: mostly live, some with queues, some that mark late results, some every_frame."""
     kind = rng.random()
+    session = rng.choice(["one", "one", "two"])
     if kind < 0.15:
-        return StreamPolicy(None, rng.randint(1, 4), Overflow.BLOCK)
+        return StreamPolicy(None, rng.randint(1, 4), Overflow.BLOCK, session=session)
+    common = {
+        "session": session,
+        "priority": rng.choice([5, 5, 5, 0, 9]),
+        "max_hz": rng.choice([None, None, 5.0, 15.0]),
+        "stride": rng.choice([1, 1, 1, 3]),
+    }
     budget_ns = rng.choice([20, 60, 100, 250, 1000]) * NS_PER_MS
     if kind < 0.3:
-        return StreamPolicy(budget_ns, rng.randint(2, 6), Overflow.DROP_OLDEST)
-    return StreamPolicy(budget_ns, late_is_published=kind > 0.9)
+        return StreamPolicy(budget_ns, rng.randint(2, 6), Overflow.DROP_OLDEST, **common)
+    return StreamPolicy(budget_ns, late_is_published=kind > 0.9, **common)
 
 
 def random_trace(rng: random.Random, streams: list[str]) -> list[Arrival]:
@@ -47,6 +55,7 @@ def random_world(rng: random.Random) -> World:
     start_ns = rng.randrange(SPAN_NS)
     outages = [(start_ns, start_ns + rng.randrange(3 * NS_PER_S))] if rng.random() < 0.5 else []
     return World(
+        speed=machine_speed(SPAN_NS, rng, stalls=rng.choice([0, 0, 1]), drops=rng.choice([0, 0, 1])),
         overshoot_ns=lambda: int(rng.expovariate(1 / 5) * NS_PER_MS),
         hand_over_ns=lambda: int(rng.expovariate(1 / 0.2) * NS_PER_MS),
         outages=outages,
@@ -59,9 +68,9 @@ def simulate(seed: int) -> tuple[Report, list[Arrival], dict[str, StreamPolicy]]
     rng = random.Random(seed)
     streams = [f"s{index}" for index in range(rng.randint(1, 4))]
     policies = {stream: random_policy(rng) for stream in streams}
-    rates = {stream: rng.choice([None, None, 5.0, 15.0]) for stream in streams}
     arrivals = random_trace(rng, streams)
-    return Simulation(policies, rates, random_world(rng)).run(arrivals), arrivals, policies
+    scheduling = SchedulerPolicy(threads=rng.randint(1, 2), session_threads={"two": rng.randint(1, 3)})
+    return Simulation(policies, random_world(rng), scheduling).run(arrivals), arrivals, policies
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
@@ -74,10 +83,10 @@ def test_every_frame_has_one_outcome_and_no_age_is_over_its_deadline(seed: int) 
         assert ledger.is_exact()
         assert ledger.in_flight == 0
         assert ledger.violations == 0
-        assert len(report.published_ages_ns[stream]) == ledger.count(Outcome.PUBLISHED)
+        assert len(report.published_ages_ns(stream)) == ledger.count(Outcome.PUBLISHED)
         budget_ns = policies[stream].budget_ns
         if budget_ns is not None:
-            assert all(age_ns <= budget_ns for age_ns in report.published_ages_ns[stream])
+            assert all(age_ns <= budget_ns for age_ns in report.published_ages_ns(stream))
             fresh = [sent for sent in report.sent if sent.stream == stream and not sent.replay]
             assert all(sent.age_ns <= budget_ns for sent in fresh)
     assert report.outbox.is_exact()
@@ -89,7 +98,7 @@ def test_every_frame_mode_loses_nothing(seed: int) -> None:
     rng = random.Random(seed)
     policies = {"file": StreamPolicy(None, 4, Overflow.BLOCK), "camera": StreamPolicy(100 * NS_PER_MS)}
     arrivals = random_trace(rng, ["camera"]) + [Arrival(0, "file", 10 * NS_PER_MS) for _ in range(100)]
-    report = Simulation(policies, {}, World()).run(arrivals)
+    report = Simulation(policies, World()).run(arrivals)
     ledger = report.intake.ledgers["file"]
     assert ledger.count(Outcome.PUBLISHED) == 100
     sequence = [sent.seq for sent in report.sent if sent.stream == "file"]
@@ -102,7 +111,7 @@ def test_a_stall_does_not_stop_a_stream_for_good() -> None:
         Arrival(index * 100 * NS_PER_MS, "s", 5 * NS_PER_S if index == 10 else 30 * NS_PER_MS) for index in range(100)
     ]
     world = World(overshoot_ns=lambda: 5 * NS_PER_S)  # It ignores its abort: one giant operator.
-    report = Simulation({"s": StreamPolicy(250 * NS_PER_MS)}, {}, world).run(stalled)
+    report = Simulation({"s": StreamPolicy(250 * NS_PER_MS)}, world).run(stalled)
     ledger = report.intake.ledgers["s"]
     assert ledger.count(Outcome.LATE) == 1
     # 10 frames before, none in the 5 s, and at most 2 s of refusals after it.
@@ -112,15 +121,15 @@ def test_a_stall_does_not_stop_a_stream_for_good() -> None:
 def test_overload_publishes_what_the_session_can_do() -> None:
     """30 fps against a model of 100 ms: at least 0.9 of ten results a second, each well inside its deadline."""
     arrivals = [Arrival(int(index * NS_PER_S / 30), "s", 100 * NS_PER_MS) for index in range(30 * 60)]
-    report = Simulation({"s": StreamPolicy(250 * NS_PER_MS)}, {}, World()).run(arrivals)
+    report = Simulation({"s": StreamPolicy(250 * NS_PER_MS)}, World()).run(arrivals)
     assert report.intake.ledgers["s"].count(Outcome.PUBLISHED) >= 0.9 * 600
-    assert max(report.published_ages_ns["s"]) <= 140 * NS_PER_MS
+    assert max(report.published_ages_ns("s")) <= 140 * NS_PER_MS
 
 
 def test_a_model_that_is_always_too_slow_reports_unreachable_and_keeps_probing() -> None:
     """A model of 400 ms under a deadline of 250: refused by admission, run about once a second to see."""
     arrivals = [Arrival(index * 100 * NS_PER_MS, "s", 400 * NS_PER_MS) for index in range(200)]
-    report = Simulation({"s": StreamPolicy(250 * NS_PER_MS)}, {}, World()).run(arrivals)
+    report = Simulation({"s": StreamPolicy(250 * NS_PER_MS)}, World()).run(arrivals)
     ledger = report.intake.ledgers["s"]
     assert ledger.count(Outcome.PUBLISHED) == 0
     assert ledger.count(Outcome.UNREACHABLE) > 100

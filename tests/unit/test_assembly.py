@@ -1,164 +1,17 @@
-"""Loading models: what is right serves, what is wrong is refused with its reason."""
+"""Settings become sources and policies."""
 
 from __future__ import annotations
 
-import hashlib
-import shutil
-from collections.abc import Callable
-from pathlib import Path
-
-import numpy as np
 import pytest
 
-from agent.assembly import build_source, load_model, stream_policy
+from agent.assembly import build_source, stream_policy
 from agent.clock import NS_PER_MS, SystemClock
 from agent.core.scheduler import Overflow
-from agent.errors import ConfigError, PermanentError
-from agent.interfaces import LoadedModel
-from agent.models.golden import read_picture
-from agent.settings import ModelSettings, StreamSettings
+from agent.errors import ConfigError
+from agent.settings import StreamSettings
 from agent.sources.camera import CameraSource
 from agent.sources.network import NetworkSource
-from tests.paths import BROKEN_INT8, CLIP, COCO_SSD, MODELS
-
-
-def load(path: Path) -> LoadedModel:
-    """Load on one thread."""
-    return load_model(ModelSettings(name="m", path=path), threads=1)
-
-
-@pytest.fixture
-def coco_ssd(tmp_path: Path) -> Path:
-    """A copy of the default model's folder."""
-    return Path(shutil.copytree(COCO_SSD, tmp_path / "model"))
-
-
-def edit(folder: Path, old: str, new: str) -> None:
-    """Replace text in a manifest; it must be there."""
-    manifest = folder / "model.toml"
-    text = manifest.read_text()
-    assert old in text
-    manifest.write_text(text.replace(old, new, 1))
-
-
-def test_the_default_model_loads_and_finds_the_cup() -> None:
-    """The whole path on the golden picture, as published."""
-    model = load(COCO_SSD)
-    inputs, placement = model.preprocess(read_picture(COCO_SSD / "golden.png"))
-    payload = model.decoder.decode(model.engine.run(inputs, model.engine.new_abort()), placement)
-    assert [found["label"] for found in payload["detections"]] == ["cup"]
-
-
-def test_a_file_in_a_model_folder_is_as_good_as_the_folder() -> None:
-    """`path` may name the .onnx itself."""
-    assert load(COCO_SSD / "model.onnx").sha256 == load(COCO_SSD).sha256
-
-
-@pytest.mark.skipif(
-    any(flag in Path("/proc/cpuinfo").read_text() for flag in ("avx512_vnni", "avx_vnni"))
-    or "avx2" not in Path("/proc/cpuinfo").read_text(),
-    reason="the broken model only saturates on AVX2 without VNNI",
-)
-def test_an_int8_model_that_detects_nothing_here_is_refused(coco_ssd: Path) -> None:
-    """U8S8 without reduce_range saturates on AVX2: it loads, it runs, and only the golden sample tells."""
-    shutil.copy(BROKEN_INT8, coco_ssd / "model.onnx")
-    digest = hashlib.sha256((coco_ssd / "model.onnx").read_bytes()).hexdigest()
-    manifest = (coco_ssd / "model.toml").read_text()
-    start = manifest.index('sha256 = "')
-    (coco_ssd / "model.toml").write_text(manifest[:start] + f'sha256 = "{digest}"' + manifest[start + 76 :])
-    with pytest.raises(ConfigError, match=r"does not reproduce its golden sample") as caught:
-        load(coco_ssd)
-    assert "expected 1 (cup), got 0 (nothing)" in str(caught.value)
-
-
-def flip_bit(folder: Path) -> None:
-    """Damage one bit in the middle of the weights."""
-    network = folder / "model.onnx"
-    content = bytearray(network.read_bytes())
-    content[len(content) // 2] ^= 1
-    network.write_bytes(content)
-
-
-def truncate(folder: Path) -> None:
-    """Keep half of the network, with a digest that matches."""
-    network = folder / "model.onnx"
-    before = hashlib.sha256(network.read_bytes()).hexdigest()
-    network.write_bytes(network.read_bytes()[: network.stat().st_size // 2])
-    edit(folder, before, hashlib.sha256(network.read_bytes()).hexdigest())
-
-
-@pytest.mark.parametrize(
-    ("damage", "said"),
-    [
-        (lambda folder: (folder / "model.onnx").unlink(), "model.onnx: cannot be read: No such file"),
-        (flip_bit, "the file is damaged or was replaced"),
-        (truncate, "refuses it"),
-        (lambda folder: (folder / "model.toml").unlink(), "has no model.toml"),
-        (lambda folder: edit(folder, 'dtype = "uint8"', 'dtype = "float32"'), "the model takes images uint8"),
-        (lambda folder: edit(folder, "width = 300", "width = 320"), "the model takes images uint8[1,300,300,3]"),
-        (lambda folder: edit(folder, 'name = "images"', 'name = "image"'), "[input] describes 'image'"),
-        (lambda folder: edit(folder, 'color = "RGB"', 'color = "BGR"'), "does not reproduce its golden sample"),
-        (lambda folder: edit(folder, 'name = "ssd"', 'name = "sdd"'), "[decoder] name 'sdd': known are ssd"),
-        (lambda folder: edit(folder, "[labels]", "[labels]\nfirst = 1"), "labels.first: is not a setting"),
-        (lambda folder: edit(folder, "schema = 1", "schema = 2"), "schema: 2: input should be 1"),
-        (lambda folder: (folder / "labels.txt").write_text("one\ntwo\n"), "2 labels for a model of 90 classes"),
-        (lambda folder: (folder / "labels.txt").write_text("one\n\n"), "labels.txt:2: is empty"),
-        (lambda folder: (folder / "labels.txt").unlink(), "labels cannot be read"),
-        (lambda folder: (folder / "golden.png").write_bytes(b"x"), "golden.png: is not a readable picture"),
-        (lambda folder: (folder / "golden.json").write_text("[]"), "must hold one JSON object"),
-        (lambda folder: (folder / "golden.json").write_text("[" * 100_000), "golden sample's payload cannot be read"),
-    ],
-)
-def test_a_damaged_model_folder_is_refused(coco_ssd: Path, damage: Callable[[Path], object], said: str) -> None:
-    """Each with a text that names the file and what is wrong."""
-    damage(coco_ssd)
-    with pytest.raises(ConfigError) as caught:
-        load(coco_ssd)
-    assert said in str(caught.value)
-
-
-def test_a_model_that_is_absent_is_named_with_the_folder_searched(tmp_path: Path) -> None:
-    """Relative paths are the usual mistake, so the working folder is said."""
-    with pytest.raises(ConfigError, match="there is no such model folder or file"):
-        load(tmp_path / "nothing")
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("float16_in", "input.dtype: 'float16': input should be 'uint8' or 'float32'"),
-        ("two_inputs", "the model takes images"),
-    ],
-)
-def test_models_that_no_manifest_fits_are_refused(name: str, said: str) -> None:
-    """A wrong dtype or one input more is seen at load, not at the first frame."""
-    with pytest.raises(ConfigError, match=said):
-        load(MODELS / name)
-
-
-def test_nan_outputs_are_refused_frame_by_frame() -> None:
-    """Dark pictures make this model divide 0 by 0; bright ones are fine before and after."""
-    model = load(MODELS / "nan")
-
-    def predict(level: int) -> str:
-        inputs, placement = model.preprocess(np.full((40, 40, 3), level, np.uint8))
-        outputs = model.engine.run(inputs, model.engine.new_abort())
-        return model.decoder.decode(outputs, placement)["classes"][0]["label"]
-
-    predict(200)
-    with pytest.raises(PermanentError, match="NaN"):
-        predict(0)
-    predict(200)
-
-
-def test_the_letterbox_fixture_agrees_with_numpy() -> None:
-    """float32, mean, std, letterbox and raw decoding together, on a known picture."""
-    model = load(MODELS / "letterbox")
-    pixels = np.random.default_rng(0).integers(0, 256, (32, 64, 3), np.uint8)
-    inputs, placement = model.preprocess(pixels)
-    (values,) = model.decoder.decode(model.engine.run(inputs, model.engine.new_abort()), placement)["values"]
-    blocks = inputs["images"][0].reshape(3, 8, 8, 8, 8).mean(axis=(2, 4))
-    np.testing.assert_allclose(np.reshape(values["values"], values["shape"])[0], blocks, atol=1e-4)
+from tests.paths import CLIP
 
 
 def stream(**changes: object) -> StreamSettings:

@@ -20,7 +20,7 @@ def run_loop(
 ) -> tuple[Inbox, CaptureLoop, list[str], ManualClock]:
     """Play a script to its end and return what came of it."""
     clock = ManualClock()
-    inbox = Inbox({"s": StreamPolicy(10**12)}, {"s": None}, clock)
+    inbox = Inbox({"s": StreamPolicy(10**12)}, clock)
     source = ScriptedSource(*openings)
     events: list[str] = []
 

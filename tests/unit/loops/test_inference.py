@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent.clock import NS_PER_MS, NS_PER_S, SystemClock
+from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, SystemClock
 from agent.core.outbox import Message
 from agent.core.scheduler import Overflow, StreamPolicy
 from agent.errors import PermanentError
@@ -19,7 +19,7 @@ from agent.loops.inbox import NO_PIXELS, Inbox
 from agent.loops.inference import InferenceLoop
 from tests.fakes import PICTURE, ManualClock, OneBox, ScriptedAbort, ScriptedEngine, fake_model, wait_for_abort
 
-LIVE = StreamPolicy(250 * NS_PER_MS, 8, Overflow.DROP_OLDEST)
+LIVE = StreamPolicy(250 * NS_PER_MS, 8, Overflow.DROP_OLDEST, session="fake")
 
 
 class Bench:
@@ -32,21 +32,30 @@ class Bench:
         policy: StreamPolicy = LIVE,
         clock: Any = None,
         decoder: Any = None,
+        keep_warm_ns: int = NEVER_NS,
     ) -> None:
         self.clock = clock or SystemClock()
-        self.inbox = Inbox({"s": policy}, {"s": None}, self.clock)
+        self.policy = policy
+        self.inbox = Inbox({"s": policy}, self.clock)
         self.timer = AbortTimer(self.clock)
         self.emitted: list[Message] = []
         self.engine = ScriptedEngine(body)
+        self.keep_warm_ns = keep_warm_ns
+        self.loop = self.with_engines(self.engine, decoder=decoder)
+
+    def with_engines(self, *engines: ScriptedEngine, decoder: Any = None) -> InferenceLoop:
+        """Replace the loop by one whose model has these variants."""
         self.loop = InferenceLoop(
-            model=fake_model(self.engine, decoder),
+            model=fake_model(*engines, decoder=decoder),
             inbox=self.inbox,
             timer=self.timer,
             emit=self.emitted.append,
-            marks_late=frozenset({"s"} if policy.late_is_published else ()),
+            marks_late=frozenset({"s"} if self.policy.late_is_published else ()),
             show=lambda frame, payload: None,
             clock=self.clock,
+            keep_warm_ns=self.keep_warm_ns,
         )
+        return self.loop
 
     def capture(self, pixels: Any = PICTURE, age_ns: int = 0) -> None:
         """Offer one frame."""
@@ -81,11 +90,11 @@ def test_a_frame_in_time_is_published() -> None:
 
 def test_a_run_is_aborted_at_its_deadline() -> None:
     """A model that would run for ever is stopped; nothing is published, the next frame is served."""
-    bench = Bench(wait_for_abort, policy=StreamPolicy(30 * NS_PER_MS))
+    bench = Bench(wait_for_abort, policy=StreamPolicy(30 * NS_PER_MS, session="fake"))
     bench.capture()
     assert bench.run() == {"captured": 1, "aborted": 1}
     assert bench.emitted == []
-    assert bench.inbox.snapshot()["s"]["stage_ms"]["abort_overshoot"]["max"] >= 0
+    assert bench.loop.overshoot.count == 1
 
 
 def test_a_run_that_ignores_its_abort_is_late() -> None:
@@ -108,7 +117,7 @@ def test_a_marking_stream_publishes_late_results_marked() -> None:
     def slow(abort: ScriptedAbort) -> None:
         clock.ns += NS_PER_S
 
-    bench = Bench(slow, clock=clock, policy=StreamPolicy(NS_PER_MS * 10, late_is_published=True))
+    bench = Bench(slow, clock=clock, policy=StreamPolicy(NS_PER_MS * 10, late_is_published=True, session="fake"))
     bench.capture()
     assert bench.run() == {"captured": 1, "late": 1}
     (message,) = bench.emitted
@@ -178,7 +187,7 @@ def test_shutdown_in_mid_inference_ends_its_frame() -> None:
         started.set()
         wait_for_abort(abort)
 
-    bench = Bench(block, policy=StreamPolicy(60 * NS_PER_S))
+    bench = Bench(block, policy=StreamPolicy(60 * NS_PER_S, session="fake"))
     bench.capture()
     thread = threading.Thread(target=bench.loop.run)
     thread.start()
@@ -188,3 +197,57 @@ def test_shutdown_in_mid_inference_ends_its_frame() -> None:
     thread.join(10)
     assert not thread.is_alive()
     assert bench.inbox.snapshot()["s"]["ledger"]["shutdown"] == 1
+
+
+def test_a_run_that_fails_frees_its_session() -> None:
+    """What raised is not learnt as a service time, and the next frame runs."""
+    outcomes = iter([PermanentError("kernel failed"), None])
+
+    def fail_once(abort: ScriptedAbort) -> None:
+        if (error := next(outcomes)) is not None:
+            raise error
+
+    bench = Bench(fail_once)
+    bench.capture()
+    bench.capture()
+    assert bench.run() == {"captured": 2, "published": 1, "failed": 1}
+
+
+def test_another_variant_serves_from_the_next_frame_on() -> None:
+    """The governor asks, the inference thread switches between two frames; results name the variant."""
+    bench = Bench()
+    small = ScriptedEngine()
+
+    def ask_for_small(abort: ScriptedAbort) -> None:
+        loop.select(1)
+
+    loop = bench.with_engines(ScriptedEngine(ask_for_small), small)
+    bench.capture()
+    bench.capture()
+    assert bench.run() == {"captured": 2, "published": 2}
+    assert [message.body["variant"] for message in bench.emitted] == ["full", "small"]
+    assert small.runs == 1
+
+
+def test_an_idle_model_is_kept_warm_and_gives_way_to_a_frame() -> None:
+    """After the idle time it runs on its warm-up input; a frame that comes meanwhile stops that run."""
+    warm, ran = threading.Event(), []
+
+    def body(abort: ScriptedAbort) -> None:
+        ran.append("warm" if not warm.is_set() else "frame")
+        if not warm.is_set():
+            warm.set()
+            wait_for_abort(abort)
+
+    bench = Bench(body, keep_warm_ns=20 * NS_PER_MS)
+    threads = [threading.Thread(target=bench.loop.run), threading.Thread(target=bench.timer.run)]
+    for thread in threads:
+        thread.start()
+    assert warm.wait(10)
+    bench.capture()
+    bench.inbox.end_stream("s")
+    threads[0].join(10)
+    bench.timer.stop()
+    threads[1].join(10)
+    assert ran[:2] == ["warm", "frame"]
+    assert bench.inbox.snapshot()["s"]["ledger"]["published"] == 1

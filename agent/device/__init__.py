@@ -1,0 +1,1 @@
+"""What the device says of itself: pressure, temperature, clock frequency."""

@@ -1,0 +1,83 @@
+"""What one run of the agent leaves for the next when it replaces itself: nothing is lost on a restart.
+
+The process image is replaced (execve) with the same process id, so that a service manager sees one service, and a
+thread that hangs in native code is gone. What must survive lies in a file in memory (memfd_create) whose descriptor
+is the only one that stays open: it needs no disk, which may be full or read-only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import MutableMapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+from agent.core.outbox import Message
+
+VARIABLE = "EDGEBEAT_HANDOVER_FD"
+"""Names the descriptor to the next run. No setting."""
+
+BYTES_MAX = 64 << 20
+"""Read at most: 20,000 messages (the limit of `mqtt.queue_messages`) of 3 kB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """What the next run needs.
+
+    Attributes:
+        settings: as they were in force, so that a file that was broken meanwhile stops nobody.
+        messages: accepted for delivery and not acknowledged.
+        marks: see `marks.Marks`.
+        reason: of the restart.
+        restarts: how many there were before the next run, this one included.
+        end_ns: when `--duration` is over, None without one. The clock goes on over a restart.
+    """
+
+    settings: dict[str, Any]
+    messages: list[Message]
+    marks: dict[str, Any]
+    reason: str
+    restarts: int
+    end_ns: int | None
+
+
+def restart(handover: Handover) -> NoReturn:
+    """Replace this process by a new run of the same command."""
+    values = {field.name: getattr(handover, field.name) for field in fields(handover)}
+    values["messages"] = [asdict(message) for message in handover.messages]
+    descriptor = os.memfd_create("edgebeat-handover")
+    with os.fdopen(os.dup(descriptor), "w", encoding="utf-8") as stream:
+        json.dump(values, stream, default=str)
+    _close_at_exec(except_for=descriptor)
+    os.environ[VARIABLE] = str(descriptor)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  Our own command line.
+
+
+def receive(environ: MutableMapping[str, str] = os.environ) -> Handover | None:
+    """Return what the run before this one left, once; None for a first run, or when it cannot be read."""
+    text = environ.pop(VARIABLE, "")
+    if not text.isdigit():
+        return None
+    try:
+        with os.fdopen(int(text), "rb") as stream:
+            stream.seek(0)
+            values = json.loads(stream.read(BYTES_MAX))
+        return Handover(**{**values, "messages": [Message(**message) for message in values["messages"]]})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _close_at_exec(*, except_for: int) -> None:
+    """Let nothing else through: OpenCV opens cameras without O_CLOEXEC, and they would stay busy for ever."""
+    numbers = [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]
+    for number in numbers:
+        if number > 2:
+            with suppress(OSError):  # The descriptor of the listing itself is closed by now.
+                os.set_inheritable(number, number == except_for)

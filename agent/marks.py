@@ -1,0 +1,103 @@
+"""Which models hung, remembered over restarts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+HANGS_MAX = 2
+"""The first hang may have been the machine; after the second the model is not loaded again."""
+
+FORGOTTEN_AFTER_S = 24 * 3600
+"""A hang that is older does not count: the model ran well for a day."""
+
+ENTRIES_MAX = 64
+"""The newest are kept: four times the models that settings can name."""
+
+
+class Marks:
+    """Hangs by the SHA-256 of the network's file, in `marks.json` of the state folder.
+
+    A new file has a new digest and starts without a mark; removing `marks.json` forgets all. Wall time is good enough
+    here: a clock that was wrong makes a mark last longer or shorter. Called by the main thread alone.
+
+    Args:
+        folder: `state.dir`; where it cannot be written, marks last as long as they are handed from run to run.
+        carried: marks of the run before this one, from `handover`.
+    """
+
+    def __init__(self, folder: Path, carried: Mapping[str, Any] | None = None) -> None:
+        self._file = folder / "marks.json"
+        self._marks: dict[str, dict[str, Any]] = {}
+        for values in (_read(self._file), carried or {}):
+            self._marks.update({key: dict(value) for key, value in values.items() if _is_mark(value)})
+
+    @property
+    def file(self) -> Path:
+        """Where the marks are kept."""
+        return self._file
+
+    def hangs(self, digests: Iterable[str], wall_ns: int) -> int:
+        """Return how often networks with these digests hung in the last day."""
+        marks = [self._marks.get(digest) for digest in digests]
+        recent = [mark for mark in marks if mark and wall_ns / 1e9 - mark["last_s"] < FORGOTTEN_AFTER_S]
+        return sum(mark["hangs"] for mark in recent)
+
+    def add(self, digest: str, model: str, wall_ns: int) -> int:
+        """Count one hang, on disk where that is possible; return how many there are."""
+        hangs = self.hangs([digest], wall_ns) + 1
+        self._marks[digest] = {"model": model, "hangs": hangs, "last_s": wall_ns // 10**9}
+        newest = sorted(self._marks.items(), key=lambda item: item[1]["last_s"])[-ENTRIES_MAX:]
+        self._marks = dict(newest)
+        try:
+            _write(self._file, self._marks)
+        except OSError as error:
+            log.warning("%s: cannot be written (%s): the mark lasts until the agent ends", self._file, error.strerror)
+        return hangs
+
+    def export(self) -> dict[str, Any]:
+        """Return all marks, for `handover`."""
+        return dict(self._marks)
+
+
+def _is_mark(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("hangs"), int)
+        and isinstance(value.get("last_s"), int)
+        and isinstance(value.get("model"), str)
+    )
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """Return the marks of a file; a file that is missing or damaged holds none."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        log.warning("%s: cannot be read and is ignored: %s", file, error)
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _write(file: Path, values: Mapping[str, Any]) -> None:
+    """Replace the file as a whole, so that a power cut leaves the old or the new one."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.part")
+    with partial.open("w", encoding="utf-8") as stream:
+        json.dump(values, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(file)
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
