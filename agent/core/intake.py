@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from agent.core.ledger import Ledger, Outcome
 from agent.core.rate import RateGate, StrideGate
@@ -18,9 +18,16 @@ class Intake:
     Args:
         policies: by stream name.
         scheduling: what holds for all of them.
+        note: told the stream, the capture time and the outcome of each frame; for simulations.
     """
 
-    def __init__(self, policies: Mapping[str, StreamPolicy], scheduling: SchedulerPolicy | None = None) -> None:
+    def __init__(
+        self,
+        policies: Mapping[str, StreamPolicy],
+        scheduling: SchedulerPolicy | None = None,
+        note: Callable[[str, int, Outcome], None] | None = None,
+    ) -> None:
+        self._note = note
         self.policies = dict(policies)
         self.ledgers = {name: Ledger() for name in policies}
         self.failures: dict[str, dict[str, int]] = {name: {} for name in policies}
@@ -42,7 +49,7 @@ class Intake:
             captured_at_ns = now_ns
         sequence = self.ledgers[stream].open(captured_at_ns)
         if not (self._strides[stream].allows() and self._rates[stream].allows(captured_at_ns)):
-            self.ledgers[stream].settle(sequence, Outcome.SKIPPED)
+            self._settle(stream, sequence, captured_at_ns, Outcome.SKIPPED)
             return None
         deadline_ns = self.policies[stream].deadline_ns(captured_at_ns)
         return Frame(stream, sequence, captured_at_ns, deadline_ns, capture.pixels)
@@ -67,7 +74,7 @@ class Intake:
 
     def settle(self, frame: Frame, outcome: Outcome, *, stage: str | None = None) -> None:
         """Record a frame's outcome; `stage` names where it failed."""
-        self.ledgers[frame.stream].settle(frame.sequence, outcome)
+        self._settle(frame.stream, frame.sequence, frame.captured_at_ns, outcome)
         if stage is not None:
             stages = self.failures[frame.stream]
             stages[stage] = stages.get(stage, 0) + 1
@@ -81,6 +88,11 @@ class Intake:
     def drain(self) -> None:
         """Settle what waits as `shutdown`."""
         self._settle_all(self.scheduler.drain())
+
+    def _settle(self, stream: str, sequence: int, captured_at_ns: int, outcome: Outcome) -> None:
+        self.ledgers[stream].settle(sequence, outcome)
+        if self._note is not None:
+            self._note(stream, captured_at_ns, outcome)
 
     def _settle_all(self, settled: list[Settled]) -> None:
         for item in settled:

@@ -93,7 +93,7 @@ class Report:
         intake: with the ledgers.
         outbox: with the delivery book.
         sent: every message in the order it went out.
-        runs: every frame that was run, in the order of their ends.
+        ends: of every frame, in their order.
         busy_ns: time that sessions worked, useful or not.
         end_ns: virtual time at the end.
     """
@@ -101,13 +101,13 @@ class Report:
     intake: Intake
     outbox: Outbox
     sent: list[Sent] = field(default_factory=list)
-    runs: list[Ended] = field(default_factory=list)
+    ends: list[Ended] = field(default_factory=list)
     busy_ns: int = 0
     end_ns: int = 0
 
     def published_ages_ns(self, stream: str) -> list[int]:
         """Return the ages at which inference handed the stream's results over."""
-        return [run.age_ns for run in self.runs if run.stream == stream and run.outcome is Outcome.PUBLISHED]
+        return [end.age_ns for end in self.ends if end.stream == stream and end.outcome is Outcome.PUBLISHED]
 
 
 class Simulation:
@@ -123,7 +123,7 @@ class Simulation:
         self, policies: Mapping[str, StreamPolicy], world: World, scheduling: SchedulerPolicy | None = None
     ) -> None:
         self._world = world
-        self._intake = Intake(policies, scheduling)
+        self._intake = Intake(policies, scheduling, self._note)
         self._outbox = Outbox(world.queue_messages)
         self._report = Report(self._intake, self._outbox)
         self._sessions = list(dict.fromkeys(policy.session for policy in policies.values()))
@@ -145,6 +145,9 @@ class Simulation:
             action()
         self._report.end_ns = self._now_ns
         return self._report
+
+    def _note(self, stream: str, captured_at_ns: int, outcome: Outcome) -> None:
+        self._report.ends.append(Ended(self._now_ns, stream, outcome, self._now_ns - captured_at_ns))
 
     def _at(self, time_ns: int, action: Callable[[], None]) -> None:
         heapq.heappush(self._events, (time_ns, next(self._order), action))
@@ -204,7 +207,6 @@ class Simulation:
         if outcome is Outcome.PUBLISHED or marked:
             self._emit(frame, is_marked=marked)
         self._intake.settle(frame, outcome, stage="run" if outcome is Outcome.FAILED else None)
-        self._report.runs.append(Ended(self._now_ns, frame.stream, outcome, self._now_ns - frame.captured_at_ns))
         self._serve_next()
 
     def _emit(self, frame: Frame, *, is_marked: bool) -> None:

@@ -7,12 +7,32 @@ from dataclasses import dataclass
 
 from agent.clock import NS_PER_MS, NS_PER_S
 from agent.core.machine import MachineSpeed
-from agent.core.simulation import Arrival
+from agent.core.scheduler import StreamPolicy
+from agent.core.simulation import Arrival, World
 
 OVERSHOOT_MEAN_NS = 4_400_000
 """An aborted run goes on to its next operator: median 5.1 ms, p95 10.6 ms for a model of 172 ms on one thread."""
 
 _NOISE_EVERY_NS = 40 * NS_PER_MS
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A whole made trace.
+
+    Attributes:
+        policies: by stream name.
+        arrivals: in order.
+        world: the device.
+        load: work that arrives, of the work that the machine can do at its best.
+        are_equal: whether all streams have the same rate.
+    """
+
+    policies: dict[str, StreamPolicy]
+    arrivals: list[Arrival]
+    world: World
+    load: float
+    are_equal: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +109,29 @@ def machine_speed(
 def _interval(rng: random.Random, span_ns: int, shortest_ns: int, longest_ns: int) -> tuple[int, int]:
     start_ns = rng.randrange(span_ns)
     return start_ns, start_ns + rng.randrange(shortest_ns, longest_ns)
+
+
+def random_scenario(seed: int, span_ns: int = 30 * NS_PER_S) -> Scenario:
+    """Draw streams, load and trouble: 1 to 8 streams on one model, 0.2 to 10 times what the machine can do.
+
+    Loads are spread evenly on a logarithmic scale. Half of the scenarios have equal streams. Service times are at
+    most 0.8 of the deadline at full speed: beyond, noise alone decides what is in time.
+    """
+    rng = random.Random(seed)  # noqa: S311  Simulated trouble is no secret.
+    count = rng.randint(1, 8)
+    load = 0.2 * 50 ** rng.random()
+    budget_ns = rng.choice([100, 150, 250, 500, 1000]) * NS_PER_MS
+    are_equal = rng.random() < 0.5
+    rates = [rng.uniform(4, 40)] * count if are_equal else [rng.uniform(4, 40) for _ in range(count)]
+    work_ns = min(int(load * NS_PER_S / sum(rates)), int(budget_ns * rng.uniform(0.3, 0.8)))
+    burst_share = rng.choice([0.0, 0.02])
+    cameras = [Camera(f"s{index}", fps, burst_share=burst_share) for index, fps in enumerate(rates)]
+    arrivals = [arrival for camera in cameras for arrival in arrivals_of(camera, work_ns, span_ns, rng)]
+    speed = machine_speed(span_ns, rng, stalls=rng.choice([0, 0, 1, 2]), drops=rng.choice([0, 0, 1]))
+    return Scenario(
+        policies={camera.name: StreamPolicy(budget_ns) for camera in cameras},
+        arrivals=sorted(arrivals, key=lambda arrival: arrival.at_ns),
+        world=World(speed=speed, overshoot_ns=lambda: round(rng.expovariate(1 / OVERSHOOT_MEAN_NS))),
+        load=work_ns * sum(rates) / NS_PER_S,
+        are_equal=are_equal,
+    )

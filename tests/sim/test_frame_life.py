@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -22,16 +23,17 @@ def random_policy(rng: random.Random) -> StreamPolicy:
     session = rng.choice(["one", "one", "two"])
     if kind < 0.15:
         return StreamPolicy(None, rng.randint(1, 4), Overflow.BLOCK, session=session)
-    common = {
-        "session": session,
-        "priority": rng.choice([5, 5, 5, 0, 9]),
-        "max_hz": rng.choice([None, None, 5.0, 15.0]),
-        "stride": rng.choice([1, 1, 1, 3]),
-    }
-    budget_ns = rng.choice([20, 60, 100, 250, 1000]) * NS_PER_MS
+    live = StreamPolicy(
+        rng.choice([20, 60, 100, 250, 1000]) * NS_PER_MS,
+        late_is_published=kind > 0.9,
+        session=session,
+        priority=rng.choice([5, 5, 5, 0, 9]),
+        max_hz=rng.choice([None, None, 5.0, 15.0]),
+        stride=rng.choice([1, 1, 1, 3]),
+    )
     if kind < 0.3:
-        return StreamPolicy(budget_ns, rng.randint(2, 6), Overflow.DROP_OLDEST, **common)
-    return StreamPolicy(budget_ns, late_is_published=kind > 0.9, **common)
+        return replace(live, queue_frames=rng.randint(2, 6), overflow=Overflow.DROP_OLDEST)
+    return live
 
 
 def random_trace(rng: random.Random, streams: list[str]) -> list[Arrival]:

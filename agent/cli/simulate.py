@@ -1,0 +1,213 @@
+"""`edgebeat simulate`: the real scheduler over a recorded or made trace, to size a box or a policy without it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from agent.cli import exit_codes
+from agent.clock import NS_PER_MS, NS_PER_S
+from agent.core.bound import jain_index, published_bound
+from agent.core.ledger import Outcome
+from agent.core.predictor import PredictorPolicy
+from agent.core.scheduler import SchedulerPolicy, StreamPolicy
+from agent.core.simulation import Arrival, Report, Simulation, World
+from agent.core.synthetic import OVERSHOOT_MEAN_NS, Camera, arrivals_of, machine_speed
+from agent.core.trace import parse
+from agent.errors import ConfigError
+
+CAUSES = [str(outcome) for outcome in Outcome]
+
+
+@dataclass(frozen=True, slots=True)
+class _Input:
+    policies: Mapping[str, StreamPolicy]
+    arrivals: Sequence[Arrival]
+    world: World
+    scheduling: SchedulerPolicy
+    origin: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--trace", type=Path, metavar="FILE", help="recorded with edgebeat run --record-trace FILE")
+    what.add_argument("--synthetic", action="store_true", help="made from the arguments below")
+    made = parser.add_argument_group("the made trace")
+    made.add_argument("--streams", type=_count, default=4, metavar="N", help="equal streams (default 4)")
+    made.add_argument("--fps", type=_positive, default=30.0, help="of each (default 30)")
+    made.add_argument(
+        "--service-ms", type=_positive, default=25.0, metavar="MS", help="of one inference (default 25)"
+    )
+    made.add_argument("--seconds", type=_positive, default=60.0, metavar="S", help="length (default 60)")
+    made.add_argument("--noise", type=float, default=0.1, help="deviation of the machine's speed (default 0.1)")
+    made.add_argument("--stalls", type=int, default=0, metavar="N", help="stalls of up to 5 s (default 0)")
+    made.add_argument("--drops", type=int, default=0, metavar="N", help="drops to a third of the speed (default 0)")
+    made.add_argument("--seed", type=int, default=0, help="of the trouble (default 0)")
+    policy = parser.add_argument_group("what if (default: as recorded, or as the agent's own defaults)")
+    policy.add_argument("--deadline-ms", type=_positive, metavar="MS", help="of every stream that has a deadline")
+    policy.add_argument("--max-fps", type=_positive, metavar="HZ", help="of every stream")
+    policy.add_argument("--threads", type=_count, metavar="N", help="inferences of one thread at the same time")
+    policy.add_argument("--speed", type=_positive, default=1.0, help="of the machine, such as 0.25 for a smaller box")
+    policy.add_argument("--confidence", type=_positive, help="see scheduler.confidence")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw ages and outcomes over time, .png or .svg")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Simulate, print and draw."""
+    if args.plot is not None and args.plot.suffix not in (".png", ".svg"):
+        raise ConfigError(f"--plot {args.plot}: the name must end in .png or .svg")
+    given = _what_if(_recorded(args.trace) if args.trace is not None else _made(args), args)
+    report = Simulation(given.policies, given.world, given.scheduling).run(given.arrivals)
+    figures = _figures(given, report)
+    print(json.dumps(figures) if args.json else _table(figures))
+    if args.plot is not None:
+        from agent.cli.simulate_plot import draw  # matplotlib is no dependency of the agent.
+
+        draw(report, args.plot)
+        print(f"plot: {args.plot}", file=sys.stderr)
+    return exit_codes.DONE
+
+
+def _recorded(file: Path) -> _Input:
+    try:
+        with file.open(encoding="utf-8") as lines:
+            recording = parse(lines)
+    except OSError as error:
+        raise ConfigError(f"--trace {file}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"--trace {file}: {error}") from error
+    world = World(overshoot_ns=_overshoot(0))
+    return _Input(
+        recording.policies, recording.arrivals, world, recording.scheduling, f"{file}, {recording.runs} runs"
+    )
+
+
+def _made(args: argparse.Namespace) -> _Input:
+    rng = random.Random(args.seed)  # noqa: S311  Simulated trouble is no secret.
+    span_ns, work_ns = int(args.seconds * NS_PER_S), int(args.service_ms * NS_PER_MS)
+    cameras = [Camera(f"s{index}", args.fps) for index in range(args.streams)]
+    arrivals = [arrival for camera in cameras for arrival in arrivals_of(camera, work_ns, span_ns, rng)]
+    speed = machine_speed(span_ns, rng, noise=args.noise, stalls=args.stalls, drops=args.drops)
+    policy = StreamPolicy(250 * NS_PER_MS)
+    return _Input(
+        policies={camera.name: policy for camera in cameras},
+        arrivals=sorted(arrivals, key=lambda arrival: arrival.at_ns),
+        world=World(speed=speed, overshoot_ns=_overshoot(args.seed)),
+        scheduling=SchedulerPolicy(),
+        origin=f"{args.streams} streams of {args.fps:g} fps, {args.service_ms:g} ms an inference, seed {args.seed}",
+    )
+
+
+def _overshoot(seed: int) -> Any:
+    rng = random.Random(seed)  # noqa: S311
+    return lambda: round(rng.expovariate(1 / OVERSHOOT_MEAN_NS))
+
+
+def _what_if(given: _Input, args: argparse.Namespace) -> _Input:
+    """Apply the changes that were asked for."""
+
+    def changed(policy: StreamPolicy) -> StreamPolicy:
+        if args.deadline_ms is not None and policy.budget_ns is not None:
+            policy = replace(policy, budget_ns=int(args.deadline_ms * NS_PER_MS))
+        return policy if args.max_fps is None else replace(policy, max_hz=args.max_fps)
+
+    scheduling = given.scheduling
+    if args.threads is not None:
+        scheduling = replace(scheduling, threads=args.threads, session_threads={})
+    if args.confidence is not None:
+        scheduling = replace(scheduling, predictor=PredictorPolicy(confidence=min(1.0, args.confidence)))
+    return replace(
+        given,
+        policies={name: changed(policy) for name, policy in given.policies.items()},
+        arrivals=[replace(arrival, work_ns=int(arrival.work_ns / args.speed)) for arrival in given.arrivals],
+        scheduling=scheduling,
+    )
+
+
+def _figures(given: _Input, report: Report) -> dict[str, Any]:
+    streams: dict[str, Any] = {}
+    for name in given.policies:
+        ages_ms = sorted(age_ns / 1e6 for age_ns in report.published_ages_ns(name))
+        streams[name] = {
+            "ledger": report.intake.ledgers[name].snapshot(),
+            "age_ms": {key: _quantile(ages_ms, share) for key, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0))},
+        }
+    counts = [stream["ledger"]["published"] for stream in streams.values()]
+    seconds = max(1e-9, report.end_ns / NS_PER_S)
+    bound = _bound(given)
+    in_time = sum(
+        report.intake.ledgers[name].count(Outcome.PUBLISHED)
+        for name, policy in given.policies.items()
+        if policy.budget_ns is not None
+    )
+    return {
+        "trace": given.origin,
+        "seconds": round(seconds, 3),
+        "streams": streams,
+        "published_per_s": round(sum(counts) / seconds, 3),
+        "busy": round(report.busy_ns / max(1, report.end_ns), 3),
+        "published_possible": bound,
+        "goodput": round(in_time / bound, 4) if bound else None,
+        "fairness": round(jain_index(counts), 4),
+    }
+
+
+def _bound(given: _Input) -> int:
+    """Return the most that could be published; sessions are bounded one by one, as if each had the machine."""
+    total = 0
+    for session in {policy.session for policy in given.policies.values()}:
+        own = {name: policy for name, policy in given.policies.items() if policy.session == session}
+        total += published_bound(own, [a for a in given.arrivals if a.stream in own], given.world.speed)
+    return total
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float | None:
+    return round(ordered[max(0, min(len(ordered) - 1, round(share * len(ordered)) - 1))], 3) if ordered else None
+
+
+def _table(figures: Mapping[str, Any]) -> str:
+    """Return the figures as people read them: a line a stream, causes that occur as columns."""
+    causes = [c for c in CAUSES if any(stream["ledger"][c] for stream in figures["streams"].values())]
+    rows = [["stream", "captured", *causes, "age p50", "p99", "max (ms)"]]
+    for name, stream in figures["streams"].items():
+        ages = ["-" if age is None else f"{age:.1f}" for age in stream["age_ms"].values()]
+        rows.append([name, *(str(stream["ledger"][key]) for key in ("captured", *causes)), *ages])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    ]
+    goodput = "-" if figures["goodput"] is None else f"{figures['goodput']:.3f}"
+    return "\n".join(
+        [
+            f"{figures['trace']}; {figures['seconds']:.1f} s",
+            *lines,
+            f"published {figures['published_per_s']:.2f} a second; sessions busy {100 * figures['busy']:.0f}%",
+            f"goodput {goodput} of the {figures['published_possible']} that a clairvoyant scheduler could publish at "
+            f"most; fairness (Jain) {figures['fairness']:.3f}",
+        ]
+    )
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 1000:
+        raise argparse.ArgumentTypeError(f"{text} is not from 1 to 1000")
+    return value
