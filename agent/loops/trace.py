@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import deque
@@ -46,6 +47,7 @@ class TraceRecorder:
         self._waiting: deque[tuple[str, int] | tuple[str, int, int, int, Ending]] = deque()
         self._stopping = threading.Event()
         self._bytes = 0
+        self._is_broken = False
         self.lost = 0
         """Lines that were not written: the disk was too slow, full, or the file has reached its limit."""
         try:
@@ -68,7 +70,8 @@ class TraceRecorder:
         while not is_last:
             is_last = self._clock.wait(self._stopping, FLUSH_EVERY_NS)
             self._flush()
-        self._stream.close()
+        with contextlib.suppress(OSError):  # A full disk was reported when it filled.
+            self._stream.close()
         if self.lost:
             log.warning("%s: %d lines are missing in the trace", self._file, self.lost)
 
@@ -87,15 +90,16 @@ class TraceRecorder:
             while self._waiting:
                 entry = self._waiting.popleft()
                 line = arrival_line(*entry) if len(entry) == 2 else run_line(*entry)
-                if self._bytes + len(line) < BYTES_MAX:
+                if not self._is_broken and self._bytes + len(line) < BYTES_MAX:
                     self._write(line)
                 else:
                     self.lost += 1
-            self._stream.flush()
+            if not self._is_broken:
+                self._stream.flush()
         except OSError as error:
-            self.lost += 1 + len(self._waiting)
-            self._waiting.clear()
-            log.warning("%s: the trace cannot be written: %s", self._file, error.strerror)
+            self._is_broken = True
+            self.lost += 1
+            log.warning("%s: the trace ends, it cannot be written: %s", self._file, error.strerror)
 
     def _write(self, line: str) -> None:
         self._bytes += self._stream.write(line + "\n")
