@@ -243,7 +243,8 @@ class Daemon:
         for capture in self._captures:
             capture.stop()
         self._inbox.stop()
-        self._join("infer-", begun_ns + DRAIN_INFERENCE_NS)
+        # One that hangs was given its time already.
+        self._join("infer-", begun_ns + (DRAIN_INFERENCE_NS // 10 if self._hang_reason else DRAIN_INFERENCE_NS))
         for inference in self._inferences.values():
             inference.abort_for_shutdown()
         self._join("infer-", self._clock.now_ns() + DRAIN_CAPTURE_NS)

@@ -22,8 +22,9 @@ def settings_text(
     source: object = CLIP,
     mqtt: str = "",
     stream: str = "",
+    more: str = "",
 ) -> str:
-    """Return a settings file with one model and one stream called `door`."""
+    """Return a settings file with one model, one stream called `door` and further sections."""
     return f"""
 [device]
 id = "porch"
@@ -41,6 +42,7 @@ name = "door"
 source = "{source}"
 model = "seen"
 {stream}
+{more}
 """
 
 

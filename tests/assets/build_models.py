@@ -11,7 +11,11 @@ Needs onnx (the extra `tools`). Every folder holds `model.onnx` and `model.toml`
 - `letterbox`: float32 NCHW with mean, std and letterbox; publishes the mean of each 8x8 block of its input.
 - `nan`: scores are 0/0 when no pixel is brighter than 16, and the mean colour's shares otherwise. It has a golden
   sample because a warm-up without one uses a black picture, for which the model is refused.
+- `slow25`: with 9 convolutions on half the size, about 25 ms on one thread; many cameras on one model.
+- `ladder`: as `slow` with a symbolic size and a lighter variant, `small`, of a quarter of the pixels.
 - `giant`: one operator of about 1 s, the last one, so `RunOptions.terminate` neither stops it nor raises.
+- `stuck`: one operator that takes no time on a black picture, with which it is warmed up, and 20 s on a
+  bright one: an inference that hangs.
 - `dynamic`: batch, height and width are symbolic.
 - `two_inputs`: takes a second input, which no manifest can describe.
 - `float16_in`: takes float16, which no manifest can express.
@@ -41,8 +45,12 @@ IR_VERSION = 8
 """Both fixed and old enough for every supported ONNX Runtime, so that a newer onnx package writes the same."""
 
 CHANNELS = 32
+SLOW_SIDE = 160
 GIANT_SIDE = 750
 """4 x 750^3 multiplications of int64, for which ONNX Runtime has no fast kernel: about 1 s, in 4 x 4.5 MB."""
+
+STUCK_SIDE = 2000
+"""Of the matrices when a pixel is brighter than 15: (2000 / 750)^3 is 19 times the work of `giant`."""
 
 COLORS = ("blue", "green", "red", "other")
 PAIRS = ("up", "down", "left", "right")
@@ -72,22 +80,26 @@ class Fixture:
     labels: Sequence[str] = ()
     picture: Array | None = None
     expected: dict[str, Any] = field(default_factory=dict)
+    variants: Sequence[dict[str, Any]] = ()
 
 
 def fixtures() -> Iterator[Fixture]:
     """Yield every folder that is written."""
     yield _slow("slow", convolutions=34)
     yield _slow("slow100", convolutions=36)
+    yield _slow("slow25", convolutions=9, side=80)
+    yield _slow("ladder", convolutions=34, variants=[{"name": "small", "width": 80, "height": 80}])
     yield _tiny()
     yield _letterbox()
     yield _nan()
     yield _giant()
+    yield _stuck()
     yield _dynamic()
     yield _two_inputs()
     yield _float16_in()
 
 
-def _slow(name: str, *, convolutions: int) -> Fixture:
+def _slow(name: str, *, convolutions: int, side: int = SLOW_SIDE, variants: Sequence[dict[str, Any]] = ()) -> Fixture:
     """A chain of convolutions that share one weight: 5 ms each on one thread, 37 kB for all of them."""
     nodes = [
         make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
@@ -111,11 +123,12 @@ def _slow(name: str, *, convolutions: int) -> Fixture:
             "shared": _weights(CHANNELS, CHANNELS, 3, 3),
             "head": _weights(CHANNELS, len(PAIRS)),
         },
-        inputs=[("images", TensorProto.UINT8, [1, 3, 160, 160])],
+        inputs=[("images", TensorProto.UINT8, [1, 3, *(("height", "width") if variants else (side, side))])],
         output=("scores", TensorProto.FLOAT, [1, len(PAIRS)]),
-        input_section=_input("NCHW", "uint8", 160, 160),
+        input_section=_input("NCHW", "uint8", side, side),
         decoder_section=_classification("softmax"),
         labels=PAIRS,
+        variants=variants,
     )
 
 
@@ -218,6 +231,40 @@ def _giant() -> Fixture:
         weights={
             "matrix": np.array([side, side], np.int64),
             "matrices": np.array([1, len(PAIRS), side, side], np.int64),
+        },
+        inputs=[("images", TensorProto.UINT8, [1, 32, 32, 3])],
+        output=("scores", TensorProto.INT64, [1, len(PAIRS)]),
+        input_section=_input("NHWC", "uint8", 32, 32),
+        decoder_section=_classification("softmax"),
+        labels=PAIRS,
+    )
+
+
+def _stuck() -> Fixture:
+    """As `giant`, with matrices of side 8 for a black picture."""
+    return Fixture(
+        name="stuck",
+        task="classification",
+        nodes=[
+            make_node("Cast", ["images"], ["pixels"], to=TensorProto.INT64),
+            make_node("ReduceMax", ["pixels"], ["brightest"], keepdims=0),
+            make_node("Div", ["brightest", "dark"], ["sixteenths"]),
+            make_node("Min", ["sixteenths", "yes"], ["is_bright"]),
+            make_node("Mul", ["is_bright", "bright_side"], ["growth"]),
+            make_node("Add", ["growth", "least"], ["side"]),
+            make_node("Concat", ["side", "side"], ["matrix"], axis=0),
+            make_node("Concat", ["one", "pairs", "side", "side"], ["matrices"], axis=0),
+            make_node("Expand", ["brightest", "matrix"], ["a"]),
+            make_node("Expand", ["brightest", "matrices"], ["b"]),
+            make_node("Einsum", ["b", "a", "a"], ["scores"], equation="bcij,jk,ki->bc"),
+        ],
+        weights={
+            "dark": np.array(16, np.int64),
+            "yes": np.array(1, np.int64),
+            "bright_side": np.array(STUCK_SIDE, np.int64),
+            "least": np.array([8], np.int64),
+            "one": np.array([1], np.int64),
+            "pairs": np.array([len(PAIRS)], np.int64),
         },
         inputs=[("images", TensorProto.UINT8, [1, 32, 32, 3])],
         output=("scores", TensorProto.INT64, [1, len(PAIRS)]),
@@ -350,6 +397,10 @@ def _manifest(fixture: Fixture, sha256: str) -> str:
     blocks = ["".join(f"{key} = {json.dumps(value)}\n" for key, value in head.items())]
     for name, section in sections.items():
         blocks.append(f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in section.items()))
+    blocks += [
+        "[[variants]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in variant.items())
+        for variant in fixture.variants
+    ]
     return "\n".join(blocks)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from agent.clock import SystemClock
 from agent.errors import ConfigError, PermanentError
 from agent.interfaces import Variant
-from agent.loading import load_model
+from agent.loading import load_model, within
 from agent.models.golden import read_picture
 from agent.settings import ModelSettings
 from tests.paths import BROKEN_INT8, COCO_SSD, MODELS
@@ -131,6 +132,69 @@ def test_models_that_no_manifest_fits_are_refused(name: str, said: str) -> None:
     """A wrong dtype or one input more is seen at load, not at the first frame."""
     with pytest.raises(ConfigError, match=said):
         load(MODELS / name)
+
+
+def test_a_load_that_never_ends_is_refused() -> None:
+    """An endless loop in a network cannot be interrupted: its thread is left behind."""
+    release = threading.Event()
+    with pytest.raises(ConfigError, match=r"slow: the warm-up did not end within 0.05 s"):
+        within(0.05, "slow: the warm-up", release.wait)
+    release.set()
+
+
+def test_what_fails_while_loading_fails_as_itself() -> None:
+    """The thread in between hides nothing."""
+
+    def fail() -> None:
+        raise PermanentError("kernel failed")
+
+    with pytest.raises(PermanentError, match="kernel failed"):
+        within(10, "loading", fail)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ('name = "full"\nwidth = 80', "is the model itself"),
+        ('name = "small"', "give another path, width or height"),
+        ('name = "small"\npath = "other.onnx"', "path and sha256 go together"),
+        ('name = "small"\nwidth = 0', r"model.toml:\d+: .*width"),
+    ],
+)
+def test_wrong_variants_are_refused(tmp_path: Path, change: str, said: str) -> None:
+    """Each with what would be right."""
+    folder = Path(shutil.copytree(MODELS / "ladder", tmp_path / "model"))
+    edit(folder, 'name = "small"\nwidth = 80\nheight = 80', change)
+    with pytest.raises(ConfigError, match=said):
+        load(folder)
+
+
+def test_variants_of_another_size_share_the_network() -> None:
+    """One session, two sizes of its input, each warmed and timed."""
+    full, small = load_model(ModelSettings(name="m", path=MODELS / "ladder"), 1, SystemClock()).variants
+    assert (full.name, small.name) == ("full", "small")
+    assert full.engine is small.engine
+    assert [variant.warm_inputs["images"].shape for variant in (full, small)] == [(1, 3, 160, 160), (1, 3, 80, 80)]
+    assert small.fastest_ns < full.fastest_ns
+
+
+def test_a_variant_with_a_network_of_its_own_is_checked_like_a_model(tmp_path: Path) -> None:
+    """Its digest, its input and its golden sample, with its own expectation where it has one."""
+    folder = Path(shutil.copytree(MODELS / "tiny", tmp_path / "model"))
+    shutil.copy(folder / "model.onnx", folder / "light.onnx")
+    digest = hashlib.sha256((folder / "light.onnx").read_bytes()).hexdigest()
+    manifest = (folder / "model.toml").read_text()
+    variant = f'\n[[variants]]\nname = "light"\npath = "light.onnx"\nsha256 = "{digest}"\n'
+    (folder / "model.toml").write_text(manifest + variant)
+    full, light = load_model(ModelSettings(name="m", path=folder), 1, SystemClock()).variants
+    assert full.engine is not light.engine
+    (folder / "wrong.json").write_text('{"classes": []}')
+    (folder / "model.toml").write_text(manifest + variant + 'expected = "wrong.json"\n')
+    with pytest.raises(ConfigError, match=r"light.onnx does not reproduce its golden sample"):
+        load(folder)
+    (folder / "model.toml").write_text(manifest + variant.replace(digest, "0" * 64))
+    with pytest.raises(ConfigError, match="SHA-256"):
+        load(folder)
 
 
 def test_nan_outputs_are_refused_frame_by_frame() -> None:

@@ -1,0 +1,100 @@
+"""An inference that ignores its abort: seen, said, and the agent replaces itself without losing anything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.agent_process import AgentProcess, settings_text
+from tests.broker import Broker, Subscriber, needs_mosquitto
+from tests.paths import CLIP, MODELS
+
+
+def two_streams(folder: Path, url: str) -> str:
+    """Return settings whose stream `door` hangs at its first frame, beside a healthy stream `yard`."""
+    more = f"""
+[limits]
+hang_s = 1
+[state]
+dir = "{folder / "state"}"
+[[models]]
+name = "healthy"
+path = "{MODELS / "tiny"}"
+[[streams]]
+name = "yard"
+source = "{CLIP}"
+model = "healthy"
+repeat = true
+"""
+    return settings_text(url=url, model=MODELS / "stuck", stream="repeat = true", more=more)
+
+
+@needs_mosquitto
+def test_a_model_that_hangs_twice_is_left_out_and_the_others_go_on(tmp_path: Path) -> None:
+    """Each hang is an event and a restart; after the second the model is marked, on disk and in health."""
+    with Broker(tmp_path) as broker, Subscriber(broker.port) as subscriber:
+        with AgentProcess(tmp_path, two_streams(tmp_path, broker.url)) as agent:
+            first = subscriber.wait_for("results/yard").body["boot"]
+            hang = subscriber.wait_for("events/inference_hung").body
+            assert (hang["model"], hang["stream"], hang["hangs"]) == ("seen", "door", 1)
+            assert hang["overdue_s"] <= 2
+            assert subscriber.wait_for("events/restarted").body["restarts"] == 1
+            assert subscriber.wait_for("results/yard").body["boot"] != first
+            assert subscriber.wait_for("events/inference_hung").body["hangs"] == 2
+            assert subscriber.wait_for("events/model_marked").body["model"] == "seen"
+            subscriber.wait_for("results/yard")
+            health = subscriber.wait_for("porch/health").body
+            summary = agent.terminate()
+        assert all("results/door" not in message.topic for message in subscriber.drain())
+    assert health["models"]["seen"]["marked"]["hangs"] == 2
+    assert "yard" in health["streams"]
+    assert "door" not in health["streams"]
+    assert summary["restarts"] == 2
+    marks = json.loads((tmp_path / "state/marks.json").read_text())
+    assert [mark["hangs"] for mark in marks.values()] == [2]
+    # A new start reads the mark and does not try the model again.
+    with AgentProcess(tmp_path, two_streams(tmp_path, broker.url)) as again:
+        again.wait_for_log("seen: hung 2 times and is not loaded")
+        again.wait_for_log("ready: yard <- healthy")
+        assert again.terminate()["restarts"] == 0
+
+
+@needs_mosquitto
+def test_what_waits_to_be_sent_survives_the_restart(tmp_path: Path) -> None:
+    """The broker is away while the agent replaces itself: events of the run before arrive with their own identity."""
+    broker = Broker(tmp_path)
+    with AgentProcess(tmp_path, two_streams(tmp_path, broker.url)) as agent:
+        agent.wait_for_log("hung 2 times and is not loaded")
+        with broker, Subscriber(broker.port) as subscriber:
+            subscriber.wait_for("events/restarted", restarts=2)
+            subscriber.wait_for("results/yard", replay=True)
+            subscriber.wait_for("porch/health")
+            agent.terminate()
+            messages = subscriber.drain()
+    hangs = [message.body for message in messages if message.topic.endswith("inference_hung")]
+    assert [hang["hangs"] for hang in hangs] == [1, 2]
+    sent = [(message.body["boot"], message.body["seq"]) for message in messages if "/results/" in message.topic]
+    assert {hang["boot"] for hang in hangs} < {boot for boot, _ in sent}
+    assert len({boot for boot, _ in sent}) == 3
+    assert len(sent) == len(set(sent))
+
+
+def test_settings_survive_a_file_that_was_broken_meanwhile(tmp_path: Path) -> None:
+    """The run that replaces a hung one has the settings that were in force."""
+    text = two_streams(tmp_path, "mqtt://127.0.0.1:9")
+    with AgentProcess(tmp_path, text, "--output", "stdout") as agent:
+        agent.wait_for_log("ready")
+        (tmp_path / "agent.toml").write_text("nonsense")
+        agent.wait_for_log("ready: yard <- healthy")
+        assert agent.terminate()["restarts"] == 2
+
+
+def test_the_only_model_hangs_and_the_agent_stays_to_say_so(tmp_path: Path) -> None:
+    """Nothing is left to run: it stays, connected, until somebody ends it."""
+    more = f'[limits]\nhang_s = 1\n[state]\ndir = "{tmp_path / "state"}"'
+    text = settings_text(model=MODELS / "stuck", stream="repeat = true", more=more)
+    with AgentProcess(tmp_path, text) as agent:
+        agent.wait_for_log("ready: no stream can run")
+        summary = agent.terminate()
+    assert summary["streams"] == {}
+    assert summary["models"]["seen"]["marked"]["hangs"] == 2
