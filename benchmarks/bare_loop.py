@@ -1,7 +1,8 @@
 """The loop that a good engineer writes by hand with OpenCV, numpy, ONNX Runtime and paho: what the agent is held to.
 
 It imports nothing of the agent, takes what it needs from the network itself, and has the agent's session options.
-One thread reads, infers and publishes; with `--reader` a second one reads and keeps the newest frame.
+One thread reads, infers and publishes; with `--reader` a second one reads and keeps the newest frame. With
+`--cameras N` it serves as many in turn, as such loops do.
 """
 
 from __future__ import annotations
@@ -39,17 +40,18 @@ def main() -> None:
     if args.like_agent:
         ctypes.CDLL(None).malloc_trim(0)
     publish = _publish_to_stdout if args.port is None else _connect(args.port)
-    camera = _Camera(args.source, args.fps, repeat=args.repeat)
-    take = _Newest(camera).take if args.reader else camera.read
+    cameras = [_Camera(args.source, args.fps, repeat=args.repeat) for _ in range(args.cameras)]
+    take = _Newest(cameras).take if args.reader else _InTurn(cameras).take
     sequence = 0
     while (taken := take()) is not None:
-        frame, captured_ns, grabbed_ns = taken
+        stream, (frame, captured_ns, grabbed_ns) = taken
         sequence += 1
         found = detect(frame)
         now_ns = _now_ns()
         publish(
             {
                 "seq": sequence,
+                "stream": stream,
                 "captured_at": _iso_utc(captured_ns, now_ns),
                 "age_ms": round((now_ns - captured_ns) / 1e6, 3),
                 "age_since_grab_ms": round((now_ns - grabbed_ns) / 1e6, 3),
@@ -96,27 +98,45 @@ class _Camera:
             self._never.wait((self._due_ns - now_ns) / 1e9)
 
 
+class _InTurn:
+    """Reads one camera after the other."""
+
+    def __init__(self, cameras: list[_Camera]) -> None:
+        self._cameras = cameras
+        self._next = 0
+
+    def take(self) -> tuple[str, Any] | None:
+        index = self._next
+        self._next = (index + 1) % len(self._cameras)
+        taken = self._cameras[index].read()
+        return None if taken is None else (f"camera{index}", taken)
+
+
 class _Newest:
-    """A thread that reads and keeps the newest frame."""
+    """A thread for each camera that reads and keeps the newest frame; they are served in turn."""
 
-    def __init__(self, camera: _Camera) -> None:
-        self._camera = camera
-        self._frame: tuple[Any, int, int] | None = None
+    def __init__(self, cameras: list[_Camera]) -> None:
+        self._frames: dict[int, Any] = {}
+        self._next = 0
+        self._count = len(cameras)
         self._changed = threading.Condition()
-        threading.Thread(target=self._read, daemon=True).start()
+        for index, camera in enumerate(cameras):
+            threading.Thread(target=self._read, args=(index, camera), daemon=True).start()
 
-    def _read(self) -> None:
-        while (taken := self._camera.read()) is not None:
+    def _read(self, index: int, camera: _Camera) -> None:
+        while (taken := camera.read()) is not None:
             with self._changed:
-                self._frame = taken
+                self._frames[index] = taken
                 self._changed.notify()
 
-    def take(self) -> tuple[Any, int, int]:
+    def take(self) -> tuple[str, Any]:
         with self._changed:
-            while self._frame is None:
+            while not self._frames:
                 self._changed.wait()
-            frame, self._frame = self._frame, None
-            return frame
+            turns = [(self._next + offset) % self._count for offset in range(self._count)]
+            index = next(turn for turn in turns if turn in self._frames)
+            self._next = (index + 1) % self._count
+            return f"camera{index}", self._frames.pop(index)
 
 
 def _build_detect(folder: Path, threads: int) -> Detect:
@@ -232,6 +252,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--fps", type=float, default=0.0, help="pace as a camera; 0: as fast as it goes")
     parser.add_argument("--repeat", action="store_true", help="start again at the end")
     parser.add_argument("--reader", action="store_true", help="read in a thread of its own, keep the newest frame")
+    parser.add_argument("--cameras", type=int, default=1, help="as many, all on the same file")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--like-agent", action="store_true", help="the agent's imports and allocator settings")
     return parser.parse_args()

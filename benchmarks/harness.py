@@ -27,6 +27,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 ROOT = Path(__file__).resolve().parent.parent
 CLIP = ROOT / "config/demo/clip.mp4"
 COCO_SSD = ROOT / "config/models/coco-ssd"
+SLOW25 = ROOT / "tests/assets/models/slow25"
 SLOW100 = ROOT / "tests/assets/models/slow100"
 
 END_TIMEOUT_S = 10.0
@@ -189,9 +190,19 @@ def pause(seconds: float) -> None:
 
 
 @contextlib.contextmanager
-def agent(port: int, *, model: Path, fps: float | None, deadline_ms: float = 250) -> Iterator[subprocess.Popen[str]]:
+def agent(
+    port: int,
+    *,
+    model: Path,
+    fps: float | None,
+    deadline_ms: float = 250,
+    streams: Sequence[str] = (STREAM,),
+    threads: int | None = None,
+    arguments: Sequence[str | Path] = (),
+) -> Iterator[subprocess.Popen[str]]:
     """Run the agent live on the repeated clip; its summary is on its standard output once it has ended."""
-    settings = f"""\
+    sections = [
+        f"""\
 [device]
 id = "bench"
 [mqtt]
@@ -199,8 +210,12 @@ url = "mqtt://127.0.0.1:{port}"
 [[models]]
 name = "model"
 path = {json.dumps(str(model))}
+""",
+        "" if threads is None else f"[limits]\nthreads = {threads}\n",
+        *(
+            f"""\
 [[streams]]
-name = "{STREAM}"
+name = "{stream}"
 source = {json.dumps(str(CLIP))}
 model = "model"
 mode = "live"
@@ -208,10 +223,13 @@ repeat = true
 deadline_ms = {deadline_ms}
 {"" if fps is None else f"fps = {fps}"}
 """
+            for stream in streams
+        ),
+    ]
     with tempfile.NamedTemporaryFile("w", suffix=".toml") as config:
-        config.write(settings)
+        config.write("".join(sections))
         config.flush()
-        command = [sys.executable, "-m", "agent", "run", "--config", config.name]
+        command = [sys.executable, "-m", "agent", "run", "--config", config.name, *arguments]
         with running(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
             yield process
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ class PredictorPolicy:
         window_ns: a sample older than this is forgotten, so that a change of the clock frequency is learnt.
         samples_min: the newest samples are kept whatever their age: one stall of seconds would otherwise be all
             that is known when it ends.
-        samples_max: bounds memory and the time of a judgement (64 comparisons, 3 us).
+        samples_max: bounds memory.
         probe_share: of the session's time, what a stream without any hope may take to learn whether that changed.
         probe_interval_ns: the longest time between two such probes.
     """
@@ -43,7 +44,8 @@ class ServicePredictor:
 
     def __init__(self, policy: PredictorPolicy) -> None:
         self._policy = policy
-        self._samples: deque[tuple[int, int]] = deque(maxlen=policy.samples_max)
+        self._samples: deque[tuple[int, int]] = deque()
+        self._ordered: list[int] = []  # The same service times by length, so that a judgement is a bisection.
 
     def observe(self, service_ns: int, now_ns: int, *, aborted: bool = False) -> None:
         """Learn one finished or aborted run.
@@ -51,7 +53,11 @@ class ServicePredictor:
         An aborted run shows a lower bound only: it counts half as much again, so that a frame with no more time
         than it had is not taken for one that fits.
         """
-        self._samples.append((now_ns, service_ns * 3 // 2 if aborted else service_ns))
+        if len(self._samples) == self._policy.samples_max:
+            self._forget_oldest()
+        learnt_ns = service_ns * 3 // 2 if aborted else service_ns
+        self._samples.append((now_ns, learnt_ns))
+        insort(self._ordered, learnt_ns)
 
     def is_current(self, now_ns: int) -> bool:
         """Return whether enough was learnt within the window to judge by it alone."""
@@ -62,10 +68,9 @@ class ServicePredictor:
     def predict_ns(self, now_ns: int) -> int:
         """Return the service time that a share of `confidence` of the recent runs kept; 0 when nothing is known."""
         self._forget(now_ns)
-        if not self._samples:
+        if not self._ordered:
             return 0
-        ordered = sorted(service_ns for _, service_ns in self._samples)
-        return ordered[math.ceil(self._policy.confidence * len(ordered)) - 1]
+        return self._ordered[math.ceil(self._policy.confidence * len(self._ordered)) - 1]
 
     def admits(self, time_left_ns: int, time_best_ns: int, now_ns: int) -> bool:
         """Return whether a frame should start now.
@@ -76,15 +81,12 @@ class ServicePredictor:
             now_ns: the present.
         """
         self._forget(now_ns)
-        if not self._samples:
+        if not self._ordered:
             return True
-        fits = fits_best = 0
-        for _, service_ns in self._samples:
-            fits += service_ns <= time_left_ns
-            fits_best += service_ns <= time_best_ns
-        if not fits_best:
-            return len(self._samples) < self._policy.samples_min or self._is_probe_due(now_ns)
-        return fits >= self._policy.confidence * fits_best
+        fit_best = bisect_right(self._ordered, time_best_ns)
+        if not fit_best:
+            return len(self._ordered) < self._policy.samples_min or self._is_probe_due(now_ns)
+        return bisect_right(self._ordered, time_left_ns) >= self._policy.confidence * fit_best
 
     def _is_probe_due(self, now_ns: int) -> bool:
         ended_ns, service_ns = self._samples[-1]
@@ -94,4 +96,8 @@ class ServicePredictor:
     def _forget(self, now_ns: int) -> None:
         policy, samples = self._policy, self._samples
         while len(samples) > policy.samples_min and now_ns - samples[0][0] > policy.window_ns:
-            samples.popleft()
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        _, service_ns = self._samples.popleft()
+        del self._ordered[bisect_left(self._ordered, service_ns)]

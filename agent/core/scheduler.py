@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -109,7 +109,13 @@ class _Lane:
         served_ns: inference time that it has had, in thread nanoseconds; lifted when it comes back from a pause, so
             that nobody saves up a claim.
         last_turn_ns: when it last had a run, or last had nothing waiting.
+        is_behind: its newest frame pushed out one that had waited: it cannot have every frame.
+        own: learns its service times, on the variant in use.
+        shared: learns those of all streams of its session.
     """
+
+    own: ServicePredictor
+    shared: ServicePredictor
 
     def __init__(self, stream: str, policy: StreamPolicy) -> None:
         self.stream = stream
@@ -117,48 +123,50 @@ class _Lane:
         self.waiting: deque[Frame] = deque()
         self.served_ns = 0
         self.last_turn_ns = 0
+        self.is_behind = False
+
+    def predictor(self, now_ns: int) -> ServicePredictor:
+        """Return the one to judge by: its own, if it had enough runs of late."""
+        return self.own if self.own.is_current(now_ns) else self.shared
 
 
 class _Foresight:
-    """Predictors by stream and variant, and of all streams of a session for those that had few runs of late.
+    """The predictors of streams and sessions, by model variant.
 
     A stream that was refused for a while knows nothing of the present; its neighbours on the same model do.
     """
 
-    def __init__(self, policy: PredictorPolicy) -> None:
+    def __init__(self, policy: PredictorPolicy, lanes: Iterable[_Lane]) -> None:
         self._policy = policy
-        self._predictors: dict[tuple[str, str], ServicePredictor] = {}
-        self._variants: dict[str, str] = {}
+        self._lanes = list(lanes)
+        self._known: dict[tuple[str, str], ServicePredictor] = {}
+        for session in {lane.policy.session for lane in self._lanes}:
+            self.select(session, "")
 
-    def select(self, session: str, variant: str, fastest_ns: int, now_ns: int) -> None:
-        """Judge a session by another variant's service times from now on; those of the others are kept."""
-        self._variants[session] = variant
-        for _ in range(self._policy.samples_min):
-            self._get("", session).observe(fastest_ns, now_ns)
+    def select(self, session: str, variant: str) -> ServicePredictor:
+        """Judge a session by another variant's service times from now on; those of the others are kept.
 
-    def of(self, lane: _Lane, now_ns: int) -> ServicePredictor:
-        """Return the predictor to judge a stream by."""
-        own = self._get(lane.stream, lane.policy.session)
-        return own if own.is_current(now_ns) else self._get("", lane.policy.session)
+        Returns:
+            The predictor of all its streams together.
+        """
+        shared = self._of(f"/{session}", variant)  # No stream's name holds a slash.
+        for lane in self._lanes:
+            if lane.policy.session == session:
+                lane.own, lane.shared = self._of(lane.stream, variant), shared
+        return shared
 
-    def observe(self, lane: _Lane, service_ns: int, now_ns: int, *, aborted: bool = False) -> None:
-        """Learn one run."""
-        for stream in (lane.stream, ""):
-            self._get(stream, lane.policy.session).observe(service_ns, now_ns, aborted=aborted)
-
-    def _get(self, stream: str, session: str) -> ServicePredictor:
-        key = stream or f"/{session}", self._variants.get(session, "")  # No stream's name holds a slash.
-        predictor = self._predictors.get(key)
-        if predictor is None:
-            predictor = self._predictors[key] = ServicePredictor(self._policy)
-        return predictor
+    def _of(self, owner: str, variant: str) -> ServicePredictor:
+        if (owner, variant) not in self._known:
+            self._known[owner, variant] = ServicePredictor(self._policy)
+        return self._known[owner, variant]
 
 
 class Scheduler:
     """Admission and order over all streams and sessions.
 
     Among the frames that can still make it: first a stream that waited longer than its minimum share allows, then
-    the highest priority, then the earliest deadline, unless its stream is more than `LEAD_RUNS` ahead of the poorest.
+    the highest priority. Within a priority the earliest deadline goes first, unless the stream that has had least
+    loses frames already, or is more than `LEAD_RUNS` behind: then that one.
     One session runs one frame at a time; all runs together take `SchedulerPolicy.threads` at most.
 
     Not thread-safe: `loops.inbox` owns the lock.
@@ -167,7 +175,7 @@ class Scheduler:
     def __init__(self, streams: Mapping[str, StreamPolicy], policy: SchedulerPolicy | None = None) -> None:
         self._policy = policy or SchedulerPolicy()
         self._lanes = {name: _Lane(name, stream) for name, stream in streams.items()}
-        self._foresight = _Foresight(self._policy.predictor)
+        self._foresight = _Foresight(self._policy.predictor, self._lanes.values())
         self._running: dict[str, int] = {}
 
     def is_full(self, stream: str) -> bool:
@@ -179,9 +187,10 @@ class Scheduler:
         """Add a frame; return what it pushed out."""
         lane = self._lanes[frame.stream]
         dropped: list[Settled] = []
+        lane.is_behind = len(lane.waiting) >= lane.policy.queue_frames
         if not lane.waiting:
             self._return_from_pause(lane, now_ns)
-        elif len(lane.waiting) >= lane.policy.queue_frames:
+        elif lane.is_behind:
             if lane.policy.overflow is Overflow.BLOCK:
                 raise AssertionError(f"{frame.stream}: offered to a full queue; ask is_full first")
             superseding = lane.policy.overflow is Overflow.SUPERSEDE
@@ -225,10 +234,13 @@ class Scheduler:
         self._running.pop(lane.policy.session, None)
         # At most the prediction: a stall of the machine is not what the stream has had.
         service_ns = now_ns - started_ns
-        lane.served_ns += min(service_ns, self._predict_ns(lane, now_ns) or service_ns) * self._threads_of(lane)
+        lane.served_ns += min(service_ns, lane.predictor(now_ns).predict_ns(now_ns) or service_ns) * self._threads_of(
+            lane
+        )
         if ending is Ending.FAILED:
             return Outcome.FAILED
-        self._foresight.observe(lane, service_ns, now_ns, aborted=ending is Ending.ABORTED)
+        for predictor in (lane.own, lane.shared):
+            predictor.observe(service_ns, now_ns, aborted=ending is Ending.ABORTED)
         if ending is Ending.ABORTED:
             return Outcome.ABORTED
         return Outcome.PUBLISHED if now_ns <= publish_by_ns(frame) else Outcome.LATE
@@ -251,7 +263,9 @@ class Scheduler:
 
         Until it has runs of its own, its fastest run in the warm-up tells whether any frame can make it.
         """
-        self._foresight.select(session, variant, fastest_ns, now_ns)
+        shared = self._foresight.select(session, variant)
+        for _ in range(self._policy.predictor.samples_min):
+            shared.observe(fastest_ns, now_ns)
 
     def abort_at_ns(self, frame: Frame) -> int:
         """Return when a running inference of this frame has lost its purpose."""
@@ -260,7 +274,7 @@ class Scheduler:
 
     def predicted_ns(self, stream: str, now_ns: int) -> int:
         """Return the service time that admission expects of the stream now; 0 when unknown."""
-        return self._predict_ns(self._lanes[stream], now_ns)
+        return self._lanes[stream].predictor(now_ns).predict_ns(now_ns)
 
     def drain(self) -> list[Settled]:
         """Empty every queue at shutdown."""
@@ -268,9 +282,6 @@ class Scheduler:
         for lane in self._lanes.values():
             lane.waiting.clear()
         return settled
-
-    def _predict_ns(self, lane: _Lane, now_ns: int) -> int:
-        return self._foresight.of(lane, now_ns).predict_ns(now_ns)
 
     def _threads_of(self, lane: _Lane) -> int:
         return self._policy.session_threads.get(lane.policy.session, 1)
@@ -286,7 +297,7 @@ class Scheduler:
             lane.served_ns = max(lane.served_ns, min(other.served_ns for other in busy) - lead_ns)
 
     def _lead_ns(self, lane: _Lane, now_ns: int) -> int:
-        return LEAD_RUNS * self._predict_ns(lane, now_ns) * self._threads_of(lane)
+        return LEAD_RUNS * lane.predictor(now_ns).predict_ns(now_ns) * self._threads_of(lane)
 
     def _drop_hopeless(self, lane: _Lane, now_ns: int, settled: list[Settled]) -> None:
         """Drop what waits at the head of a stream and cannot make it."""
@@ -297,7 +308,7 @@ class Scheduler:
             last_ns = publish_by_ns(frame)
             if now_ns >= last_ns:
                 outcome = Outcome.EXPIRED
-            elif last_ns == NEVER_NS or self._foresight.of(lane, now_ns).admits(
+            elif last_ns == NEVER_NS or lane.predictor(now_ns).admits(
                 last_ns - now_ns, last_ns - frame.captured_at_ns, now_ns
             ):
                 return
@@ -315,11 +326,12 @@ class Scheduler:
         equals = [lane for lane in candidates if lane.policy.priority == highest]
         urgent = min(equals, key=_urgency_ns)
         poorest = min(equals, key=lambda lane: lane.served_ns)
+        # In overload the order by deadline saves no frame: it picks the oldest of many that all have time enough.
         is_ahead = urgent.served_ns - poorest.served_ns > self._lead_ns(urgent, now_ns)
-        return poorest if is_ahead else urgent
+        return poorest if is_ahead or poorest.is_behind else urgent
 
     def _is_starved(self, lane: _Lane, rivals: int, now_ns: int) -> bool:
-        service_ns = self._predict_ns(lane, now_ns)
+        service_ns = lane.predictor(now_ns).predict_ns(now_ns)
         turn_ns = int(rivals * service_ns / self._policy.min_share)
         return service_ns > 0 and now_ns - lane.last_turn_ns > turn_ns
 

@@ -18,31 +18,33 @@ class AbortTimer:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._armed: dict[Abort, int] = {}
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        # Entered as the plain lock, which costs a tenth of the condition's own methods.
+        self._changed = threading.Condition(self._lock)
         self._wake_at_ns = NEVER_NS
         self._is_stopping = False
 
     def arm(self, abort: Abort, at_ns: int) -> None:
         """Set `abort` at that time unless it is disarmed first; `NEVER_NS` leaves it to `abort_all`. Any thread."""
-        with self._changed:
+        with self._lock:
             self._armed[abort] = at_ns
             if at_ns < self._wake_at_ns:
                 self._changed.notify()
 
     def disarm(self, abort: Abort) -> None:
         """Forget an abort, whether it was set or not. Any thread."""
-        with self._changed:
+        with self._lock:
             self._armed.pop(abort, None)
 
     def abort_all(self) -> None:
         """Set everything that is armed or running now: the drain time is over. Any thread."""
-        with self._changed:
+        with self._lock:
             for abort in self._armed:
                 abort.set()
 
     def run(self) -> None:
         """The thread's body; returns after `stop`."""
-        with self._changed:
+        with self._lock:
             while not self._is_stopping:
                 now_ns = self._clock.now_ns()
                 for abort in [abort for abort, at_ns in self._armed.items() if at_ns <= now_ns]:
@@ -56,6 +58,6 @@ class AbortTimer:
 
     def stop(self) -> None:
         """End the thread."""
-        with self._changed:
+        with self._lock:
             self._is_stopping = True
             self._changed.notify()

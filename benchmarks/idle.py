@@ -1,0 +1,125 @@
+"""The first frame after a pause against steady state, with and without keep-warm runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import statistics
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, SystemClock
+from agent.core.outbox import Message
+from agent.core.scheduler import StreamPolicy
+from agent.engine.process import prepare_serving
+from agent.frame import Capture
+from agent.loading import load_model
+from agent.loops.abort import AbortTimer
+from agent.loops.inbox import Inbox
+from agent.loops.inference import InferenceLoop
+from agent.settings import ModelSettings
+from benchmarks import harness
+
+KEEP_WARM_NS = 500 * NS_PER_MS
+STREAM = StreamPolicy(5 * NS_PER_S, session="model")
+
+
+class Bench:
+    """One model and its loop; frames are offered by hand."""
+
+    def __init__(self, keep_warm_ns: int) -> None:
+        self.clock = SystemClock()
+        self.inbox = Inbox({"s": STREAM}, self.clock)
+        self.timer = AbortTimer(self.clock)
+        self.published = threading.Event()
+        self.ages_ns: list[int] = []
+        model = load_model(ModelSettings(name="model", path=harness.COCO_SSD), 1, self.clock)
+        self.loop = InferenceLoop(
+            model=model,
+            inbox=self.inbox,
+            timer=self.timer,
+            emit=self._emit,
+            marks_late=frozenset(),
+            show=lambda *_: None,
+            clock=self.clock,
+            keep_warm_ns=keep_warm_ns,
+        )
+        self.threads = [threading.Thread(target=body) for body in (self.loop.run, self.timer.run)]
+        for thread in self.threads:
+            thread.start()
+
+    def _emit(self, message: Message) -> None:
+        self.ages_ns.append(self.clock.now_ns() - message.captured_at_ns)
+        self.published.set()
+
+    def frame_ms(self) -> float:
+        """Offer one frame and return its age when its result was there."""
+        self.published.clear()
+        pixels = np.full((480, 640, 3), 90, np.uint8)
+        self.inbox.offer("s", Capture(self.clock.now_ns(), pixels))
+        if not self.published.wait(30):
+            raise RuntimeError("no result within 30 s")
+        return self.ages_ns[-1] / 1e6
+
+    def close(self) -> None:
+        """End the threads."""
+        self.inbox.stop()
+        self.timer.stop()
+        for thread in self.threads:
+            thread.join()
+
+
+def main() -> int:
+    """Alternate pauses of both kinds and print the first frame's time against the median of the next ones."""
+    parser = harness.parser("First inference after idling.")
+    parser.add_argument("--pauses", type=int, default=12, help="of each kind")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each pause")
+    args = parser.parse_args()
+    benches = {"cold": Bench(NEVER_NS), "kept warm": Bench(KEEP_WARM_NS)}
+    prepare_serving()
+    first: dict[str, list[float]] = {name: [] for name in benches}
+    steady: dict[str, list[float]] = {name: [] for name in benches}
+    can_drop = False
+    try:
+        for _ in range(args.pauses):
+            for name, bench in benches.items():
+                for _ in range(10):
+                    steady[name].append(bench.frame_ms())
+                can_drop = _forget(args.seconds)
+                first[name].append(bench.frame_ms())
+    finally:
+        for bench in benches.values():
+            bench.close()
+    rows: list[dict[str, Any]] = [
+        {
+            "model": name,
+            "steady ms": statistics.median(steady[name]),
+            "first after idling ms": statistics.median(first[name]),
+            "worst first ms": max(first[name]),
+            "first / steady": statistics.median(first[name]) / statistics.median(steady[name]),
+        }
+        for name in benches
+    ]
+    return harness.conclude("idle", rows, [], as_json=args.json, page_cache_dropped=can_drop)
+
+
+def _forget(seconds: float) -> bool:
+    """Idle, then push the model out of the CPU's caches and the page cache; return whether the latter was allowed."""
+    harness.pause(seconds / 2)
+    can_drop = False
+    with contextlib.suppress(OSError):
+        os.sync()
+        Path("/proc/sys/vm/drop_caches").write_text("1", encoding="ascii")
+        can_drop = True
+    # Other programs' work: 256 MiB is more than any last-level cache of an edge device.
+    np.ones(32 << 20, np.float64).sum()
+    harness.pause(seconds / 2)
+    return can_drop
+
+
+if __name__ == "__main__":
+    sys.exit(main())

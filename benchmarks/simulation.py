@@ -1,0 +1,144 @@
+"""The real core over thousands of random scenarios: books, ages, goodput against a clairvoyant bound, fairness."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from agent.clock import NS_PER_S
+from agent.core.bound import jain_index, published_bound
+from agent.core.ledger import Outcome
+from agent.core.predictor import PredictorPolicy
+from agent.core.scheduler import SchedulerPolicy
+from agent.core.simulation import Simulation
+from agent.core.synthetic import random_scenario
+from benchmarks import harness
+
+GOODPUT_MIN = 0.95
+FAIRNESS_MIN = 0.9
+FRAMES_MIN = 20
+"""Fairness of streams that published fewer frames each is a matter of one frame."""
+
+CLASSES = ((0.0, 0.7), (0.7, 1.3), (1.3, 3.0), (3.0, 99.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """What one scenario gave."""
+
+    seed: int
+    load: float
+    published: int
+    possible: int
+    over_deadline: int
+    is_exact: bool
+    fairness: float | None
+
+    @property
+    def goodput(self) -> float:
+        """Published of what was possible."""
+        return self.published / self.possible if self.possible else 1.0
+
+
+def run_seed(task: tuple[int, float, float | None]) -> Seed:
+    """Simulate one scenario."""
+    seed, seconds, confidence = task
+    scenario = random_scenario(seed, int(seconds * NS_PER_S))
+    predictor = PredictorPolicy() if confidence is None else PredictorPolicy(confidence=confidence)
+    report = Simulation(scenario.policies, scenario.world, SchedulerPolicy(predictor=predictor)).run(
+        scenario.arrivals
+    )
+    ledgers = report.intake.ledgers
+    captured = {name: sum(arrival.stream == name for arrival in scenario.arrivals) for name in scenario.policies}
+    exact = all(
+        ledgers[name].is_exact() and ledgers[name].in_flight == 0 and ledgers[name].captured == captured[name]
+        for name in scenario.policies
+    )
+    over = sum(
+        age_ns > (policy.budget_ns or 0)
+        for name, policy in scenario.policies.items()
+        for age_ns in report.published_ages_ns(name)
+    )
+    over += sum(
+        not sent.replay and sent.age_ns > (scenario.policies[sent.stream].budget_ns or 0) for sent in report.sent
+    )
+    counts = [ledgers[name].count(Outcome.PUBLISHED) for name in scenario.policies]
+    is_fair_case = scenario.are_equal and len(counts) > 1 and sum(counts) >= FRAMES_MIN * len(counts)
+    return Seed(
+        seed=seed,
+        load=scenario.load,
+        published=sum(counts),
+        possible=published_bound(scenario.policies, scenario.arrivals, scenario.world.speed),
+        over_deadline=over,
+        is_exact=exact and report.outbox.is_exact(),
+        fairness=jain_index(counts) if is_fair_case else None,
+    )
+
+
+def main() -> int:
+    """Run all seeds on all cores and print a row for each class of load."""
+    parser = harness.parser("The scheduler over random scenarios in virtual time.")
+    parser.add_argument("--seeds", type=int, default=10_000)
+    parser.add_argument("--first", type=int, default=0, help="first seed")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of virtual time a scenario")
+    parser.add_argument("--confidence", type=float, help="instead of the default")
+    args = parser.parse_args()
+    tasks = [(seed, args.seconds, args.confidence) for seed in range(args.first, args.first + args.seeds)]
+    done: list[Seed] = []
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for result in pool.map(run_seed, tasks, chunksize=20):
+            done.append(result)
+            if len(done) % 1000 == 0:
+                harness.note(f"{len(done)} of {len(tasks)}")
+    return _report(done, as_json=args.json)
+
+
+def _row(name: str, seeds: list[Seed]) -> dict[str, Any]:
+    goodputs = [seed.goodput for seed in seeds]
+    fairness = [seed.fairness for seed in seeds if seed.fairness is not None]
+    return {
+        "load": name,
+        "seeds": len(seeds),
+        "published": sum(seed.published for seed in seeds),
+        "goodput, all": sum(seed.published for seed in seeds) / max(1, sum(seed.possible for seed in seeds)),
+        "median": statistics.median(goodputs),
+        "p1": harness.quantile(goodputs, 0.01),
+        "least": min(goodputs),
+        f"seeds >= {GOODPUT_MIN}": sum(goodput >= GOODPUT_MIN for goodput in goodputs) / len(seeds),
+        "fairness p1": harness.quantile(fairness, 0.01) if fairness else None,
+        "least fair": min(fairness, default=None),
+    }
+
+
+def _report(done: list[Seed], *, as_json: bool) -> int:
+    rows = [_row("all", done)]
+    for low, high in CLASSES:
+        if own := [seed for seed in done if low <= seed.load < high]:
+            rows.append(_row(f"{low:g}-{high:g}" if high < 99 else f"{low:g} and more", own))
+    over, inexact = sum(seed.over_deadline for seed in done), sum(not seed.is_exact for seed in done)
+    fairness = [seed.fairness for seed in done if seed.fairness is not None]
+    unfair = sum(value < FAIRNESS_MIN for value in fairness)
+    goodput = rows[0]["goodput, all"]
+    verdicts = [
+        harness.Verdict("seeds with an inexact book", inexact, "= 0", inexact == 0),
+        harness.Verdict("published ages over their deadline", over, "= 0", over == 0),
+        harness.Verdict("goodput over all seeds", goodput, f">= {GOODPUT_MIN}", goodput >= GOODPUT_MIN),
+        harness.Verdict(f"seeds of equal streams with fairness below {FAIRNESS_MIN}", unfair, "= 0", unfair == 0),
+    ]
+    worst = sorted(done, key=lambda seed: seed.goodput)[:5]
+    return harness.conclude(
+        "simulation",
+        rows,
+        verdicts,
+        as_json=as_json,
+        seeds_of_equal_streams=len(fairness),
+        worst=", ".join(f"seed {seed.seed}: {seed.published} of {seed.possible}" for seed in worst),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
