@@ -67,3 +67,4 @@ def test_a_deadline_shorter_than_the_model(tmp_path: Path) -> None:
     assert ledger["published"] == 0
     assert ledger["aborted"] >= 1
     assert ledger["unreachable"] >= 1
+    assert "its deadline of 30 ms is shorter than the fastest run of seen in the warm-up" in agent.log
