@@ -102,6 +102,10 @@ def _device_text(device: DeviceView, now_ns: int) -> str:
         parts.append(f"{device.health.rss_mb:.0f} MiB")
     if device.health is not None and device.health.dropped:
         parts.append(f"{device.health.dropped} messages dropped")
+    if device.health is not None and device.health.steps:
+        parts.append(f"doing less: {'; '.join(device.health.steps)}")
+    if device.health is not None and device.health.marked:
+        parts.append(f"hung and not loaded: {', '.join(device.health.marked)}")
     return ", ".join(parts)
 
 

@@ -64,11 +64,15 @@ class Health:
         rss_mb: resident memory, MiB.
         dropped: messages given up, of every cause.
         stale_after_s: after so many seconds without a word, something is wrong.
+        steps: what it does less than it was asked for, such as "stride 2".
+        marked: models that hung too often and are not loaded.
     """
 
     rss_mb: float | None
     dropped: int | None
     stale_after_s: float | None
+    steps: tuple[str, ...] = ()
+    marked: tuple[str, ...] = ()
 
 
 def parse_json(payload: bytes) -> Any:
@@ -125,6 +129,8 @@ def parse_health(payload: bytes) -> Health:
         rss_mb=_number(_mapping(body, "process"), "rss_mb"),
         dropped=int(sum(count or 0 for count in counts)) if counts else None,
         stale_after_s=_number(body, "stale_after_s"),
+        steps=_steps(_mapping(body, "degradation")),
+        marked=tuple(clean(name, 40) for name, model in _mapping(body, "models").items() if _is_marked(model)),
     )
 
 
@@ -164,6 +170,17 @@ def _found(body: Mapping[str, Any]) -> list[tuple[str, float]]:
             raise UnreadableError("a detection without a score")
         found.append((clean(entry["label"], 40), score))
     return sorted(found, key=lambda pair: -pair[1])
+
+
+def _steps(degradation: Mapping[str, Any]) -> tuple[str, ...]:
+    steps = degradation.get("steps", [])
+    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
+        raise UnreadableError("steps is not a list of objects")
+    return tuple(_text(step, "step") for step in steps)
+
+
+def _is_marked(model: object) -> bool:
+    return isinstance(model, dict) and "marked" in model
 
 
 def _mapping(body: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -162,6 +162,20 @@ def test_health_gives_memory_and_drops_and_reveals_silence() -> None:
     assert row.text == "online (started), v0.1.0, silent for 100 s, 93 MiB, 7 messages dropped"
 
 
+def test_health_tells_what_a_device_does_not_do() -> None:
+    """Steps of the ladder and models that are not loaded stand in its line; nonsense in their place is unreadable."""
+    fleet = FleetView(PREFIX)
+    send(fleet, "porch/status", status())
+    steps = [{"step": "stride 2", "cause": "temperature"}, {"step": "seen: small"}]
+    send(fleet, "porch/health", {"degradation": {"steps": steps}, "models": {"big": {"marked": {"hangs": 2}}}})
+    (row,) = rows(fleet, 0)
+    assert "doing less: stride 2; seen: small" in row.text
+    assert "hung and not loaded: big" in row.text
+    for wrong in ({"degradation": {"steps": "all"}}, {"degradation": {"steps": [1]}}, {"models": []}):
+        send(fleet, "porch/health", wrong)
+    assert fleet.unreadable == 3
+
+
 def test_an_event_is_a_line_with_its_figures() -> None:
     """What the envelope adds is left out, nested values too."""
     fleet = FleetView(PREFIX)
