@@ -171,8 +171,9 @@ def test_health_tells_what_a_device_does_not_do() -> None:
     (row,) = rows(fleet, 0)
     assert "doing less: stride 2; seen: small" in row.text
     assert "hung and not loaded: big" in row.text
-    for wrong in ({"degradation": {"steps": "all"}}, {"degradation": {"steps": [1]}}, {"models": []}):
-        send(fleet, "porch/health", wrong)
+    wrong: list[dict[str, Any]] = [{"degradation": {"steps": "all"}}, {"degradation": {"steps": [1]}}, {"models": []}]
+    for body in wrong:
+        send(fleet, "porch/health", body)
     assert fleet.unreadable == 3
 
 
