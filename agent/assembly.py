@@ -33,9 +33,16 @@ QUEUE_FRAMES_EVERY_FRAME = 4
 
 
 def load_models(
-    settings: Settings, marks: Marks, clock: Clock
+    settings: Settings, marks: Marks, clock: Clock, *, must_all_load: bool
 ) -> tuple[dict[str, LoadedModel], dict[str, dict[str, Any]]]:
     """Load every model that a stream uses, but for those that hung too often.
+
+    Args:
+        settings: name them.
+        marks: of those that hung.
+        clock: times the warm-up.
+        must_all_load: whether one that cannot be loaded ends the agent, as at a first start. A run that replaces a
+            hung one goes on without: what the device can still do must not end with what it cannot.
 
     Returns:
         The models by name, and for each that is left out what health says of it.
@@ -46,7 +53,7 @@ def load_models(
     used = {stream.model for stream in settings.streams}
     threads = threads_a_session(settings.limits.threads, len(used))
     models: dict[str, LoadedModel] = {}
-    marked: dict[str, dict[str, Any]] = {}
+    left_out: dict[str, dict[str, Any]] = {}
     problems: list[str] = []
     for model in settings.models:
         if model.name not in used:
@@ -61,15 +68,18 @@ def load_models(
                     hangs,
                     marks.file,
                 )
-                marked[model.name] = {"marked": {"hangs": hangs, "file": str(marks.file)}}
+                left_out[model.name] = {"marked": {"hangs": hangs, "file": str(marks.file)}}
                 continue
             models[model.name] = load_model(model, threads, clock)
         except ConfigError as error:
             problems += error.problems
-    if problems:
+            left_out[model.name] = {"failed": error.problems[:10]}
+    if problems and must_all_load:
         raise ConfigError(problems)
+    for problem in problems:
+        log.error("left out: %s", problem)
     log.info("models warm and verified: %s; %d inference threads each", ", ".join(models) or "none", threads)
-    return models, marked
+    return models, left_out
 
 
 def threads_a_session(asked: int | None, sessions: int) -> int:
@@ -77,13 +87,13 @@ def threads_a_session(asked: int | None, sessions: int) -> int:
     return max(1, effective_cpus(asked) // max(1, sessions))
 
 
-def scheduler_policy(settings: Settings, models: Mapping[str, LoadedModel]) -> SchedulerPolicy:
+def scheduler_policy(settings: Settings) -> SchedulerPolicy:
     """Return what holds for all streams and sessions."""
     scheduler, cpus = settings.scheduler, effective_cpus(settings.limits.threads)
     sessions = len({stream.model for stream in settings.streams})
     return SchedulerPolicy(
         threads=cpus,
-        session_threads=dict.fromkeys(models, threads_a_session(settings.limits.threads, sessions)),
+        run_threads=threads_a_session(settings.limits.threads, sessions),
         min_share=scheduler.min_share,
         predictor=PredictorPolicy(
             confidence=scheduler.confidence,
@@ -111,7 +121,9 @@ def build_ladder(
                 if index > 0
             ]
         elif kind == "stream":
-            lower = sorted((s for s in streams if s.priority < highest), key=lambda stream: stream.priority)
+            # A paused file would be read to its end for nothing.
+            lower = [stream for stream in streams if stream.priority < highest and stream.mode == "live"]
+            lower.sort(key=lambda stream: stream.priority)
             steps += [Step(StepKind.STREAM, stream.name, 0, f"{stream.name} paused") for stream in lower]
     policy = LadderPolicy(
         misses_max=settings.misses_max,

@@ -18,16 +18,19 @@ from agent.assembly import build_ladder, build_source, load_models, scheduler_po
 from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, Clock, SystemClock
 from agent.core.backoff import Backoff
 from agent.core.outbox import Outbox
+from agent.core.scheduler import EGRESS_RESERVE_NS
 from agent.device.signals import DeviceSignals
 from agent.engine.process import lock_memory, prepare_serving
 from agent.engine.session import runtime_version
+from agent.errors import ConfigError
 from agent.handover import Handover
-from agent.interfaces import Sink
+from agent.interfaces import Sink, Source
 from agent.loops.abort import AbortTimer
 from agent.loops.annotate import AnnotateLoop
 from agent.loops.capture import CaptureLoop
 from agent.loops.egress import EgressLoop
 from agent.loops.governor import GovernorLoop
+from agent.loops.hangs import HangLoop
 from agent.loops.health import HealthLoop, process_figures, resident_bytes
 from agent.loops.inbox import Inbox
 from agent.loops.inference import CurrentRun, InferenceLoop
@@ -91,17 +94,20 @@ class Daemon:
 
         # Everything that can be refused is refused here, before the first thread starts.
         self._marks = Marks(settings.state.dir, None if before is None else before.marks)
-        self._models, self._marked = load_models(settings, self._marks, self._clock)
-        self._streams = [stream for stream in settings.streams if stream.model in self._models]
-        sources = [(stream, build_source(stream, self._clock)) for stream in self._streams]
+        self._models, self._left_out = load_models(settings, self._marks, self._clock, must_all_load=before is None)
+        self._sources = self._build_sources(settings)
+        self._streams = [stream for stream in settings.streams if stream.name in self._sources]
         prepare_serving()
         self._lock_refusal = lock_memory() if settings.limits.lock_memory else "not asked for"
         if settings.limits.lock_memory and self._lock_refusal is not None:
             log.warning("limits.lock_memory: refused: %s: raise LimitMEMLOCK", self._lock_refusal)
         self._broker: EmbeddedBroker | None = None
-        scheduling = scheduler_policy(settings, self._models)
+        scheduling = scheduler_policy(settings)
         policies = {stream.name: stream_policy(stream) for stream in self._streams}
-        self._trace = None if trace is None else TraceRecorder(trace, policies, scheduling, self._clock)
+        self._trace: TraceRecorder | None = None
+        if trace is not None:
+            is_continued = before is not None
+            self._trace = TraceRecorder(trace, policies, scheduling, self._clock, is_continued=is_continued)
         self._inbox = Inbox(policies, self._clock, scheduling, self._trace)
         self._egress = self._build_egress(output)
         self._timer = AbortTimer(self._clock)
@@ -109,9 +115,15 @@ class Daemon:
         self._annotate = AnnotateLoop(pictures, self._clock)
         self._inferences = {name: self._build_inference(name) for name in self._models}
         self._captures = [
-            CaptureLoop(stream.name, source, self._inbox, self._clock, self._egress.report, Backoff())
-            for stream, source in sources
+            CaptureLoop(name, source, self._inbox, self._clock, self._egress.report, Backoff())
+            for name, source in self._sources.items()
         ]
+        self._hangs = HangLoop(
+            loops=self._inferences.values(),
+            hung=self._hung,
+            hang_ns=int(settings.limits.hang_s * NS_PER_S),
+            clock=self._clock,
+        )
         self._governor = self._build_governor()
         self._health = HealthLoop(
             snapshot=self.summary,
@@ -145,7 +157,7 @@ class Daemon:
 
     def handover(self) -> Handover | None:
         """Return what a new run needs when this one ended because it must be replaced; None otherwise."""
-        if not self._hang_reason or self._stop_reason != self._hang_reason:
+        if not self._egress.carries_over or self._stop_was_asked_for():
             return None
         return Handover(
             settings=self._settings.model_dump(mode="json"),
@@ -167,7 +179,7 @@ class Daemon:
             "stop_reason": self._stop_reason,
             "streams": self._inbox.snapshot(),
             "delivery": self._egress.snapshot(),
-            "models": {name: _model_figures(loop) for name, loop in self._inferences.items()} | self._marked,
+            "models": {name: _model_figures(loop) for name, loop in self._inferences.items()} | self._left_out,
             "degradation": self._governor.snapshot(),
             "process": {**process, "memory_locked": self._lock_refusal is None},
             "versions": {
@@ -182,15 +194,21 @@ class Daemon:
         """Say what is wrong from the start, and take over what the run before left."""
         if self._before is not None:
             log.warning("restarted: %s", self._before.reason)
-            self._egress.report("restarted", {"reason": self._before.reason, "restarts": self._before.restarts})
+            figures = {"reason": self._before.reason, "restarts": self._before.restarts}
+            self._egress.report("restarted", {**figures, "messages_dropped": self._before.messages_dropped})
             for message in self._before.messages:
                 self._egress.emit(message)
-        for name, mark in self._marked.items():
-            self._egress.report("model_marked", {"model": name, **mark["marked"]})
+            # In a thread of its own, which nobody waits for: a disk that hangs may be why we are here.
+            threading.Thread(target=self._marks.save, name="marks", daemon=True).start()
+        for name, why in self._left_out.items():
+            event = "model_marked" if "marked" in why else "model_failed"
+            self._egress.report(event, {"model": name, **why.get("marked", {"problems": why.get("failed")})})
         for stream in self._streams:
             fastest_ns = self._inferences[stream.model].variant.fastest_ns
             budget_ms = stream.budget_ms
-            if budget_ms is not None and stream.on_late == "drop" and fastest_ns > budget_ms * NS_PER_MS:
+            if budget_ms is None or stream.on_late == "mark":
+                continue
+            if fastest_ns + EGRESS_RESERVE_NS > budget_ms * NS_PER_MS:
                 fastest_ms = round(fastest_ns / NS_PER_MS, 1)
                 log.warning(
                     "%s: its deadline of %g ms is shorter than the fastest run of %s in the warm-up, %g ms: hardly "
@@ -205,17 +223,27 @@ class Daemon:
                 self._egress.report("deadline_too_short", {**figures, **limits})
 
     def _hung(self, loop: InferenceLoop, run: CurrentRun, overdue_s: float) -> None:
-        """End this run so that another can replace it: a thread in native code cannot be ended. Governor's thread."""
-        model, digest = loop.model.name, run.variant.sha256
-        hangs = self._marks.add(digest, model, self._clock.wall_ns())
-        stream = "" if run.frame is None else run.frame.stream
+        """End this run so that another can replace it: a thread in native code cannot be ended. The hang thread."""
+        if self._hang_reason:
+            return  # Another one hung first; this run ends already.
+        model = loop.model.name
+        hangs = self._marks.add({variant.sha256 for variant in loop.model.variants}, model, self._clock.wall_ns())
         consequence = "is not loaded again" if hangs >= HANGS_MAX else "gets one more chance"
         self._hang_reason = f"{model} hung: {overdue_s:g} s after it should have ended; it {consequence}"
-        log.error("%s; the agent restarts itself", self._hang_reason)
-        figures = {"model": model, "variant": run.variant.name, "sha256": digest, "stream": stream}
-        self._egress.report("inference_hung", {**figures, "overdue_s": overdue_s, "hangs": hangs})
         self._egress.carries_over = True
+        # Before anything that may wait, such as the reader of standard output.
         self.request_stop(self._hang_reason)
+        log.error("%s; the agent restarts itself", self._hang_reason)
+        stream = "" if run.frame is None else run.frame.stream
+        figures = {"model": model, "variant": run.variant.name, "sha256": run.variant.sha256, "stream": stream}
+        self._egress.report("inference_hung", {**figures, "overdue_s": overdue_s, "hangs": hangs})
+
+    def _stop_was_asked_for(self) -> bool:
+        """Return whether somebody asked to stop as well, so that no new run must begin."""
+        while not self._wakeups.empty():
+            if (reason := self._wakeups.get()) and reason != self._hang_reason:
+                self._stop_reason = reason
+        return self._stop_reason != self._hang_reason
 
     def _main_loop(self) -> str:
         """Wait for a reason to stop and return it."""
@@ -250,7 +278,7 @@ class Daemon:
         self._join("infer-", self._clock.now_ns() + DRAIN_CAPTURE_NS)
         self._join("capture-", self._clock.now_ns() + DRAIN_CAPTURE_NS)
         self._inbox.settle_in_flight()
-        for loop in (self._timer, self._annotate, self._health, self._governor):
+        for loop in (self._timer, self._annotate, self._health, self._governor, self._hangs):
             loop.stop()
         if self._trace is not None:
             self._trace.stop()
@@ -265,8 +293,12 @@ class Daemon:
         """Deliver what was accepted; a signal shortens the patience that the end of all streams has."""
         worker = self._workers["egress"]
         by_ns = begun_ns + (FLUSH_AT_END_NS if has_ended else DRAIN_NS)
+        if self._egress.carries_over and self._stop_was_asked_for():
+            self._egress.carries_over = False
         self._egress.stop(self._stop_reason, by_ns)
         while not worker.join(0.05) and self._clock.now_ns() < by_ns:
+            if self._egress.carries_over and self._stop_was_asked_for():
+                self._egress.carries_over = False
             if has_ended and not self._wakeups.empty() and (reason := self._wakeups.get()):
                 by_ns = min(by_ns, self._clock.now_ns() + DRAIN_NS)
                 self._egress.stop(reason, by_ns)
@@ -277,6 +309,24 @@ class Daemon:
         for name, worker in self._workers.items():
             if name.startswith(prefix) and not worker.join((by_ns - self._clock.now_ns()) / NS_PER_S):
                 log.warning("%s: did not end in time and is left behind", name)
+
+    def _build_sources(self, settings: Settings) -> dict[str, Source]:
+        """Return the sources of all streams whose model is there.
+
+        Raises:
+            ConfigError: one of them is nothing that we know; a run that replaces a hung one goes on without it.
+        """
+        sources: dict[str, Source] = {}
+        for stream in settings.streams:
+            if stream.model not in self._models:
+                continue
+            try:
+                sources[stream.name] = build_source(stream, self._clock)
+            except ConfigError as error:
+                if self._before is None:
+                    raise
+                log.error("left out: %s", error)  # noqa: TRY400  The text says all.
+        return sources
 
     def _build_egress(self, output: Output) -> EgressLoop:
         wake = threading.Event()
@@ -336,8 +386,6 @@ class Daemon:
             signals=DeviceSignals(temperature_limit_c=self._settings.degradation.temperature_c_max),
             memory_ratio=lambda: None if limit_bytes is None else resident_bytes() / limit_bytes,
             report=self._egress.report,
-            hung=self._hung,
-            hang_ns=int(self._settings.limits.hang_s * NS_PER_S),
             clock=self._clock,
         )
 
@@ -349,6 +397,7 @@ class Daemon:
             "annotate": self._annotate.run,
             "health": self._health.run,
             "governor": self._governor.run,
+            "hangs": self._hangs.run,
             **({} if self._trace is None else {"trace": self._trace.run}),
             **{f"infer-{name}": loop.run for name, loop in self._inferences.items()},
             **{

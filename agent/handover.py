@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import MutableMapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,8 +21,8 @@ from agent.core.outbox import Message
 VARIABLE = "EDGEBEAT_HANDOVER_FD"
 """Names the descriptor to the next run. No setting."""
 
-BYTES_MAX = 64 << 20
-"""Read at most: 20,000 messages (the limit of `mqtt.queue_messages`) of 3 kB."""
+BYTES_MAX = 16 << 20
+"""Of messages: 2,000 of 8 kB, written in a second; the oldest beyond are dropped and counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,7 @@ class Handover:
         reason: of the restart.
         restarts: how many there were before the next run, this one included.
         end_ns: when `--duration` is over, None without one. The clock goes on over a restart.
+        messages_dropped: those that did not fit.
     """
 
     settings: dict[str, Any]
@@ -44,15 +45,14 @@ class Handover:
     reason: str
     restarts: int
     end_ns: int | None
+    messages_dropped: int = 0
 
 
 def restart(handover: Handover) -> NoReturn:
     """Replace this process by a new run of the same command."""
-    values = {field.name: getattr(handover, field.name) for field in fields(handover)}
-    values["messages"] = [asdict(message) for message in handover.messages]
     descriptor = os.memfd_create("edgebeat-handover")
-    with os.fdopen(os.dup(descriptor), "w", encoding="utf-8") as stream:
-        json.dump(values, stream, default=str)
+    with os.fdopen(os.dup(descriptor), "wb") as stream:
+        stream.writelines(_lines(handover))
     _close_at_exec(except_for=descriptor)
     os.environ[VARIABLE] = str(descriptor)
     sys.stdout.flush()
@@ -68,10 +68,29 @@ def receive(environ: MutableMapping[str, str] = os.environ) -> Handover | None:
     try:
         with os.fdopen(int(text), "rb") as stream:
             stream.seek(0)
-            values = json.loads(stream.read(BYTES_MAX))
-        return Handover(**{**values, "messages": [Message(**message) for message in values["messages"]]})
-    except (OSError, ValueError, TypeError, KeyError):
+            head, *rest = stream.read(2 * BYTES_MAX).splitlines()
+        return Handover(**{**json.loads(head), "messages": [Message(**json.loads(line)) for line in rest]})
+    except (OSError, ValueError, TypeError):
         return None
+
+
+def _lines(handover: Handover) -> list[bytes]:
+    """Return one line for everything but the messages, then one a message, as many of the newest as fit."""
+    kept: list[bytes] = []
+    room = BYTES_MAX
+    for message in reversed(handover.messages):
+        line = _encode({field.name: getattr(message, field.name) for field in fields(message)})
+        room -= len(line)
+        if room < 0:
+            break
+        kept.append(line)
+    head = {field.name: getattr(handover, field.name) for field in fields(handover) if field.name != "messages"}
+    head["messages_dropped"] = handover.messages_dropped + len(handover.messages) - len(kept)
+    return [_encode(head), *reversed(kept)]
+
+
+def _encode(values: dict[str, Any]) -> bytes:
+    return json.dumps(values, separators=(",", ":"), default=str).encode() + b"\n"
 
 
 def _close_at_exec(*, except_for: int) -> None:

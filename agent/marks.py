@@ -25,7 +25,8 @@ class Marks:
     """Hangs by the SHA-256 of the network's file, in `marks.json` of the state folder.
 
     A new file has a new digest and starts without a mark; removing `marks.json` forgets all. Wall time is good enough
-    here: a clock that was wrong makes a mark last longer or shorter. Called by the main thread alone.
+    here: a clock that was wrong makes a mark last longer or shorter. A hang is counted in memory and handed to the
+    next run, which writes it: the disk may be what hangs.
 
     Args:
         folder: `state.dir`; where it cannot be written, marks last as long as they are handed from run to run.
@@ -49,17 +50,23 @@ class Marks:
         recent = [mark for mark in marks if mark and wall_ns / 1e9 - mark["last_s"] < FORGOTTEN_AFTER_S]
         return sum(mark["hangs"] for mark in recent)
 
-    def add(self, digest: str, model: str, wall_ns: int) -> int:
-        """Count one hang, on disk where that is possible; return how many there are."""
-        hangs = self.hangs([digest], wall_ns) + 1
-        self._marks[digest] = {"model": model, "hangs": hangs, "last_s": wall_ns // 10**9}
+    def add(self, digests: Iterable[str], model: str, wall_ns: int) -> int:
+        """Count one hang of a model with these networks, in memory; return how many there are."""
+        digests = sorted(digests)
+        hangs = self.hangs(digests, wall_ns) + 1
+        for digest in digests:
+            self._marks.pop(digest, None)
+        self._marks[digests[0]] = {"model": model, "hangs": hangs, "last_s": wall_ns // 10**9}
         newest = sorted(self._marks.items(), key=lambda item: item[1]["last_s"])[-ENTRIES_MAX:]
         self._marks = dict(newest)
+        return hangs
+
+    def save(self) -> None:
+        """Write them to disk where that is possible. May hang with the disk: call it where nothing waits for it."""
         try:
             _write(self._file, self._marks)
         except OSError as error:
             log.warning("%s: cannot be written (%s): the mark lasts until the agent ends", self._file, error.strerror)
-        return hangs
 
     def export(self) -> dict[str, Any]:
         """Return all marks, for `handover`."""

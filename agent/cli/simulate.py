@@ -18,7 +18,7 @@ from agent.core.ledger import Outcome
 from agent.core.predictor import PredictorPolicy
 from agent.core.scheduler import SchedulerPolicy, StreamPolicy
 from agent.core.simulation import Arrival, Report, Simulation, World
-from agent.core.synthetic import OVERSHOOT_MEAN_NS, Camera, arrivals_of, machine_speed
+from agent.core.synthetic import Camera, arrivals_of, machine_speed, overshoot_of
 from agent.core.trace import parse
 from agent.errors import ConfigError
 
@@ -84,7 +84,7 @@ def _recorded(file: Path) -> _Input:
         raise ConfigError(f"--trace {file}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise ConfigError(f"--trace {file}: {error}") from error
-    world = World(overshoot_ns=_overshoot(0))
+    world = World(overshoot_ns=overshoot_of(random.Random(0)))  # noqa: S311
     return _Input(
         recording.policies, recording.arrivals, world, recording.scheduling, f"{file}, {recording.runs} runs"
     )
@@ -100,15 +100,10 @@ def _made(args: argparse.Namespace) -> _Input:
     return _Input(
         policies={camera.name: policy for camera in cameras},
         arrivals=sorted(arrivals, key=lambda arrival: arrival.at_ns),
-        world=World(speed=speed, overshoot_ns=_overshoot(args.seed)),
+        world=World(speed=speed, overshoot_ns=overshoot_of(rng)),
         scheduling=SchedulerPolicy(),
         origin=f"{args.streams} streams of {args.fps:g} fps, {args.service_ms:g} ms an inference, seed {args.seed}",
     )
-
-
-def _overshoot(seed: int) -> Any:
-    rng = random.Random(seed)  # noqa: S311
-    return lambda: round(rng.expovariate(1 / OVERSHOOT_MEAN_NS))
 
 
 def _what_if(given: _Input, args: argparse.Namespace) -> _Input:
@@ -121,7 +116,7 @@ def _what_if(given: _Input, args: argparse.Namespace) -> _Input:
 
     scheduling = given.scheduling
     if args.threads is not None:
-        scheduling = replace(scheduling, threads=args.threads, session_threads={})
+        scheduling = replace(scheduling, threads=args.threads, run_threads=1)
     if args.confidence is not None:
         scheduling = replace(scheduling, predictor=PredictorPolicy(confidence=min(1.0, args.confidence)))
     return replace(

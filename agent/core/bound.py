@@ -58,14 +58,16 @@ def _jobs(policies: Mapping[str, StreamPolicy], arrivals: Sequence[Arrival], spe
         stride, rate = StrideGate(policy.stride), RateGate(policy.max_hz)
         own = [arrival for arrival in arrivals if arrival.stream == name]
         asking = [arrival for arrival in own if stride.allows() and rate.allows(arrival.at_ns)]
-        pushed_out = [later.at_ns for later in asking[policy.queue_frames :]] + [NEVER_NS] * policy.queue_frames
+        pushed_out = [later.at_ns + later.latency_ns for later in asking[policy.queue_frames :]] + [
+            NEVER_NS
+        ] * policy.queue_frames
         for arrival, out_ns in zip(asking, pushed_out, strict=False):
             if arrival.fails:
                 continue
             deadline = speed.work_ns(arrival.at_ns + policy.budget_ns - EGRESS_RESERVE_NS)
             if out_ns != NEVER_NS:
                 deadline = min(deadline, speed.work_ns(out_ns) + arrival.work_ns)
-            release = speed.work_ns(arrival.at_ns)
+            release = speed.work_ns(arrival.at_ns + arrival.latency_ns)
             if release + arrival.work_ns <= deadline:
                 jobs.append(_Job(release, deadline, arrival.work_ns))
     return jobs

@@ -145,6 +145,10 @@ GOOD_SHARE = 0.5
 """A reading is good again below half of its limit; in between nothing changes (hysteresis)."""
 
 
+GIVE_UP_SHARE = 0.9
+"""A pause that leaves this share of a model's misses did not help it."""
+
+
 class Ladder:
     """Takes steps one at a time, in their order, and takes them back in reverse.
 
@@ -162,6 +166,8 @@ class Ladder:
         self._good_since_ns: int | None = None
         self._changed_at_ns = -NEVER_NS
         self._taken_back_at_ns: dict[Step, int] = {}
+        self._useless: set[tuple[Step, str]] = set()
+        """Pauses that did not lower the misses of a model."""
         self._better_after_ns = self._policy.better_after_ns
 
     def update(self, readings: Readings, now_ns: int) -> Change | None:
@@ -172,20 +178,35 @@ class Ladder:
         # What a step does must show before the next one.
         if now_ns - self._changed_at_ns < self._policy.worse_after_ns:
             return None
+        if (change := self._give_up(readings)) is not None:
+            self._changed_at_ns = now_ns
+            return change
         for key, since_ns in self._bad_since_ns.items():
             step = self._next_step(bad[key])
             if step is not None and now_ns - since_ns >= self._policy.worse_after_ns:
                 return self._take(step, bad[key], now_ns)
-        quiet_since_ns = max(self._changed_at_ns, NEVER_NS if self._good_since_ns is None else self._good_since_ns)
-        if self.taken and now_ns - quiet_since_ns >= self._better_after_ns:
-            return self._take_back(now_ns)
-        return None
+        if not self.taken or self._good_since_ns is None:
+            return None
+        is_quiet = now_ns - max(self._changed_at_ns, self._good_since_ns) >= self._better_after_ns
+        return self._take_back(now_ns) if is_quiet else None
+
+    def _give_up(self, readings: Readings) -> Change | None:
+        """Take back a pause that was to help a model and did not: its frames are late for another reason."""
+        last = self.taken[-1] if self.taken else None
+        if last is None or last.step.kind is not StepKind.STREAM or last.cause is not Cause.MISSES:
+            return None
+        if readings.misses.get(last.target, 0.0) < GIVE_UP_SHARE * (last.value or 0.0):
+            return None
+        self.taken.pop()
+        self._useless.add((last.step, last.target))
+        return Change(last.step, False)
 
     def _take(self, step: Step, complaint: _Complaint, now_ns: int) -> Change:
         policy = self._policy
         returned_ns = self._taken_back_at_ns.get(step)
         if returned_ns is not None and now_ns - returned_ns < 2 * self._better_after_ns:
-            self._better_after_ns = min(2 * self._better_after_ns, policy.better_after_max_ns)
+            longest_ns = max(policy.better_after_ns, policy.better_after_max_ns)
+            self._better_after_ns = min(2 * self._better_after_ns, longest_ns)
         else:
             self._better_after_ns = policy.better_after_ns
         change = Change(step, True, complaint.cause, complaint.target, complaint.value, complaint.limit)
@@ -207,11 +228,16 @@ class Ladder:
                 continue
             if step.kind is StepKind.VARIANT and complaint.target and step.target != complaint.target:
                 continue
+            if (step, complaint.target) in self._useless:
+                continue
             return step
         return None
 
     def _judge(self, readings: Readings) -> tuple[dict[tuple[Cause, str], _Complaint], bool]:
-        """Return what is bad, and whether everything is good."""
+        """Return what is bad, and whether there is room: what steps were taken for is good, the rest not bad.
+
+        Inference makes CPU pressure and memory of its own: to wait until those are low as well would be for ever.
+        """
         policy = self._policy
         # Each as (cause, target, value, limit, value below which it is good); higher is worse.
         scales: list[tuple[Cause, str, float, float, float]] = [
@@ -240,4 +266,5 @@ class Ladder:
             for cause, target, value, limit, _ in scales
             if value > limit
         }
-        return bad, all(value <= good for *_, value, _, good in scales)
+        causes = {change.cause for change in self.taken}
+        return bad, all(value <= (good if cause in causes else limit) for cause, _, value, limit, good in scales)

@@ -72,9 +72,9 @@ class Ledger:
         """Frames that have no outcome yet."""
         return len(self._open)
 
-    def forgotten(self, now_ns: int, limit_ns: int) -> int:
-        """Return how many frames have waited for their outcome for more than `limit_ns`. It must be 0."""
-        return sum(now_ns - captured_at_ns > limit_ns for captured_at_ns in self._open.values())
+    def forgotten(self, now_ns: int, limit_ns: int) -> set[int]:
+        """Return the frames that have waited for their outcome for more than `limit_ns`. It should be empty."""
+        return {number for number, captured_at_ns in self._open.items() if now_ns - captured_at_ns > limit_ns}
 
     def is_exact(self) -> bool:
         """Return whether the book adds up."""

@@ -9,6 +9,12 @@ from dataclasses import dataclass
 
 from agent.clock import NS_PER_S
 
+SAMPLES_MIN = 3
+"""The newest are kept whatever their age: one stall of seconds would otherwise be all that is known when it ends."""
+
+SAMPLES_MAX = 64
+"""Bounds memory; 2 s at 32 runs a second."""
+
 
 @dataclass(frozen=True, slots=True)
 class PredictorPolicy:
@@ -18,17 +24,13 @@ class PredictorPolicy:
         confidence: a frame runs when its chance to finish in time is at least this share of what a frame has that
             was captured just now. Where inference fits the deadline with ease that is the plain quantile.
         window_ns: a sample older than this is forgotten, so that a change of the clock frequency is learnt.
-        samples_min: the newest samples are kept whatever their age: one stall of seconds would otherwise be all
-            that is known when it ends.
-        samples_max: bounds memory.
-        probe_share: of the session's time, what a stream without any hope may take to learn whether that changed.
+        probe_share: of the session's time, what a stream that refuses all its frames may take to learn whether
+            that changed.
         probe_interval_ns: the longest time between two such probes.
     """
 
     confidence: float = 0.9
     window_ns: int = 2 * NS_PER_S
-    samples_min: int = 3
-    samples_max: int = 64
     probe_share: float = 0.2
     probe_interval_ns: int = NS_PER_S
 
@@ -53,7 +55,7 @@ class ServicePredictor:
         An aborted run shows a lower bound only: it counts half as much again, so that a frame with no more time
         than it had is not taken for one that fits.
         """
-        if len(self._samples) == self._policy.samples_max:
+        if len(self._samples) == SAMPLES_MAX:
             self._forget_oldest()
         learnt_ns = service_ns * 3 // 2 if aborted else service_ns
         self._samples.append((now_ns, learnt_ns))
@@ -62,8 +64,9 @@ class ServicePredictor:
     def is_current(self, now_ns: int) -> bool:
         """Return whether enough was learnt within the window to judge by it alone."""
         self._forget(now_ns)
-        least = self._policy.samples_min
-        return len(self._samples) >= least and now_ns - self._samples[-least][0] <= self._policy.window_ns
+        if len(self._samples) < SAMPLES_MIN:
+            return False
+        return now_ns - self._samples[-SAMPLES_MIN][0] <= self._policy.window_ns
 
     def predict_ns(self, now_ns: int) -> int:
         """Return the service time that a share of `confidence` of the recent runs kept; 0 when nothing is known."""
@@ -77,25 +80,31 @@ class ServicePredictor:
 
         Args:
             time_left_ns: until it must be finished.
-            time_best_ns: what a frame of this stream has that was captured just now.
+            time_best_ns: what a frame of this stream has when it arrives.
             now_ns: the present.
         """
         self._forget(now_ns)
         if not self._ordered:
             return True
         fit_best = bisect_right(self._ordered, time_best_ns)
-        if not fit_best:
-            return len(self._ordered) < self._policy.samples_min or self._is_probe_due(now_ns)
-        return bisect_right(self._ordered, time_left_ns) >= self._policy.confidence * fit_best
+        if fit_best and bisect_right(self._ordered, time_left_ns) >= self._policy.confidence * fit_best:
+            return True
+        return not fit_best and len(self._ordered) < SAMPLES_MIN
 
-    def _is_probe_due(self, now_ns: int) -> bool:
+    def is_probe_due(self, now_ns: int) -> bool:
+        """Return whether nothing ran for so long that a frame should be tried which is not expected to make it.
+
+        Whoever refuses for long must try, or it never learns again.
+        """
+        if not self._samples:
+            return True
         ended_ns, service_ns = self._samples[-1]
         pause_ns = min(self._policy.probe_interval_ns, int(service_ns / self._policy.probe_share))
         return now_ns - ended_ns >= pause_ns
 
     def _forget(self, now_ns: int) -> None:
-        policy, samples = self._policy, self._samples
-        while len(samples) > policy.samples_min and now_ns - samples[0][0] > policy.window_ns:
+        samples, window_ns = self._samples, self._policy.window_ns
+        while len(samples) > SAMPLES_MIN and now_ns - samples[0][0] > window_ns:
             self._forget_oldest()
 
     def _forget_oldest(self) -> None:

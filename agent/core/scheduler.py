@@ -9,7 +9,7 @@ from enum import Enum
 
 from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S
 from agent.core.ledger import Outcome
-from agent.core.predictor import PredictorPolicy, ServicePredictor
+from agent.core.predictor import SAMPLES_MIN, PredictorPolicy, ServicePredictor
 from agent.frame import Frame
 
 EGRESS_RESERVE_NS = 2 * NS_PER_MS
@@ -83,13 +83,13 @@ class SchedulerPolicy:
 
     Attributes:
         threads: inference threads that may run at the same time, over all sessions.
-        session_threads: what one run of each session takes of them; a session that is not named takes 1.
+        run_threads: what one run takes of them.
         min_share: of the sessions' time, what is divided evenly among waiting streams whatever their priority.
         predictor: see `PredictorPolicy`.
     """
 
     threads: int = 1
-    session_threads: Mapping[str, int] = field(default_factory=dict)
+    run_threads: int = 1
     min_share: float = 0.2
     predictor: PredictorPolicy = field(default_factory=PredictorPolicy)
 
@@ -106,9 +106,12 @@ class _Lane:
     """One stream's waiting frames and what it has had.
 
     Attributes:
-        served_ns: inference time that it has had, in thread nanoseconds; lifted when it comes back from a pause, so
-            that nobody saves up a claim.
-        last_turn_ns: when it last had a run, or last had nothing waiting.
+        served_ns: inference time that it has had; lifted when it comes back from a pause, so that nobody saves up a
+            claim.
+        waits_since_ns: when it had its last turn, or began to wait after it. Frames that expire meanwhile do not
+            change it: their stream still waits.
+        had_turn: its last frame was run, and none has come since.
+        latency_ns: from the capture of its newest frame to its arrival here.
         is_behind: its newest frame pushed out one that had waited: it cannot have every frame.
         own: learns its service times, on the variant in use.
         shared: learns those of all streams of its session.
@@ -122,12 +125,23 @@ class _Lane:
         self.policy = policy
         self.waiting: deque[Frame] = deque()
         self.served_ns = 0
-        self.last_turn_ns = 0
+        self.waits_since_ns = 0
+        self.had_turn = True
+        self.latency_ns = 0
         self.is_behind = False
 
     def predictor(self, now_ns: int) -> ServicePredictor:
         """Return the one to judge by: its own, if it had enough runs of late."""
         return self.own if self.own.is_current(now_ns) else self.shared
+
+    def admits(self, frame: Frame, last_ns: int, now_ns: int) -> bool:
+        """Return whether a frame that must be finished by `last_ns` should start now.
+
+        Any stream's run tells how fast the session is, so a probe is due only when none of them ran for long.
+        """
+        time_best_ns = last_ns - frame.captured_at_ns - self.latency_ns
+        is_admitted = self.predictor(now_ns).admits(last_ns - now_ns, time_best_ns, now_ns)
+        return is_admitted or self.shared.is_probe_due(now_ns)
 
 
 class _Foresight:
@@ -176,7 +190,8 @@ class Scheduler:
         self._policy = policy or SchedulerPolicy()
         self._lanes = {name: _Lane(name, stream) for name, stream in streams.items()}
         self._foresight = _Foresight(self._policy.predictor, self._lanes.values())
-        self._running: dict[str, int] = {}
+        self._running: set[str] = set()
+        self._run_threads = min(self._policy.run_threads, self._policy.threads)
 
     def is_full(self, stream: str) -> bool:
         """Return whether the source must wait before it offers one more frame of a BLOCK stream."""
@@ -187,6 +202,9 @@ class Scheduler:
         """Add a frame; return what it pushed out."""
         lane = self._lanes[frame.stream]
         dropped: list[Settled] = []
+        lane.latency_ns = now_ns - frame.captured_at_ns
+        if lane.had_turn:
+            lane.had_turn, lane.waits_since_ns = False, now_ns
         lane.is_behind = len(lane.waiting) >= lane.policy.queue_frames
         if not lane.waiting:
             self._return_from_pause(lane, now_ns)
@@ -205,23 +223,25 @@ class Scheduler:
         None also when another session's frame goes first: that session must be asked next. A frame that was returned
         occupies its session until `finish`.
         """
-        free = self._policy.threads - sum(self._running.values())
         settled: list[Settled] = []
         candidates: list[_Lane] = []
         for lane in self._lanes.values():
             if not lane.waiting or lane.policy.session in self._running:
                 continue
             self._drop_hopeless(lane, now_ns, settled)
-            # A session that is wider than the limit runs alone.
-            if lane.waiting and min(self._threads_of(lane), self._policy.threads) <= free:
+            if lane.waiting:
                 candidates.append(lane)
-        if not candidates:
+        sessions = {lane.policy.session for lane in candidates}
+        if session not in sessions or not self._has_threads(1):
             return None, settled
+        if self._has_threads(len(sessions)):
+            # Nobody has to wait for another session's thread to wake up.
+            candidates = [lane for lane in candidates if lane.policy.session == session]
         lane = self._choose(candidates, now_ns)
         if lane.policy.session != session:
             return None, settled
-        self._running[session] = min(self._threads_of(lane), self._policy.threads)
-        lane.last_turn_ns = now_ns
+        self._running.add(session)
+        lane.had_turn, lane.waits_since_ns = True, now_ns
         return lane.waiting.popleft(), settled
 
     def finish(self, frame: Frame, started_ns: int, now_ns: int, ending: Ending = Ending.DONE) -> Outcome:
@@ -231,12 +251,10 @@ class Scheduler:
         same (one giant operator is not interrupted, see ORT's RunOptions.terminate).
         """
         lane = self._lanes[frame.stream]
-        self._running.pop(lane.policy.session, None)
+        self._running.discard(lane.policy.session)
         # At most the prediction: a stall of the machine is not what the stream has had.
         service_ns = now_ns - started_ns
-        lane.served_ns += min(service_ns, lane.predictor(now_ns).predict_ns(now_ns) or service_ns) * self._threads_of(
-            lane
-        )
+        lane.served_ns += min(service_ns, lane.predictor(now_ns).predict_ns(now_ns) or service_ns)
         if ending is Ending.FAILED:
             return Outcome.FAILED
         for predictor in (lane.own, lane.shared):
@@ -246,17 +264,24 @@ class Scheduler:
         return Outcome.PUBLISHED if now_ns <= publish_by_ns(frame) else Outcome.LATE
 
     def occupy(self, session: str) -> bool:
-        """Take a session's threads for a run without a frame; False when they are taken or a frame waits for them."""
-        waiting = any(lane.waiting for lane in self._lanes.values() if lane.policy.session == session)
-        threads = min(self._policy.session_threads.get(session, 1), self._policy.threads)
-        if waiting or session in self._running or threads > self._policy.threads - sum(self._running.values()):
+        """Take a session and its threads for a run without a frame; False when they are taken or any frame waits."""
+        is_wanted = any(lane.waiting for lane in self._lanes.values())
+        if is_wanted or session in self._running or not self._has_threads(1):
             return False
-        self._running[session] = threads
+        self._running.add(session)
         return True
 
     def release(self, session: str) -> None:
         """Give back what `occupy` took."""
-        self._running.pop(session, None)
+        self._running.discard(session)
+
+    def is_wanted(self, session: str) -> bool:
+        """Return whether a frame of the session waits."""
+        return any(lane.waiting for lane in self._lanes.values() if lane.policy.session == session)
+
+    def must_wait(self, session: str) -> bool:
+        """Return whether a frame of the session waits for the end of a run, its own or another session's."""
+        return session in self._running or not self._has_threads(1)
 
     def select_variant(self, session: str, variant: str, fastest_ns: int, now_ns: int) -> None:
         """Note that a session runs another variant of its model from the next frame on.
@@ -264,7 +289,7 @@ class Scheduler:
         Until it has runs of its own, its fastest run in the warm-up tells whether any frame can make it.
         """
         shared = self._foresight.select(session, variant)
-        for _ in range(self._policy.predictor.samples_min):
+        for _ in range(SAMPLES_MIN):
             shared.observe(fastest_ns, now_ns)
 
     def abort_at_ns(self, frame: Frame) -> int:
@@ -283,12 +308,11 @@ class Scheduler:
             lane.waiting.clear()
         return settled
 
-    def _threads_of(self, lane: _Lane) -> int:
-        return self._policy.session_threads.get(lane.policy.session, 1)
+    def _has_threads(self, runs: int) -> bool:
+        return (len(self._running) + runs) * self._run_threads <= self._policy.threads
 
     def _return_from_pause(self, lane: _Lane, now_ns: int) -> None:
         """Give a stream that had nothing to run no more claim than `LEAD_RUNS` over those that had."""
-        lane.last_turn_ns = max(lane.last_turn_ns, now_ns)
         busy = [
             other for other in self._lanes.values() if other.waiting and other.policy.priority == lane.policy.priority
         ]
@@ -297,7 +321,7 @@ class Scheduler:
             lane.served_ns = max(lane.served_ns, min(other.served_ns for other in busy) - lead_ns)
 
     def _lead_ns(self, lane: _Lane, now_ns: int) -> int:
-        return LEAD_RUNS * lane.predictor(now_ns).predict_ns(now_ns) * self._threads_of(lane)
+        return LEAD_RUNS * lane.predictor(now_ns).predict_ns(now_ns)
 
     def _drop_hopeless(self, lane: _Lane, now_ns: int, settled: list[Settled]) -> None:
         """Drop what waits at the head of a stream and cannot make it."""
@@ -308,9 +332,7 @@ class Scheduler:
             last_ns = publish_by_ns(frame)
             if now_ns >= last_ns:
                 outcome = Outcome.EXPIRED
-            elif last_ns == NEVER_NS or lane.predictor(now_ns).admits(
-                last_ns - now_ns, last_ns - frame.captured_at_ns, now_ns
-            ):
+            elif last_ns == NEVER_NS or lane.admits(frame, last_ns, now_ns):
                 return
             else:
                 outcome = Outcome.UNREACHABLE
@@ -321,7 +343,7 @@ class Scheduler:
             return candidates[0]
         starved = [lane for lane in candidates if self._is_starved(lane, len(candidates), now_ns)]
         if starved:
-            return min(starved, key=lambda lane: lane.last_turn_ns)
+            return min(starved, key=lambda lane: lane.waits_since_ns)
         highest = max(lane.policy.priority for lane in candidates)
         equals = [lane for lane in candidates if lane.policy.priority == highest]
         urgent = min(equals, key=_urgency_ns)
@@ -333,7 +355,7 @@ class Scheduler:
     def _is_starved(self, lane: _Lane, rivals: int, now_ns: int) -> bool:
         service_ns = lane.predictor(now_ns).predict_ns(now_ns)
         turn_ns = int(rivals * service_ns / self._policy.min_share)
-        return service_ns > 0 and now_ns - lane.last_turn_ns > turn_ns
+        return service_ns > 0 and now_ns - lane.waits_since_ns > turn_ns
 
 
 def publish_by_ns(frame: Frame) -> int:

@@ -34,12 +34,14 @@ class Arrival:
         stream: whose it is.
         work_ns: how long its inference takes at full speed if nobody stops it.
         fails: its inference raises at the end.
+        latency_ns: from capture to arrival: decoding, mostly.
     """
 
     at_ns: int
     stream: str
     work_ns: int
     fails: bool = False
+    latency_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ class Simulation:
     def run(self, arrivals: Iterable[Arrival]) -> Report:
         """Play the trace to its end and return the report; frames in queues are served first."""
         for arrival in arrivals:
-            self._at(arrival.at_ns, lambda arrival=arrival: self._arrive(arrival))  # type: ignore[misc]
+            self._at(arrival.at_ns + arrival.latency_ns, lambda arrival=arrival: self._arrive(arrival))  # type: ignore[misc]
         for _, end_ns in self._world.outages:
             self._at(end_ns, self._send_all)
         while self._events:
@@ -158,11 +160,11 @@ class Simulation:
         if is_blocking and (self._blocked[stream] or self._intake.is_full(stream)):
             self._blocked[stream].append(arrival)
             return
-        self._admit(arrival)
+        self._admit(arrival, arrival.at_ns)
         self._serve_next()
 
-    def _admit(self, arrival: Arrival) -> None:
-        frame = self._intake.open(arrival.stream, Capture(self._now_ns, _NO_PIXELS), self._now_ns)
+    def _admit(self, arrival: Arrival, captured_at_ns: int) -> None:
+        frame = self._intake.open(arrival.stream, Capture(captured_at_ns, _NO_PIXELS), self._now_ns)
         if frame is not None:
             self._work[arrival.stream, frame.sequence] = arrival
             self._intake.queue(frame, self._now_ns)
@@ -197,7 +199,7 @@ class Simulation:
         """Let waiting every_frame sources deliver, as their threads would when room appears."""
         for stream, waiting in self._blocked.items():
             while waiting and not self._intake.is_full(stream):
-                self._admit(waiting.popleft())
+                self._admit(waiting.popleft(), self._now_ns)
 
     def _finish(self, frame: Frame, session: str, started_ns: int, ending: Ending) -> None:
         self._busy.discard(session)

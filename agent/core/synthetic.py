@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.clock import NS_PER_MS, NS_PER_S
@@ -10,8 +11,10 @@ from agent.core.machine import MachineSpeed
 from agent.core.scheduler import StreamPolicy
 from agent.core.simulation import Arrival, World
 
-OVERSHOOT_MEAN_NS = 4_400_000
-"""An aborted run goes on to its next operator: median 5.1 ms, p95 10.6 ms for a model of 172 ms on one thread."""
+OVERSHOOT_MEDIAN_NS = 5_100_000
+OVERSHOOT_SIGMA = 0.445
+"""An aborted run goes on to its next operator: median 5.1 ms, p95 10.6 ms for a model of 172 ms on one thread; a
+lognormal distribution with these figures."""
 
 _NOISE_EVERY_NS = 40 * NS_PER_MS
 
@@ -45,6 +48,7 @@ class Camera:
         jitter: largest deviation of one period, as a share of it.
         burst_share: of the frames, those that come at once after the one before.
         gaps_hz: pauses of 2 s, a second.
+        latency_ns: from capture to arrival.
     """
 
     name: str
@@ -52,6 +56,12 @@ class Camera:
     jitter: float = 0.2
     burst_share: float = 0.0
     gaps_hz: float = 0.0
+    latency_ns: int = 0
+
+
+def overshoot_of(rng: random.Random) -> Callable[[], int]:
+    """Return a draw of how long an aborted run goes on."""
+    return lambda: round(OVERSHOOT_MEDIAN_NS * rng.lognormvariate(0.0, OVERSHOOT_SIGMA))
 
 
 def arrivals_of(camera: Camera, work_ns: int, span_ns: int, rng: random.Random) -> list[Arrival]:
@@ -60,7 +70,7 @@ def arrivals_of(camera: Camera, work_ns: int, span_ns: int, rng: random.Random) 
     at_ns = rng.uniform(0, period_ns)
     arrivals = []
     while at_ns < span_ns:
-        arrivals.append(Arrival(int(at_ns), camera.name, work_ns))
+        arrivals.append(Arrival(int(at_ns), camera.name, work_ns, latency_ns=camera.latency_ns))
         if rng.random() < camera.burst_share:
             at_ns += 1
         else:
@@ -125,13 +135,16 @@ def random_scenario(seed: int, span_ns: int = 30 * NS_PER_S) -> Scenario:
     rates = [rng.uniform(4, 40)] * count if are_equal else [rng.uniform(4, 40) for _ in range(count)]
     work_ns = min(int(load * NS_PER_S / sum(rates)), int(budget_ns * rng.uniform(0.3, 0.8)))
     burst_share = rng.choice([0.0, 0.02])
-    cameras = [Camera(f"s{index}", fps, burst_share=burst_share) for index, fps in enumerate(rates)]
+    latency_ns = rng.choice([0, 2, 10]) * NS_PER_MS
+    cameras = [
+        Camera(f"s{index}", fps, burst_share=burst_share, latency_ns=latency_ns) for index, fps in enumerate(rates)
+    ]
     arrivals = [arrival for camera in cameras for arrival in arrivals_of(camera, work_ns, span_ns, rng)]
     speed = machine_speed(span_ns, rng, stalls=rng.choice([0, 0, 1, 2]), drops=rng.choice([0, 0, 1]))
     return Scenario(
         policies={camera.name: StreamPolicy(budget_ns) for camera in cameras},
         arrivals=sorted(arrivals, key=lambda arrival: arrival.at_ns),
-        world=World(speed=speed, overshoot_ns=lambda: round(rng.expovariate(1 / OVERSHOOT_MEAN_NS))),
+        world=World(speed=speed, overshoot_ns=overshoot_of(rng)),
         load=work_ns * sum(rates) / NS_PER_S,
         are_equal=are_equal,
     )

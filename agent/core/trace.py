@@ -1,6 +1,6 @@
 """A recorded trace: what arrived and how long it took, one JSON object a line.
 
-The first line describes the streams; then `{"a": captured_at_ns, "s": stream}` for each captured frame and
+The first line describes the streams; then `{"a": captured_at_ns, "o": arrived_at_ns, "s": stream}` for each frame and
 `{"r": started_ns, "s": stream, "f": captured_at_ns, "d": duration_ns, "e": ending}` for each run. Times are those of
 the device's clock.
 """
@@ -51,13 +51,13 @@ def header(policies: Mapping[str, StreamPolicy], scheduling: SchedulerPolicy) ->
         }
         for name, policy in policies.items()
     }
-    threads = {"threads": scheduling.threads, "session_threads": dict(scheduling.session_threads)}
+    threads = {"threads": scheduling.threads, "run_threads": scheduling.run_threads}
     return json.dumps({"edgebeat_trace": VERSION, "streams": streams, **threads}, separators=(",", ":"))
 
 
-def arrival_line(stream: str, captured_at_ns: int) -> str:
+def arrival_line(stream: str, captured_at_ns: int, arrived_at_ns: int) -> str:
     """Return the line of a captured frame."""
-    return json.dumps({"a": captured_at_ns, "s": stream}, separators=(",", ":"))
+    return json.dumps({"a": captured_at_ns, "o": arrived_at_ns, "s": stream}, separators=(",", ":"))
 
 
 def run_line(stream: str, captured_at_ns: int, started_ns: int, ended_ns: int, ending: Ending) -> str:
@@ -77,7 +77,7 @@ def parse(lines: Iterable[str]) -> Recording:
     """
     policies: dict[str, StreamPolicy] = {}
     scheduling = SchedulerPolicy()
-    captured: list[tuple[int, str]] = []
+    captured: list[tuple[int, int, str]] = []
     took: dict[tuple[str, int], int] = {}
     for number, line in enumerate(lines, 1):
         try:
@@ -85,7 +85,7 @@ def parse(lines: Iterable[str]) -> Recording:
             if number == 1:
                 policies, scheduling = _parse_header(values)
             elif "a" in values:
-                captured.append((int(values["a"]), _known(values["s"], policies)))
+                captured.append((int(values["a"]), int(values["o"]), _known(values["s"], policies)))
             else:
                 needed = int(values["d"]) * (3 if values["e"] == Ending.ABORTED.value else 2) // 2
                 took[_known(values["s"], policies), int(values["f"])] = needed
@@ -99,9 +99,10 @@ def parse(lines: Iterable[str]) -> Recording:
     all_known = [work for works in known.values() for work in works]
     last = {name: round(statistics.median(works or all_known)) for name, works in known.items()}
     arrivals = []
-    for at_ns, stream in captured:
+    for at_ns, arrived_ns, stream in captured:
         last[stream] = took.get((stream, at_ns), last[stream])
-        arrivals.append(Arrival(at_ns - begin_ns, stream, max(1, last[stream])))
+        latency_ns = max(0, arrived_ns - at_ns)
+        arrivals.append(Arrival(at_ns - begin_ns, stream, max(1, last[stream]), latency_ns=latency_ns))
     return Recording(policies, scheduling, arrivals, len(took))
 
 
@@ -112,8 +113,7 @@ def _parse_header(values: Mapping[str, Any]) -> tuple[dict[str, StreamPolicy], S
         str(name): StreamPolicy(**{**stream, "overflow": Overflow(stream["overflow"])})
         for name, stream in values["streams"].items()
     }
-    threads = {str(name): int(count) for name, count in values["session_threads"].items()}
-    return policies, SchedulerPolicy(threads=int(values["threads"]), session_threads=threads)
+    return policies, SchedulerPolicy(threads=int(values["threads"]), run_threads=int(values["run_threads"]))
 
 
 def _known(stream: Any, policies: Mapping[str, StreamPolicy]) -> str:

@@ -1,38 +1,31 @@
-"""One thread: sees inferences that hang, reads the device, and does less when it must."""
+"""One thread: reads the device once a second, and does less when it must."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from agent.clock import NS_PER_MS, NS_PER_S, Clock
+from agent.clock import NS_PER_S, Clock
 from agent.core.degradation import Cause, Change, Ladder, Readings, StepKind
 from agent.device.signals import Signals
 from agent.loops.inbox import Inbox
-from agent.loops.inference import CurrentRun, InferenceLoop
+from agent.loops.inference import InferenceLoop
 
 log = logging.getLogger(__name__)
 
-TICK_NS = 500 * NS_PER_MS
-"""Two wake-ups a second; a hang is seen half a second late at most."""
+READ_EVERY_NS = NS_PER_S
+"""Pressure is an average of ten seconds, heat is slower still."""
 
-TICKS_A_READING = 2
-"""The device is read once a second: pressure is an average of ten, heat is slower still."""
-
-MISSES_WINDOW = 3
-"""Misses are counted over so many readings."""
+MISSES_WINDOW_MIN, MISSES_WINDOW_MAX = 3, 30
+"""Misses are counted over the last 3 s, or over as many as it takes to see enough frames, 30 at most."""
 
 MISSES_ENDED_MIN = 5
-"""Fewer frames than this in the window tell nothing."""
-
-HANG_SERVICE_FACTOR = 10
-"""A model that needs long is given ten times its fastest run before it counts as hung."""
+"""Fewer frames than this tell nothing."""
 
 ReportEvent = Callable[[str, Mapping[str, Any]], None]
-Hung = Callable[[InferenceLoop, CurrentRun, float], None]
 
 
 class SignalSource(Protocol):
@@ -43,18 +36,16 @@ class SignalSource(Protocol):
 
 
 class GovernorLoop:
-    """Watches over the inference loops and the device.
+    """Reads the device and the misses, and brings streams and models to what the ladder says.
 
     Args:
         loops: the inference loops.
         inbox: counts misses; streams are throttled there.
-        live_streams: those whose frames a stride may leave out.
+        live_streams: those whose frames may be left out.
         ladder: decides.
         signals: of the device.
         memory_ratio: resident memory of its limit, None without a limit.
         report: sends an event.
-        hung: called once with the loop, its run and the seconds it is overdue.
-        hang_ns: see `limits.hang_s`.
         clock: the agent's.
     """
 
@@ -68,65 +59,37 @@ class GovernorLoop:
         signals: SignalSource,
         memory_ratio: Callable[[], float | None],
         report: ReportEvent,
-        hung: Hung,
-        hang_ns: int,
         clock: Clock,
     ) -> None:
         self._loops = {loop.model.name: loop for loop in loops}
         self._inbox = inbox
         self._live_streams = frozenset(live_streams)
-        self._streams = self._live_streams | {step.target for step in ladder.steps if step.kind is StepKind.STREAM}
         self._ladder = ladder
         self._signals = signals
         self._memory_ratio = memory_ratio
         self._report = report
-        self._hung = hung
-        self._hang_ns = hang_ns
         self._clock = clock
         self._stopping = threading.Event()
-        self._overdue: dict[str, tuple[CurrentRun, int]] = {}
-        self._counted: deque[dict[str, tuple[int, int]]] = deque(maxlen=MISSES_WINDOW + 1)
+        self._counted: deque[dict[str, tuple[int, int]]] = deque(maxlen=MISSES_WINDOW_MAX + 1)
         self._readings = Readings()
         self._seen = Signals()
         self._lock = threading.Lock()
 
     def run(self) -> None:
         """The thread's body."""
-        ticks = 0
-        while not self._clock.wait(self._stopping, TICK_NS):
-            self.check_hangs()
-            ticks += 1
-            if ticks % TICKS_A_READING == 0:
-                self.read_device()
+        while not self._clock.wait(self._stopping, READ_EVERY_NS):
+            self.read_device()
 
     def stop(self) -> None:
         """End the thread."""
         self._stopping.set()
-
-    def check_hangs(self) -> None:
-        """Count ticks for each run that is overdue.
-
-        Ticks, not time: after a suspend or a SIGSTOP the clock says hours and the inference had none of them.
-        """
-        now_ns = self._clock.now_ns()
-        for name, loop in self._loops.items():
-            current = loop.current
-            if current is None or now_ns <= current.due_ns:
-                self._overdue.pop(name, None)
-                continue
-            run, ticks = self._overdue.get(name, (current, 0))
-            ticks = ticks + 1 if run is current else 1
-            self._overdue[name] = (current, ticks)
-            limit_ns = max(self._hang_ns, HANG_SERVICE_FACTOR * current.variant.fastest_ns)
-            if (ticks - 1) * TICK_NS < limit_ns <= ticks * TICK_NS:
-                self._hung(loop, current, ticks * TICK_NS / NS_PER_S)
 
     def read_device(self) -> None:
         """Look at the device and at the misses, and take or take back a step."""
         seen = self._signals.read()
         self._counted.append(self._inbox.misses())
         readings = Readings(
-            misses=_recent_misses(self._counted[0], self._counted[-1]),
+            misses=_recent_misses(self._counted),
             temperature_margin_c=seen.temperature_margin_c,
             frequency_ratio=seen.frequency_ratio,
             cpu_pressure=seen.cpu_pressure,
@@ -153,6 +116,7 @@ class GovernorLoop:
             "temperature_c": seen.temperature_c,
             "temperature_limit_c": seen.temperature_limit_c,
             "frequency_ratio": seen.frequency_ratio,
+            "memory_ratio": None if readings.memory_ratio is None else round(readings.memory_ratio, 3),
             "cpu_pressure": seen.cpu_pressure,
             "memory_pressure": seen.memory_pressure,
         }
@@ -162,9 +126,8 @@ class GovernorLoop:
         steps = [change.step for change in self._ladder.taken]
         factor = max((step.level for step in steps if step.kind is StepKind.STRIDE), default=1)
         paused = {step.target for step in steps if step.kind is StepKind.STREAM}
-        for stream in self._streams:
-            is_live = stream in self._live_streams
-            self._inbox.throttle(stream, factor=factor if is_live else 1, is_paused=stream in paused)
+        for stream in self._live_streams:
+            self._inbox.throttle(stream, factor=factor, is_paused=stream in paused)
         for name, loop in self._loops.items():
             levels = [step.level for step in steps if step.kind is StepKind.VARIANT and step.target == name]
             loop.select(max(levels, default=0))
@@ -193,11 +156,13 @@ def _described(change: Change) -> dict[str, Any]:
     }
 
 
-def _recent_misses(before: Mapping[str, tuple[int, int]], now: Mapping[str, tuple[int, int]]) -> dict[str, float]:
-    """Return the share of missed frames between two counts, by model, where enough frames ended."""
+def _recent_misses(counted: Sequence[Mapping[str, tuple[int, int]]]) -> dict[str, float]:
+    """Return the share of missed frames by model, over the shortest window in which enough frames ended."""
     shares = {}
-    for name, (missed, ended) in now.items():
-        missed_before, ended_before = before.get(name, (0, 0))
-        if ended - ended_before >= MISSES_ENDED_MIN:
-            shares[name] = (missed - missed_before) / (ended - ended_before)
+    for name, (missed, ended) in counted[-1].items():
+        for before in list(counted)[-1 - MISSES_WINDOW_MIN :: -1]:
+            missed_before, ended_before = before.get(name, (0, 0))
+            if ended - ended_before >= MISSES_ENDED_MIN:
+                shares[name] = (missed - missed_before) / (ended - ended_before)
+                break
     return shares

@@ -23,8 +23,9 @@ NO_PIXELS: Pixels = np.empty((0, 0, 3), np.uint8)
 MISSES = (Outcome.LATE, Outcome.EXPIRED, Outcome.UNREACHABLE, Outcome.ABORTED)
 """What ended because time was too short; a frame that a newer one replaced is no miss."""
 
-FORGOTTEN_AFTER_NS = 60 * NS_PER_S
-"""A live frame that is a minute old and has no outcome was lost by us: the self-check reports it."""
+FORGOTTEN_AFTER_NS = 900 * NS_PER_S
+"""A live frame without an outcome so long after its deadline was lost by us: the self-check reports it. A hang may
+last 600 s (`limits.hang_s`), or ten times a warm-up run, before the agent replaces itself."""
 
 
 class Nothing(Enum):
@@ -39,8 +40,8 @@ class Nothing(Enum):
 class Trace(Protocol):
     """Writes down what happened, for `edgebeat simulate`. Called under the inbox's lock: one append each."""
 
-    def arrived(self, stream: str, captured_at_ns: int) -> None:
-        """Note a captured frame."""
+    def arrived(self, stream: str, captured_at_ns: int, now_ns: int) -> None:
+        """Note a captured frame and its arrival."""
 
     def ran(self, frame: Frame, started_ns: int, ended_ns: int, ending: Ending) -> None:
         """Note a run."""
@@ -49,7 +50,7 @@ class Trace(Protocol):
 class NoTrace:
     """See `Trace`: nobody asked for one."""
 
-    def arrived(self, stream: str, captured_at_ns: int) -> None:
+    def arrived(self, stream: str, captured_at_ns: int, now_ns: int) -> None:
         """See `Trace.arrived`."""
 
     def ran(self, frame: Frame, started_ns: int, ended_ns: int, ending: Ending) -> None:
@@ -98,6 +99,8 @@ class Inbox:
         # Entered as the plain lock, which costs a tenth of the condition's own methods.
         self._changed = threading.Condition(self._lock)
         self._is_stopping = False
+        self._is_closed = False
+        self._forgotten: dict[str, set[int]] = {name: set() for name in policies}
         self._warm_runs: dict[str, Abort] = {}
 
     def offer(self, stream: str, capture: Capture) -> None:
@@ -116,8 +119,8 @@ class Inbox:
                 self._intake.settle(frame, Outcome.SHUTDOWN)
                 return
             self._intake.queue(frame, self._clock.now_ns())
-            if warm_run := self._warm_runs.pop(self._intake.policies[stream].session, None):
-                warm_run.set()
+            if self._warm_runs and self._intake.scheduler.must_wait(self._intake.policies[stream].session):
+                self._abort_warm_runs()
             self._changed.notify_all()
 
     def unusable(self, stream: str, captured_at_ns: int) -> None:
@@ -132,7 +135,7 @@ class Inbox:
         if figures.first_at_ns is None:
             figures.first_at_ns = now_ns
         figures.last_at_ns = now_ns
-        self._trace.arrived(stream, min(capture.captured_at_ns, now_ns))
+        self._trace.arrived(stream, min(capture.captured_at_ns, now_ns), now_ns)
         return self._intake.open(stream, capture, now_ns)
 
     def take(self, session: str = "", idle_after_ns: int = NEVER_NS) -> Frame | Nothing:
@@ -151,7 +154,7 @@ class Inbox:
                     # A waiting every_frame source has room now, and another session may be next.
                     self._changed.notify_all()
                     return frame
-                if not self._is_open(session):
+                if not self._is_open(session) and not self._intake.scheduler.is_wanted(session):
                     return Nothing.ENDED
                 if now_ns >= idle_at_ns:
                     return Nothing.IDLE
@@ -173,6 +176,11 @@ class Inbox:
             self._warm_runs[session] = abort
             return True
 
+    def _abort_warm_runs(self) -> None:
+        for abort in self._warm_runs.values():
+            abort.set()
+        self._warm_runs.clear()
+
     def end_warm_run(self, session: str) -> None:
         """Free the session again."""
         with self._lock:
@@ -187,6 +195,8 @@ class Inbox:
     def finish(self, frame: Frame, started_ns: int, ending: Ending = Ending.DONE) -> Outcome:
         """See `Scheduler.finish`; the frame still needs its `settle`."""
         with self._lock:
+            if self._is_closed:
+                return Outcome.SHUTDOWN
             now_ns = self._clock.now_ns()
             self._trace.ran(frame, started_ns, now_ns, ending)
             outcome = self._intake.finish(frame, started_ns, now_ns, ending)
@@ -196,7 +206,8 @@ class Inbox:
     def settle(self, frame: Frame, outcome: Outcome, *, stage: str | None = None) -> None:
         """Record the outcome of a frame that was taken; `stage` names where it failed."""
         with self._lock:
-            self._intake.settle(frame, outcome, stage=stage)
+            if not self._is_closed:
+                self._intake.settle(frame, outcome, stage=stage)
 
     def select_variant(self, session: str, variant: str, fastest_ns: int) -> None:
         """Note that a session runs another variant, and how fast that was in its warm-up."""
@@ -249,12 +260,14 @@ class Inbox:
         """End every wait and settle what waits as `shutdown`."""
         with self._lock:
             self._is_stopping = True
+            self._abort_warm_runs()
             self._intake.drain()
             self._changed.notify_all()
 
     def settle_in_flight(self) -> None:
-        """Settle what is still open at the very end, when no thread works on it any more."""
+        """Settle what is still open at the very end; a thread that was left behind changes nothing after it."""
         with self._lock:
+            self._is_closed = True
             for ledger in self._intake.ledgers.values():
                 ledger.settle_all(Outcome.SHUTDOWN)
 
@@ -270,9 +283,16 @@ class Inbox:
             return {name: self._stream_snapshot(name) for name in self._figures}
 
     def _violations(self, name: str, ledger: Ledger, now_ns: int) -> int:
-        has_deadline = self._intake.policies[name].budget_ns is not None
-        forgotten = ledger.forgotten(now_ns, FORGOTTEN_AFTER_NS) if has_deadline else 0
-        return ledger.violations + forgotten + (not ledger.is_exact())
+        """Count what is wrong; a frame counts as forgotten when it was so at the last look too.
+
+        One look is not enough: after a suspend every frame in flight is old.
+        """
+        policy = self._intake.policies[name]
+        is_bounded = policy.budget_ns is not None and not policy.late_is_published
+        limit_ns = (policy.budget_ns or 0) + FORGOTTEN_AFTER_NS
+        forgotten = ledger.forgotten(now_ns, limit_ns) if is_bounded else set()
+        lost, self._forgotten[name] = forgotten & self._forgotten[name], forgotten
+        return ledger.violations + len(lost) + (not ledger.is_exact())
 
     def _stream_snapshot(self, name: str) -> dict[str, Any]:
         figures, ledger, policy = self._figures[name], self._intake.ledgers[name], self._intake.policies[name]

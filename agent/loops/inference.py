@@ -83,7 +83,7 @@ class InferenceLoop:
         self.current: CurrentRun | None = None
         """What runs now; read by the governor's thread."""
         self.overshoot = Histogram()
-        """From the deadline to the end of each aborted run."""
+        """From the deadline to the end of each run that was told to stop, whether it raised or went on to its end."""
         self.warm_runs = 0
         """Runs that only kept the model warm."""
 
@@ -140,8 +140,7 @@ class InferenceLoop:
             marks.append(self._clock.now_ns())
         except InferenceAbortedError:
             outcome = self._inbox.finish(frame, started_ns, Ending.ABORTED)
-            if not self._stopping.is_set():
-                self.overshoot.record(max(0, self._clock.now_ns() - abort_at_ns))
+            self._record_overshoot(abort_at_ns)
             self._inbox.settle(frame, Outcome.SHUTDOWN if self._stopping.is_set() else outcome)
             return
         except (PermanentError, MemoryError) as error:
@@ -152,6 +151,7 @@ class InferenceLoop:
         finally:
             self._timer.disarm(abort)
             self.current = None
+        self._record_overshoot(abort_at_ns)
         self._conclude(frame, variant, started_ns, payload)
         self._inbox.record_stages(
             frame.stream,
@@ -160,6 +160,11 @@ class InferenceLoop:
                 for name, start, end in zip(("preprocess", "run", "decode"), marks, marks[1:], strict=False)
             },
         )
+
+    def _record_overshoot(self, abort_at_ns: int) -> None:
+        overshoot_ns = self._clock.now_ns() - abort_at_ns
+        if overshoot_ns > 0 and not self._stopping.is_set():
+            self.overshoot.record(overshoot_ns)
 
     def _conclude(self, frame: Frame, variant: Variant, started_ns: int, payload: Payload) -> None:
         """Publish, or not: the clock decides, whatever the inference returned."""
@@ -207,8 +212,8 @@ class InferenceLoop:
             self.warm_runs += 1
         except InferenceAbortedError:
             pass  # A frame came: it goes first.
-        except PermanentError as error:
-            self._faults.warn(self._model.name, f"keep-warm run failed: {error}")
+        except (PermanentError, MemoryError) as error:
+            self._faults.warn(self._model.name, f"keep-warm run failed: {error or type(error).__name__}")
         finally:
             self.current = None
             self._inbox.end_warm_run(self._model.name)

@@ -25,40 +25,52 @@ BYTES_MAX = 256 << 20
 
 FLUSH_EVERY_NS = NS_PER_S
 
+Entry = tuple[str, int, int] | tuple[str, int, int, int, Ending]
+"""An arrival or a run, as `core.trace` takes them."""
+
 
 class TraceRecorder:
     """See `inbox.Trace`. Recording costs the inference thread one append.
 
     Args:
-        file: replaced.
+        file: replaced, or continued after a restart.
         policies: by stream name.
         scheduling: what holds for all streams.
         clock: the agent's.
+        is_continued: whether the run before this one began the file.
 
     Raises:
         ConfigError: the file cannot be written.
     """
 
     def __init__(
-        self, file: Path, policies: Mapping[str, StreamPolicy], scheduling: SchedulerPolicy, clock: Clock
+        self,
+        file: Path,
+        policies: Mapping[str, StreamPolicy],
+        scheduling: SchedulerPolicy,
+        clock: Clock,
+        *,
+        is_continued: bool = False,
     ) -> None:
         self._file = file
         self._clock = clock
-        self._waiting: deque[tuple[str, int] | tuple[str, int, int, int, Ending]] = deque()
+        self._waiting: deque[Entry] = deque()
         self._stopping = threading.Event()
         self._bytes = 0
         self._is_broken = False
         self.lost = 0
         """Lines that were not written: the disk was too slow, full, or the file has reached its limit."""
         try:
-            self._stream = file.open("w", encoding="utf-8")
-            self._write(header(policies, scheduling))
+            self._stream = file.open("a" if is_continued else "w", encoding="utf-8")
+            self._bytes = self._stream.tell()
+            if not self._bytes:
+                self._write(header(policies, scheduling))
         except OSError as error:
             raise ConfigError(f"--record-trace {file}: cannot be written: {error.strerror}") from error
 
-    def arrived(self, stream: str, captured_at_ns: int) -> None:
+    def arrived(self, stream: str, captured_at_ns: int, now_ns: int) -> None:
         """See `Trace.arrived`."""
-        self._append((stream, captured_at_ns))
+        self._append((stream, captured_at_ns, now_ns))
 
     def ran(self, frame: Frame, started_ns: int, ended_ns: int, ending: Ending) -> None:
         """See `Trace.ran`."""
@@ -79,7 +91,7 @@ class TraceRecorder:
         """End the thread."""
         self._stopping.set()
 
-    def _append(self, entry: tuple[str, int] | tuple[str, int, int, int, Ending]) -> None:
+    def _append(self, entry: Entry) -> None:
         if len(self._waiting) < WAITING_MAX:
             self._waiting.append(entry)
         else:
@@ -89,7 +101,7 @@ class TraceRecorder:
         try:
             while self._waiting:
                 entry = self._waiting.popleft()
-                line = arrival_line(*entry) if len(entry) == 2 else run_line(*entry)
+                line = arrival_line(*entry) if len(entry) == 3 else run_line(*entry)
                 if not self._is_broken and self._bytes + len(line) < BYTES_MAX:
                     self._write(line)
                 else:

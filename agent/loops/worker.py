@@ -24,6 +24,7 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.name = name
         self.has_crashed = False
+        self._has_ended = False
 
     def start(self) -> None:
         """Start the thread."""
@@ -36,8 +37,8 @@ class Worker:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the body is still running."""
-        return self._thread.is_alive()
+        """Whether the body is still running; False before `on_end` is called."""
+        return self._thread.is_alive() and not self._has_ended
 
     def _run(self) -> None:
         try:
@@ -47,4 +48,5 @@ class Worker:
             log.exception("%s: ended by an unexpected error", self.name)
             self.has_crashed = True
         finally:
+            self._has_ended = True
             self._on_end()

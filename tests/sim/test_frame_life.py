@@ -46,7 +46,8 @@ def random_trace(rng: random.Random, streams: list[str]) -> list[Arrival]:
         while at_ns < SPAN_NS:
             stall = rng.choice([0] * 200 + [50 * NS_PER_MS, NS_PER_S, 5 * NS_PER_S])
             drawn_ns = max(1, int(rng.gauss(service_ns, service_ns * 0.1))) + stall
-            arrivals.append(Arrival(at_ns, stream, drawn_ns, fails=rng.random() < 0.01))
+            latency_ns = rng.choice([0, 2, 10]) * NS_PER_MS
+            arrivals.append(Arrival(at_ns, stream, drawn_ns, fails=rng.random() < 0.01, latency_ns=latency_ns))
             burst = rng.random() < 0.02
             at_ns += 1 if burst else int(period_ns * rng.uniform(0.5, 1.5)) + rng.choice([0] * 300 + [2 * NS_PER_S])
     return arrivals
@@ -71,7 +72,7 @@ def simulate(seed: int) -> tuple[Report, list[Arrival], dict[str, StreamPolicy]]
     streams = [f"s{index}" for index in range(rng.randint(1, 4))]
     policies = {stream: random_policy(rng) for stream in streams}
     arrivals = random_trace(rng, streams)
-    scheduling = SchedulerPolicy(threads=rng.randint(1, 2), session_threads={"two": rng.randint(1, 3)})
+    scheduling = SchedulerPolicy(threads=rng.randint(1, 2), run_threads=rng.randint(1, 3))
     return Simulation(policies, random_world(rng), scheduling).run(arrivals), arrivals, policies
 
 

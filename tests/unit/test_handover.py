@@ -6,11 +6,11 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from agent.core.outbox import Message, Outbox
-from agent.handover import VARIABLE, Handover, receive
+from agent.handover import BYTES_MAX, VARIABLE, Handover, _lines, receive
 from tests.paths import REPOSITORY
 
 MESSAGE = Message("event", "events/x", {"boot": "b", "seq": 7, "text": "ä"}, captured_at_ns=5, seq=7)
@@ -61,18 +61,30 @@ def test_a_first_run_has_nothing_before_it() -> None:
 
 def test_what_cannot_be_read_is_no_handover() -> None:
     """Damaged or from another version: the run starts from its settings file."""
-    for text in ("", "{", "[]", '{"settings": {}}', json.dumps({"messages": [{"kind": "event"}]})):
+    for text in ("", "{", "[]", '{"settings": {}}', "{}\n{}", "\n\n"):
         assert receive(memory_file(text)) is None
 
 
 def test_messages_come_back_as_they_were() -> None:
     """Deadlines and capture times hold over a restart: the clock goes on."""
     values = {"settings": {}, "marks": {}, "reason": "", "restarts": 1, "end_ns": None}
-    environ = memory_file(json.dumps({**values, "messages": [asdict(MESSAGE)]}))
+    environ = memory_file(f"{json.dumps(values)}\n{json.dumps(asdict(MESSAGE))}\n")
     before = receive(environ)
     assert isinstance(before, Handover)
     assert asdict(before.messages[0]) == asdict(MESSAGE)
     assert environ == {}
+
+
+def test_the_newest_messages_are_kept_when_not_all_fit() -> None:
+    """Settings and marks come first; what is left out is counted."""
+    messages = [replace(MESSAGE, seq=number, body={"text": "x" * 100_000}) for number in range(300)]
+    lines = _lines(Handover({"a": 1}, messages, {}, "hung", 1, None))
+    before = receive(memory_file(b"".join(lines).decode()))
+    assert before is not None
+    assert before.settings == {"a": 1}
+    assert before.messages_dropped == 300 - len(before.messages) > 0
+    assert [message.seq for message in before.messages] == list(range(before.messages_dropped, 300))
+    assert sum(map(len, lines)) <= BYTES_MAX + 1000
 
 
 def test_carried_messages_stay_in_the_book() -> None:

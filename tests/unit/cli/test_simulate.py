@@ -27,7 +27,10 @@ def recorded(folder: Path) -> Path:
     lines = [header({"door": StreamPolicy(250 * NS_PER_MS, session="seen")}, SchedulerPolicy(threads=2))]
     for index in range(100):
         at_ns = (1000 + index * 100) * NS_PER_MS
-        lines += [arrival_line("door", at_ns), run_line("door", at_ns, at_ns, at_ns + 80 * NS_PER_MS, Ending.DONE)]
+        lines += [
+            arrival_line("door", at_ns, at_ns),
+            run_line("door", at_ns, at_ns, at_ns + 80 * NS_PER_MS, Ending.DONE),
+        ]
     file = folder / "trace.ndjson"
     file.write_text("\n".join(lines) + "\n")
     return file

@@ -86,7 +86,7 @@ def test_a_step_that_must_be_taken_again_waits_longer_each_time() -> None:
 
 def test_misses_choose_the_variant_of_the_model_that_misses() -> None:
     """A stride would not make an inference faster; another model's variant neither."""
-    changes = Run().feed(Readings(misses={"other": 0.5, "seen": 0.0}), 30)
+    changes = Run().feed(Readings(misses={"other": 0.5, "seen": 0.0}), 8)
     assert [change.step for _, change in changes] == [OTHER, PAUSE]
     assert changes[0][1].target == "other"
     assert changes[0][1].value == 0.5
@@ -113,3 +113,45 @@ def test_each_signal_is_a_cause_of_its_own() -> None:
 def test_an_empty_ladder_does_nothing() -> None:
     """degradation.steps = []: whatever happens."""
     assert Run(Ladder((), LadderPolicy())).feed(HOT, 50) == []
+
+
+def test_pressure_of_our_own_does_not_keep_a_step_that_heat_took() -> None:
+    """Inference makes CPU pressure: not bad is good enough for what no step was taken for."""
+    run = Run(Ladder([STRIDE]))
+    run.feed(Readings(temperature_margin_c=-1.0, cpu_pressure=60.0, memory_ratio=0.9), 5)
+    ((_, change),) = run.feed(Readings(temperature_margin_c=20.0, cpu_pressure=60.0, memory_ratio=0.9), 30)
+    assert not change.is_down
+
+
+def test_a_pause_that_helps_nobody_is_given_up() -> None:
+    """A deadline that nothing can make must not take another stream from the operator."""
+    run = Run(Ladder([SMALL, PAUSE]))
+    changes = run.feed(Readings(misses={"seen": 1.0}), 600)
+    assert [(change.step, change.is_down) for _, change in changes] == [(SMALL, True), (PAUSE, True), (PAUSE, False)]
+
+
+def test_a_pause_that_helps_stays() -> None:
+    """Half of the misses are gone: it is kept until there is room again."""
+    run = Run(Ladder([PAUSE]))
+    assert len(run.feed(Readings(misses={"seen": 1.0}), 5)) == 1
+    assert run.feed(Readings(misses={"seen": 0.5}), 100) == []
+
+
+def test_a_step_taken_anew_long_after_waits_no_longer() -> None:
+    """Only what had to be taken again at once doubles the wait."""
+    run, waits = Run(Ladder([SMALL])), []
+    for _ in range(3):
+        taken_at = run.feed(Readings(misses={"seen": 0.9}), 10)[0][0]
+        (returned_at, _), *_ = run.feed(Readings(misses={"seen": 0.0}), 700)[:1]
+        waits.append(returned_at - taken_at)
+    assert max(waits) <= 32
+
+
+def test_a_long_wait_of_the_settings_is_not_shortened_by_doubling() -> None:
+    """better_after_s of an hour stays an hour at least."""
+    hour = 3600
+    run = Run(Ladder([STRIDE], LadderPolicy(better_after_ns=hour * NS_PER_S)))
+    run.feed(HOT, 5)
+    run.feed(COOL, hour + 10)
+    run.feed(HOT, 5)
+    assert run.feed(COOL, hour - 10) == []

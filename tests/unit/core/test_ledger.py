@@ -39,7 +39,7 @@ def test_forgotten_frames_show() -> None:
     ledger = Ledger()
     ledger.open(0)
     ledger.open(90)
-    assert ledger.forgotten(100, 50) == 1
+    assert ledger.forgotten(100, 50) == {1}
 
 
 def test_every_outcome_has_its_public_name() -> None:

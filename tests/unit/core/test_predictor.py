@@ -55,15 +55,23 @@ def test_one_stall_is_not_all_that_is_known() -> None:
     assert seen.admits(240 * MS, 250 * MS, now_ns)
 
 
-def test_without_hope_it_refuses_and_probes() -> None:
+def test_without_hope_it_refuses_and_asks_for_probes() -> None:
     """A probe for a fifth of the time, and after a second at the latest."""
     seen, now_ns = after(60, 60, 60, 60)
     assert not seen.admits(50 * MS, 50 * MS, now_ns)
-    assert not seen.admits(50 * MS, 50 * MS, now_ns + 5 * 60 * MS - 1)
-    assert seen.admits(50 * MS, 50 * MS, now_ns + 5 * 60 * MS)
+    assert not seen.is_probe_due(now_ns + 5 * 60 * MS - 1)
+    assert seen.is_probe_due(now_ns + 5 * 60 * MS)
     slow, now_ns = after(900, 900, 900, every_ms=900)
-    assert not slow.admits(50 * MS, 50 * MS, now_ns + NS_PER_S - 1)
-    assert slow.admits(50 * MS, 50 * MS, now_ns + NS_PER_S)
+    assert not slow.is_probe_due(now_ns + NS_PER_S - 1)
+    assert slow.is_probe_due(now_ns + NS_PER_S)
+    assert predictor().is_probe_due(0)
+
+
+def test_two_misses_are_no_reason_to_refuse_everything() -> None:
+    """With so few runs nothing is known yet."""
+    seen, now_ns = after(60, 60)
+    assert seen.admits(50 * MS, 50 * MS, now_ns)
+    assert not seen.admits(50 * MS, 70 * MS, now_ns)
 
 
 def test_an_aborted_run_predicts_more_than_it_had() -> None:

@@ -221,7 +221,7 @@ def test_sessions_run_side_by_side_where_threads_are_left() -> None:
 
 def test_a_session_that_is_wider_than_the_limit_runs_alone() -> None:
     """Four threads asked for, two there: it runs when nothing else does."""
-    scheduler = Scheduler(TWO_MODELS, SchedulerPolicy(threads=2, session_threads={"one": 4, "two": 1}))
+    scheduler = Scheduler(TWO_MODELS, SchedulerPolicy(threads=2, run_threads=4))
     scheduler.offer(frame("a", policy=TWO_MODELS["a"]), 0)
     wide, _ = scheduler.take(1, "one")
     assert wide is not None
@@ -266,3 +266,63 @@ def test_an_occupied_session_runs_no_frame_until_it_is_released() -> None:
     scheduler.release("")
     assert not scheduler.occupy("")
     assert scheduler.take(1)[0] is not None
+
+
+def test_expired_frames_do_not_take_a_stream_its_minimum_share() -> None:
+    """A slow camera with a short deadline beside a saturating one of higher priority: it still gets its turns."""
+    policies = {"busy": StreamPolicy(250 * MS, priority=9), "meek": StreamPolicy(100 * MS)}
+    scheduler = Scheduler(policies)
+    now_ns, turns = 0, []
+    for sequence in range(1, 601):
+        scheduler.offer(frame("busy", sequence, now_ns, policies["busy"]), now_ns)
+        if sequence % 5 == 0:
+            scheduler.offer(frame("meek", sequence, now_ns, policies["meek"]), now_ns)
+        turns.append(run(scheduler, now_ns, 40 * MS).stream)
+        now_ns += 40 * MS
+    assert turns.count("meek") >= 30
+
+
+def test_a_slow_spell_that_ends_between_two_deadlines_does_not_close_a_stream_for_ever() -> None:
+    """The last three runs fit a frame that had no way to get here, and none that had: it must try all the same."""
+    scheduler = Scheduler({"a": StreamPolicy(100 * MS)})
+    latency_ns, now_ns = 10 * MS, 0
+    for _ in range(3):
+        scheduler.finish(frame("a", policy=StreamPolicy(100 * MS)), now_ns, now_ns + 95 * MS)
+        now_ns += 95 * MS
+    ran = 0
+    for sequence in range(1, 101):
+        now_ns += 100 * MS
+        scheduler.offer(frame("a", sequence, now_ns, StreamPolicy(100 * MS)), now_ns + latency_ns)
+        taken, _ = scheduler.take(now_ns + latency_ns)
+        if taken is not None:
+            ran += 1
+            scheduler.finish(taken, now_ns + latency_ns, now_ns + latency_ns + 60 * MS)
+    assert ran >= 90
+
+
+def test_in_overload_the_poorest_stream_goes_before_the_most_urgent() -> None:
+    """The older frame has time enough, and its stream had more: that of the stream that loses frames runs."""
+    scheduler = Scheduler({"a": LIVE, "b": LIVE})
+    scheduler.finish(frame("a"), 0, 40 * MS)
+    for sequence in (1, 2):
+        scheduler.offer(frame("b", sequence, at_ns=(30 + 10 * sequence) * MS), 50 * MS)
+    scheduler.offer(frame("a", 2, at_ns=41 * MS), 50 * MS)
+    assert run(scheduler, 51 * MS).stream == "b"
+
+
+def test_a_warm_run_is_not_begun_while_any_frame_waits() -> None:
+    """Threads are shared: another session's frame needs them."""
+    scheduler = Scheduler(TWO_MODELS, SchedulerPolicy(threads=1))
+    scheduler.offer(frame("b", policy=TWO_MODELS["b"]), 0)
+    assert not scheduler.occupy("one")
+    assert not scheduler.must_wait("two")
+    assert scheduler.take(1, "two")[0] is not None
+    assert scheduler.must_wait("one")
+
+
+def test_a_free_thread_does_not_wait_for_another_session_to_wake_up() -> None:
+    """Threads for both: each session takes its own frame, whichever is more urgent."""
+    scheduler = Scheduler(TWO_MODELS, SchedulerPolicy(threads=2))
+    for name, policy in TWO_MODELS.items():
+        scheduler.offer(frame(name, policy=policy), 0)
+    assert scheduler.take(1, "one")[0] is not None

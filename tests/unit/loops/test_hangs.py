@@ -1,0 +1,94 @@
+"""Hangs are counted in ticks of the watching thread."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from agent.clock import NS_PER_S
+from agent.core.scheduler import StreamPolicy
+from agent.frame import Frame
+from agent.loops.abort import AbortTimer
+from agent.loops.hangs import TICK_NS, HangLoop
+from agent.loops.inbox import Inbox
+from agent.loops.inference import CurrentRun, InferenceLoop
+from tests.fakes import ManualClock, ScriptedEngine, fake_model
+
+
+class Watch:
+    """A hang loop over one inference loop that only pretends to run."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.loop = InferenceLoop(
+            model=fake_model(ScriptedEngine()),
+            inbox=Inbox({"door": StreamPolicy(NS_PER_S, session="fake")}, self.clock),
+            timer=AbortTimer(self.clock),
+            emit=lambda message: None,
+            marks_late=frozenset(),
+            show=lambda frame, payload: None,
+            clock=self.clock,
+        )
+        self.hung: list[tuple[CurrentRun, float]] = []
+        self.hangs = HangLoop(
+            loops=[self.loop],
+            hung=lambda loop, run, overdue_s: self.hung.append((run, overdue_s)),
+            hang_ns=5 * NS_PER_S,
+            clock=self.clock,
+        )
+
+    def running(self, due_ns: int) -> CurrentRun:
+        """Pretend that the loop runs a frame."""
+        frame = Frame("door", 1, 0, due_ns, np.zeros((1, 1, 3), np.uint8))
+        return CurrentRun(frame, self.loop.variant, due_ns)
+
+
+def tick(bench: Watch, count: int) -> None:
+    """Let ticks pass with their time."""
+    for _ in range(count):
+        bench.clock.ns += TICK_NS
+        bench.hangs.look()
+
+
+def test_a_run_that_is_overdue_for_its_limit_is_hung_once() -> None:
+    """Not before 5 s after its deadline, and told a single time."""
+    bench = Watch()
+    bench.loop.current = bench.running(bench.clock.now_ns() + NS_PER_S)
+    tick(bench, 11)
+    assert bench.hung == []
+    tick(bench, 40)
+    ((run, overdue_s),) = bench.hung
+    assert run is bench.loop.current
+    assert overdue_s == 5.0
+
+
+def test_runs_that_end_are_never_hung() -> None:
+    """Each late run starts the count anew."""
+    bench = Watch()
+    for _ in range(20):
+        bench.loop.current = bench.running(bench.clock.now_ns() - 1)
+        tick(bench, 3)
+    assert bench.hung == []
+
+
+def test_a_suspended_machine_has_no_hangs() -> None:
+    """The clock jumped by hours; the inference had one tick of them."""
+    bench = Watch()
+    bench.loop.current = bench.running(bench.clock.now_ns() + NS_PER_S)
+    bench.clock.ns += 3600 * NS_PER_S
+    tick(bench, 3)
+    bench.loop.current = None
+    tick(bench, 20)
+    assert bench.hung == []
+
+
+def test_a_slow_model_is_given_ten_times_its_warm_up() -> None:
+    """A model of 2 s is not hung after 5."""
+    bench = Watch()
+    slow = replace(bench.loop.variant, fastest_ns=2 * NS_PER_S)
+    bench.loop.current = CurrentRun(None, slow, bench.clock.now_ns() - 1)
+    tick(bench, 39)
+    assert bench.hung == []
+    tick(bench, 1)
+    assert len(bench.hung) == 1
