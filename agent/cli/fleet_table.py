@@ -105,7 +105,7 @@ def _device_text(device: DeviceView, now_ns: int) -> str:
     if device.health is not None and device.health.steps:
         parts.append(f"doing less: {'; '.join(device.health.steps)}")
     if device.health is not None and device.health.marked:
-        parts.append(f"hung and not loaded: {', '.join(device.health.marked)}")
+        parts.append(f"not loaded: {', '.join(device.health.marked)}")
     return ", ".join(parts)
 
 

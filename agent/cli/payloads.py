@@ -65,7 +65,7 @@ class Health:
         dropped: messages given up, of every cause.
         stale_after_s: after so many seconds without a word, something is wrong.
         steps: what it does less than it was asked for, such as "stride 2".
-        marked: models that hung too often and are not loaded.
+        marked: models that hung and are not loaded.
     """
 
     rss_mb: float | None
@@ -180,7 +180,7 @@ def _steps(degradation: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _is_marked(model: object) -> bool:
-    return isinstance(model, dict) and "marked" in model
+    return isinstance(model, dict) and ("marked" in model or "failed" in model)
 
 
 def _mapping(body: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -43,7 +43,7 @@ def prepare_serving() -> None:
 
 
 def lock_memory() -> str | None:
-    """Keep in memory what is in memory now and what will be; return why that was refused, None when it holds.
+    """Keep in memory what is mapped now, once it was touched; return why that was refused, None when it holds.
 
     Pages that were never touched are left alone (MCL_ONFAULT), so that this costs no memory by itself.
     """

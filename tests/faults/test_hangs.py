@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
+import signal
 from pathlib import Path
 
-from tests.agent_process import AgentProcess, settings_text
+from tests.agent_process import AgentProcess, checked_summary, settings_text
 from tests.broker import Broker, Subscriber, needs_mosquitto
 from tests.paths import CLIP, MODELS
 
@@ -98,3 +101,66 @@ def test_the_only_model_hangs_and_the_agent_stays_to_say_so(tmp_path: Path) -> N
         summary = agent.terminate()
     assert summary["streams"] == {}
     assert summary["models"]["seen"]["marked"]["hangs"] == 2
+
+
+def test_two_models_that_hang_together_cost_one_restart_each(tmp_path: Path) -> None:
+    """A stall of the storage hits every model: the first hang replaces the agent, the second is not in its way."""
+    more = f"""
+[limits]
+hang_s = 1
+threads = 2
+[state]
+dir = "{tmp_path / "state"}"
+[[models]]
+name = "other"
+path = "{copied(tmp_path)}"
+[[streams]]
+name = "yard"
+source = "{CLIP}"
+model = "other"
+repeat = true
+"""
+    text = settings_text(model=MODELS / "stuck", stream="repeat = true", more=more)
+    with AgentProcess(tmp_path, text) as agent:
+        agent.wait_for_log("ready: no stream can run", timeout_s=60)
+        summary = agent.terminate()
+    assert {name: model["marked"]["hangs"] for name, model in summary["models"].items()} == {"seen": 2, "other": 2}
+
+
+def copied(folder: Path) -> Path:
+    """Return a copy of the stuck model with another digest: one of its values has another name."""
+    copy = Path(shutil.copytree(MODELS / "stuck", folder / "other"))
+    network = (copy / "model.onnx").read_bytes()
+    renamed = network.replace(b"sixteenths", b"fifteenths")
+    assert renamed != network
+    (copy / "model.onnx").write_bytes(renamed)
+    manifest = (copy / "model.toml").read_text()
+    before, after = (hashlib.sha256(content).hexdigest() for content in (network, renamed))
+    (copy / "model.toml").write_text(manifest.replace(before, after))
+    return copy
+
+
+def test_a_signal_while_the_agent_replaces_itself_ends_it(tmp_path: Path) -> None:
+    """Who asks it to stop must not find a new run instead."""
+    more = f'[limits]\nhang_s = 1\n[state]\ndir = "{tmp_path / "state"}"'
+    text = settings_text(model=MODELS / "stuck", stream="repeat = true", more=more)
+    with AgentProcess(tmp_path, text) as agent:
+        agent.wait_for_log("the agent restarts itself")
+        agent.signal(signal.SIGTERM)
+        code, lines = agent.wait(15)
+    summary = checked_summary(lines)
+    assert code == 0
+    assert (summary["restarts"], summary["stop_reason"]) == (0, "SIGTERM")
+
+
+def test_what_cannot_be_loaded_any_more_does_not_end_the_others(tmp_path: Path) -> None:
+    """The model's folder went away before its second chance: the healthy stream goes on, and health says why."""
+    gone = Path(shutil.copytree(MODELS / "stuck", tmp_path / "model"))
+    text = two_streams(tmp_path, "mqtt://127.0.0.1:9").replace(str(MODELS / "stuck"), str(gone))
+    with AgentProcess(tmp_path, text) as agent:
+        agent.wait_for_log("ready: door <- seen, yard <- healthy")
+        shutil.rmtree(gone)
+        agent.wait_for_log("ready: yard <- healthy")
+        summary = agent.terminate()
+    assert "there is no such model folder" in summary["models"]["seen"]["failed"][0]
+    assert list(summary["streams"]) == ["yard"]
