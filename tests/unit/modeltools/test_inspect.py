@@ -191,7 +191,7 @@ def nested(depth: int) -> bytes:
 
 def truncated() -> bytes:
     """Return half of a network."""
-    content = classifier().SerializeToString()
+    content: bytes = classifier().SerializeToString()
     return content[: len(content) // 2]
 
 
