@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from agent.engine.session import OrtEngine
 from agent.errors import ConfigError, PermanentError
 from agent.frame import Pixels
 from agent.interfaces import Decoder, Preprocess
-from agent.loading import build_steps, try_variants
+from agent.loading import LOAD_LIMIT_S, WARM_UP_LIMIT_S, build_steps, try_variants, within
 from agent.models.manifest import MANIFEST_NAME, Manifest, load_manifest
 from agent.modeltools.draft import labels_of
 from agent.modeltools.folder import choose_golden, new_folder, write_model
@@ -153,7 +154,8 @@ def quantize(task: Task, clock: Clock, stage: Stage) -> Report:
     with new_folder(target) as folder:
         work = folder / ".work"
         original = _original(task.path, work)
-        engine = OrtEngine(original.file, threads=1, sha256=original.manifest.model.sha256)
+        load = partial(OrtEngine, original.file, threads=1, sha256=original.manifest.model.sha256)
+        engine = within(LOAD_LIMIT_S, f"{original.file}: loading", load)
         preprocess, decoder = build_steps(original.folder, original.manifest, engine)
         pictures = split(task.calibrate, task.held_out, task.pictures_max)
         samples, sides_px = _samples(original.file, pictures, engine, preprocess, decoder, stage)
@@ -219,7 +221,8 @@ def _samples(
     advance = stage("original", len(pictures.held_out))
     for place, pixels in read(pictures.held_out):
         try:
-            samples.append(run(engine, decoder, *preprocess(pixels)))
+            one = partial(run, engine, decoder, *preprocess(pixels))
+            samples.append(within(WARM_UP_LIMIT_S, f"{file}: {place.file.name}", one))
         except PermanentError as error:
             raise ConfigError(f"{file}: fails on {place.file}: {error}") from error
         sides_px.append(max(pixels.shape[:2]))
