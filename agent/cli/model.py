@@ -82,7 +82,9 @@ def _add_quantize(commands: Any) -> None:
         "--preset", choices=("auto", "avx2", "vnni", "arm"), default="auto", help="default: this CPU's"
     )
     quantize.add_argument("--output", type=Path, metavar="FOLDER", help="a new folder (default: NAME-int8 beside it)")
-    quantize.add_argument("--pictures-max", type=_count, default=200, metavar="N", help="in both sets (default 200)")
+    quantize.add_argument(
+        "--pictures-max", type=_pictures, default=200, metavar="N", help="in both sets (default 200)"
+    )
     bounds = quantize.add_argument_group("bounds: int8 is kept when all of them hold")
     bounds.add_argument(
         "--accuracy-min",
@@ -143,6 +145,13 @@ def _need(command: str, *packages: str) -> None:
             f"edgebeat model {command} needs {' and '.join(missing)}, which a device does not: "
             "pip install 'edgebeat[tools]'"
         )
+
+
+def _pictures(text: str) -> int:
+    value = int(text)
+    if not 4 <= value <= 10_000:
+        raise argparse.ArgumentTypeError(f"{text} is not from 4 to 10000: two sets of at least two")
+    return value
 
 
 def _share(text: str) -> float:

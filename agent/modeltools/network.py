@@ -10,7 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from agent.errors import ConfigError
@@ -88,6 +89,7 @@ def read_network(file: Path) -> Network:
     except (DecodeError, RecursionError, ValueError) as error:
         # Protobuf itself refuses messages that are nested more than 100 deep.
         raise ConfigError(f"{file}: is not an ONNX file, is truncated or is nested too deeply: {error}") from error
+    _check_text(file, proto)
     if proto.ir_version < 1 or not proto.opset_import or not proto.graph.output:
         raise ConfigError(f"{file}: is not a complete ONNX file: it has no {_missing(proto)}")
     external = _check_tensors(file, proto)
@@ -161,6 +163,18 @@ def _read(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
+
+
+def _check_text(file: Path, proto: ModelProto) -> None:
+    """Refuse names that are not UTF-8: protobuf hands them over as bytes, which nothing expects."""
+    waiting: list[Message] = [proto]
+    while waiting:
+        for descriptor, value in waiting.pop().ListFields():
+            values = [value] if isinstance(value, str | bytes | Message) else value
+            if descriptor.type == FieldDescriptor.TYPE_MESSAGE:
+                waiting += values
+            elif descriptor.type == FieldDescriptor.TYPE_STRING and any(isinstance(text, bytes) for text in values):
+                raise ConfigError(f"{file}: is damaged: a {descriptor.name} in it is not UTF-8 text")
 
 
 def _missing(proto: ModelProto) -> str:

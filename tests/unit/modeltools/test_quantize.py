@@ -194,6 +194,14 @@ def test_calibration_and_judgement_share_no_picture(tmp_path: Path) -> None:
         split(folder, other, 100)
 
 
+def test_limits_that_make_no_sense_are_wrong_usage(model: Path) -> None:
+    """Below two sets of two there is nothing to split."""
+    for option, value in (("--pictures-max", "3"), ("--accuracy-min", "1.5"), ("--size-max", "0")):
+        with pytest.raises(SystemExit) as ended:
+            run_command(["model", "quantize", str(model), "--calibrate", str(CLIP), option, value])
+        assert ended.value.code == 2
+
+
 def test_frames_of_a_clip_are_spread_over_it() -> None:
     """Evenly, from the first to the last, and each is read again as it was."""
     chosen = split(CLIP, None, 10)
