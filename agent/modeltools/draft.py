@@ -110,11 +110,12 @@ def _value(value: Any) -> str:
 
 
 def _write_new(file: Path, text: str) -> Path:
-    with file.open("x", encoding="utf-8") as stream:
-        try:
+    try:
+        with file.open("x", encoding="utf-8") as stream:
             stream.write(text)
-            stream.flush()
-        except OSError as error:
-            file.unlink()
-            raise OSError(error.errno, error.strerror, str(file)) from error
+    except FileExistsError:
+        raise
+    except OSError as error:
+        file.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(file)) from error  # A failed write does not name its file.
     return file

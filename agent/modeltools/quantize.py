@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from agent.modeltools.measure import (
 from agent.modeltools.network import all_nodes, read_network
 from agent.modeltools.pictures import Place, Split, read, split
 from agent.modeltools.qdq import Feed, Preset, preset_of_this_cpu, quantize_qdq
+from agent.modeltools.report import Report
 
 SIZE_MAX = 0.6
 """Default: int8 is about 0.25 to 0.3 of fp32; above 0.6 most of the network stayed in float."""
@@ -73,62 +74,6 @@ class Task:
     kernels_min: float = KERNELS_MIN
     size_max: float = SIZE_MAX
     latency_max: float = LATENCY_MAX
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What came of it; every ratio is int8 over fp32.
-
-    Attributes:
-        failed: each bound that does not hold, with figures; empty when the folder was written.
-        notes: what a person should know beside the figures.
-    """
-
-    model: str
-    task: str
-    preset: str
-    preset_why: str
-    calibration_pictures: int
-    accuracy: Accuracy
-    accuracy_min: float
-    kernels: float
-    kernels_min: float
-    fp32_bytes: int
-    int8_bytes: int
-    size_ratio: float
-    size_max: float
-    fp32_ms: float
-    int8_ms: float
-    latency_ratio: float
-    latency_max: float | None
-    failed: tuple[str, ...]
-    notes: tuple[str, ...]
-    output: str | None
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it for programs."""
-        return asdict(self)
-
-    def text(self) -> str:
-        """Return it for people."""
-        accuracy = self.accuracy
-        latency_bound = "not judged" if self.latency_max is None else f"<= {self.latency_max:g}"
-        return "\n".join(
-            [
-                f"{self.model}: {self.task}, preset {self.preset} ({self.preset_why}), "
-                f"calibrated with {self.calibration_pictures} pictures, judged by {accuracy.pictures} others",
-                f"  accuracy  {accuracy.metric} {accuracy.value:.4f}  (>= {self.accuracy_min:g}); {accuracy.detail}",
-                f"  kernels   cosine {self.kernels:.4f}  (>= {self.kernels_min:g}) with the same network in float "
-                "arithmetic",
-                f"  size      {self.fp32_bytes} -> {self.int8_bytes} bytes, {self.size_ratio:.3f}  "
-                f"(<= {self.size_max:g})",
-                f"  latency   {self.fp32_ms:.2f} -> {self.int8_ms:.2f} ms, {self.latency_ratio:.2f}  "
-                f"({latency_bound}); 1 thread, medians in turns",
-                *(f"  note      {note}" for note in self.notes),
-                *(f"  FAILED    {failure}" for failure in self.failed),
-                f"wrote {self.output}" if self.output else "nothing was written: keep fp32",
-            ]
-        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

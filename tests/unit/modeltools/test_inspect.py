@@ -118,6 +118,20 @@ def test_a_first_manifest_loads_and_is_never_overwritten(tmp_path: Path, capsys:
     assert (tmp_path / "model.toml").read_text() == "mine"
 
 
+def test_a_full_disk_leaves_no_half_manifest(tmp_path: Path) -> None:
+    """A limit on the size of files stands for it; the labels fit, model.toml does not, neither stays."""
+    file = saved(classifier(), tmp_path / "m.onnx")
+    code = (
+        "import resource, sys; from agent.__main__ import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+        f"main(['model', 'inspect', {str(file)!r}, '--write'])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 78
+    assert ended.stderr.splitlines() == [f"edgebeat: {tmp_path / 'model.toml'}: cannot be written: File too large"]
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_custom_domains_are_flagged_and_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The report still tells what the network is; functions of its own and the runtime's operators are fine."""
     node = make_node("Magic", ["images"], ["y"], domain="com.example")
