@@ -92,12 +92,18 @@ def measure_accuracy(
     """Compare int8 with the original on every sample; return also int8's payloads, None where it failed.
 
     Raises:
-        ConfigError: the original finds nothing on any picture, so that nothing can be compared.
+        ConfigError: the original finds nothing on any picture, or always the same class: nothing can be compared.
     """
     if task == "detection" and not any(sample.payload["detections"] for sample in samples):
         raise ConfigError(
             f"the original detects nothing on {len(samples)} held-out pictures, so nothing can be compared: use "
             "pictures of what the model knows, and check color, scale, mean and std in model.toml"
+        )
+    if task == "classification" and len({_top(sample.payload) for sample in samples}) < 2:
+        raise ConfigError(
+            f"the original gives the same class on all {len(samples)} held-out pictures, so that a network that "
+            "always says it would pass: use pictures of several classes, and check color, scale, mean and std in "
+            "model.toml"
         )
     candidates: list[Sample | None] = []
     for sample in samples:

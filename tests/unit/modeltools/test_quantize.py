@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,21 @@ import numpy as np
 import pytest
 
 from agent.__main__ import run_command
+from agent.clock import SystemClock
 from agent.engine.session import OrtEngine
-from agent.errors import ConfigError
+from agent.errors import ConfigError, PermanentError
+from agent.frame import Tensor
 from agent.interfaces import Placement
 from agent.models.golden import read_picture
 from agent.models.manifest import load_manifest
 from agent.models.preprocess import build_preprocess
 from agent.modeltools.agreement import Agreement, Found, cosine, match
 from agent.modeltools.folder import choose_golden
-from agent.modeltools.measure import Sample, measure_accuracy, measure_kernels
+from agent.modeltools.measure import Accuracy, Sample, measure_accuracy, measure_kernels
 from agent.modeltools.pictures import read, split
 from agent.modeltools.qdq import preset_of_this_cpu
+from agent.modeltools.quantize import Task
+from agent.modeltools.quantize import quantize as quantize_model
 from agent.result import Payload
 from tests.paths import BROKEN_INT8, CLIP, COCO_SSD
 from tests.unit.modeltools.networks import classifier, saved
@@ -236,6 +241,67 @@ def test_an_original_that_finds_nothing_proves_nothing() -> None:
     samples = [Sample({}, Placement(1, 1, 0, 0, 1, 1, 1, 1), [], {"detections": []})] * 3
     with pytest.raises(ConfigError, match="detects nothing on 3 held-out pictures"):
         measure_accuracy("detection", None, None, samples, lambda: None)  # type: ignore[arg-type]
+
+
+class CannedNetwork:
+    """An engine and its decoder in one: gives prepared payloads in turn, and fails for None."""
+
+    def __init__(self, payloads: list[Payload | None]) -> None:
+        self._payloads = iter(payloads)
+
+    def new_abort(self) -> None:
+        """Nothing is ever stopped."""
+
+    def run(self, inputs: object, abort: object) -> list[Tensor]:
+        return []
+
+    def decode(self, outputs: object, placement: object) -> Payload:
+        payload = next(self._payloads)
+        if payload is None:
+            raise PermanentError("NaN")
+        return payload
+
+
+def compared(task: str, wanted: list[Payload], got: list[Payload | None]) -> Accuracy:
+    """Measure an int8 network that makes `got` where fp32 makes `wanted`."""
+    samples = [Sample({}, Placement(1, 1, 0, 0, 1, 1, 1, 1), [], payload) for payload in wanted]
+    canned: Any = CannedNetwork(got)
+    return measure_accuracy(task, canned, canned, samples, lambda: None)[0]
+
+
+def test_detections_that_int8_loses_or_fails_on_cost_accuracy() -> None:
+    """Of three objects one stays, one is missed, one frame is NaN: 2 x 1 / (3 + 1)."""
+    scene: Payload = {"detections": [{"label": "a", "class_id": 1, "score": 0.9, "box": [0, 0, 9, 9]}]}
+    accuracy = compared("detection", [scene] * 3, [scene, {"detections": []}, None])
+    assert (accuracy.value, accuracy.evidence, accuracy.failures) == (0.5, 3, 1)
+    assert compared("detection", [scene] * 3, [{"detections": []}] * 3).value == 0.0
+
+
+def test_another_first_class_is_disagreement() -> None:
+    """Scores may move, the answer may not."""
+
+    def answer(class_id: int) -> Payload:
+        return {"classes": [{"label": "x", "class_id": class_id, "score": 0.9}]}
+
+    with pytest.raises(ConfigError, match="the same class on all 2"):
+        compared("classification", [answer(1)] * 2, [answer(1)] * 2)
+    accuracy = compared("classification", [answer(1), answer(2), answer(3), answer(1)], [answer(1)] * 3 + [None])
+    assert (accuracy.value, accuracy.failures) == (0.25, 1)
+
+
+def test_each_bound_refuses_by_itself(tmp_path: Path, model: Path) -> None:
+    """Bounds that nothing can hold, one at a time, so that each is seen to refuse with its figure."""
+    base = Task(model, pictures(tmp_path / "pictures", 16), accuracy_min=0.8, size_max=9, latency_max=1000)
+    for change, said in (
+        ({"accuracy_min": 1.1}, "the bound is 1.1"),
+        ({"kernels_min": 1.1}, "its kernels saturate here"),
+        ({"size_max": 0.1}, "of fp32's bytes"),
+        ({"latency_max": 0.0}, "of fp32's time, the bound"),
+    ):
+        report = quantize_model(replace(base, **change), SystemClock(), lambda name, steps: lambda: None)  # type: ignore[arg-type]
+        assert said in report.failed[0]
+        assert (len(report.failed), report.output) == (1, None)
+    assert not (tmp_path / "model-int8").exists()
 
 
 def test_boxes_are_paired_once_and_by_class() -> None:
