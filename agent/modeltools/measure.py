@@ -122,8 +122,8 @@ def measure_kernels(integer: OrtEngine, plain: OrtEngine, samples: Sequence[Samp
     """Return the mean cosine, of the output that agrees least, of a network's integer kernels with its float form.
 
     Easy pictures hide kernels that saturate: on a clip of large objects a COCO-SSD quantised for VNNI has an F1 of
-    0.95 on AVX2, on street scenes 0. The same network in float arithmetic knows nothing of saturation, so that the
-    two differ on any picture.
+    0.95 on AVX2, and the one in tests/assets finds nothing at all. The same network in float arithmetic knows nothing
+    of saturation, so that the two differ on any picture.
 
     Args:
         integer: the int8 network as this CPU runs it.
