@@ -16,6 +16,7 @@ COMMANDS = {
     "check": "validate settings and say where each value came from",
     "demo": "a broker, the agent on a recorded clip, and its predictions, in one command",
     "simulate": "the scheduler over a recorded or made trace, to size a box or a policy",
+    "model": "verify, inspect and quantise models",
     "watch": "a live view of every device below a topic prefix",
 }
 

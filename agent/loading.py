@@ -8,6 +8,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -45,38 +46,79 @@ WARM_UP_RUNS = 3
 """The first run allocates the arena, the second settles it; the third shows a steady service time."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Attempt:
+    """What became of one variant of a model folder.
+
+    Attributes:
+        name: `full` for the model itself, then those of the manifest.
+        file: its network.
+        variant: verified and warm; None when it is refused.
+        problems: why it is refused, one line each.
+    """
+
+    name: str
+    file: Path
+    variant: Variant | None
+    problems: tuple[str, ...] = ()
+
+
 def load_model(settings: ModelSettings, threads: int, clock: Clock) -> LoadedModel:
     """Load a model folder with its variants, warm each and check its golden sample.
 
     Raises:
-        ConfigError: anything that is wrong with the folder, a network or what it makes of the sample.
+        ConfigError: everything that is wrong with the folder, its networks or what they make of the sample.
     """
-    folder, manifest = load_manifest(settings.path)
-    variants = [_load_variant(FULL, folder, manifest, threads, clock)]
-    for spec in manifest.variants:
-        own = manifest.variant(spec)
-        shared = variants[0].engine if own.model == manifest.model else None
-        variants.append(_load_variant(spec.name, folder, own, threads, clock, shared))
-    return LoadedModel(settings.name, manifest.version, manifest.task, tuple(variants))
+    manifest, attempts = try_variants(settings.path, threads, clock)
+    # Variants share labels and sample, so that one mistake would be told once for each of them.
+    problems = list(dict.fromkeys(problem for attempt in attempts for problem in attempt.problems))
+    if problems:
+        raise ConfigError(problems)
+    variants = tuple(attempt.variant for attempt in attempts if attempt.variant is not None)
+    return LoadedModel(settings.name, manifest.version, manifest.task, variants)
 
 
-def _load_variant(
+def try_variants(path: Path, threads: int, clock: Clock) -> tuple[Manifest, list[Attempt]]:
+    """Try the model itself and each of its variants, whatever becomes of the others.
+
+    Raises:
+        ConfigError: there is no folder, or its manifest is wrong.
+    """
+    folder, manifest = load_manifest(path)
+    attempts: list[Attempt] = []
+    engines: dict[str, Engine] = {}
+    for name, own in [(FULL, manifest), *((spec.name, manifest.variant(spec)) for spec in manifest.variants)]:
+        file = folder / own.model.path
+        try:
+            variant = load_variant(name, folder, own, threads, clock, engines.get(own.model.path))
+        except ConfigError as error:
+            attempts.append(Attempt(name, file, None, tuple(error.problems)))
+        else:
+            engines.setdefault(own.model.path, variant.engine)
+            attempts.append(Attempt(name, file, variant))
+    return manifest, attempts
+
+
+def load_variant(
     name: str, folder: Path, manifest: Manifest, threads: int, clock: Clock, engine: Engine | None = None
 ) -> Variant:
-    """Load one variant; one that only has another size shares the engine of the model itself."""
+    """Load the network that a manifest describes, warm it and check its golden sample.
+
+    Args:
+        name: of the variant.
+        folder: where the manifest's files are.
+        manifest: of the model itself, or what `Manifest.variant` makes of it.
+        threads: for one run.
+        clock: times the warm-up.
+        engine: the network where it is loaded already, as for a variant that only has another size.
+
+    Raises:
+        ConfigError: anything that is wrong with it.
+    """
     if not isinstance(engine, OrtEngine):
         file, sha256 = folder / manifest.model.path, manifest.model.sha256
         engine = within(LOAD_LIMIT_S, f"{file}: loading", lambda: OrtEngine(file, threads=threads, sha256=sha256))
-    place = str(folder / MANIFEST_NAME)
-    _check_input(manifest.input, engine, place)
-    given = DecoderInput(
-        place=place,
-        options=manifest.decoder,
-        outputs=engine.outputs,
-        labels=None if manifest.labels is None else load_labels(folder, manifest.labels),
-        first_id=0 if manifest.labels is None else manifest.labels.first_id,
-    )
-    preprocess, decoder = build_preprocess(manifest.input), _build_decoder(given)
+    preprocess, decoder = build_steps(folder, manifest, engine)
     picture = _golden_picture(folder, manifest)
     try:
         warm_inputs, payload, fastest_ns = within(
@@ -86,6 +128,24 @@ def _load_variant(
         raise ConfigError(f"{folder}: fails on its warm-up frame: {error}") from error
     _check_golden(folder, manifest, payload)
     return Variant(name, engine.sha256, preprocess, engine, decoder, warm_inputs, fastest_ns)
+
+
+def build_steps(folder: Path, manifest: Manifest, engine: OrtEngine) -> tuple[Preprocess, Decoder]:
+    """Return what stands before and behind a network, after checking that both fit it.
+
+    Raises:
+        ConfigError: the manifest and the network do not agree, or the labels are wrong.
+    """
+    place = str(folder / MANIFEST_NAME)
+    _check_input(manifest.input, engine, place)
+    given = DecoderInput(
+        place=place,
+        options=manifest.decoder,
+        outputs=engine.outputs,
+        labels=None if manifest.labels is None else load_labels(folder, manifest.labels),
+        first_id=0 if manifest.labels is None else manifest.labels.first_id,
+    )
+    return build_preprocess(manifest.input), _build_decoder(given)
 
 
 def _build_decoder(given: DecoderInput) -> Decoder:

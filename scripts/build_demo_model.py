@@ -12,8 +12,9 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from agent.modeltools.agreement import Agreement
 from tools.demo_model.convert import convert
-from tools.demo_model.evaluate import Agreement, compare, detect, median_latencies_ms, open_session
+from tools.demo_model.evaluate import compare, detect, median_latencies_ms, open_session
 from tools.demo_model.golden import write_golden
 from tools.demo_model.manifest import LABELS, write_labels, write_manifest
 from tools.demo_model.pictures import HELD_OUT, clip_frames, load, model_input, random_views

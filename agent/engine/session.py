@@ -52,12 +52,14 @@ class OrtEngine:
         file: the .onnx file.
         threads: for the kernels of one run, the calling thread included.
         sha256: hex digest that the file must have; None to take it as it is.
+        is_optimized: False to run the graph as it stands: a quantised network then computes in float between its
+            QuantizeLinear and DequantizeLinear, which tells what its integer kernels ought to give.
 
     Raises:
         ConfigError: the file is missing, differs from its digest, or ONNX Runtime refuses it.
     """
 
-    def __init__(self, file: Path, *, threads: int, sha256: str | None) -> None:
+    def __init__(self, file: Path, *, threads: int, sha256: str | None, is_optimized: bool = True) -> None:
         self.sha256 = _file_sha256(file)
         if sha256 is not None and self.sha256 != sha256.lower():
             # A flipped bit in the weights loads without a word, so the digest is the only guard.
@@ -70,6 +72,8 @@ class OrtEngine:
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = 3
+        if not is_optimized:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         # Spinning threads take 60 ms of CPU a frame where waiting ones take 13 (2 threads, 5 fps).
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:

@@ -1,0 +1,121 @@
+"""Writes model.toml: a first one from a guess, and the one of a quantised model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from agent.errors import ConfigError
+from agent.models.manifest import MANIFEST_NAME, Manifest
+from agent.modeltools.guess import Guess
+from agent.toml_file import describe_error
+
+LICENSE_UNKNOWN = "LicenseRef-unknown"
+LABELS_NAME = "labels.txt"
+
+
+def draft_manifest(file: Path, sha256: str, guessed: Guess, properties: Mapping[str, str]) -> Manifest:
+    """Return the manifest that a guess amounts to.
+
+    Raises:
+        ConfigError: no manifest can describe this network.
+    """
+    if guessed.input is None:
+        raise ConfigError([f"{file}: {text}" for text in guessed.obstacles])
+    values: dict[str, Any] = {
+        "schema": 1,
+        "name": file.stem[:64],
+        "version": (properties.get("version") or "0")[:64],
+        "task": guessed.task,
+        "license": properties.get("license") or LICENSE_UNKNOWN,
+        "model": {"path": file.name, "sha256": sha256},
+        "input": guessed.input,
+        "decoder": guessed.decoder,
+    }
+    if guessed.classes is not None:
+        values["labels"] = {"path": LABELS_NAME}
+    try:
+        return Manifest.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError([describe_error(entry, str(file), Manifest) for entry in error.errors()]) from error
+
+
+def labels_of(guessed: Guess) -> list[str]:
+    """Return the names of the classes, numbers where they have none."""
+    return guessed.labels or [f"class {index}" for index in range(guessed.classes or 0)]
+
+
+def write_first(folder: Path, manifest: Manifest, labels: Sequence[str], comments: Sequence[str]) -> list[Path]:
+    """Write model.toml and its labels beside a network; return what was written. Nothing is ever overwritten.
+
+    Raises:
+        ConfigError: there is a model.toml already, or nothing can be written.
+    """
+    target = folder / MANIFEST_NAME
+    if target.exists():
+        raise ConfigError(f"{target}: is there already and is never overwritten: nothing was written")
+    written: list[Path] = []
+    try:
+        if manifest.labels is not None and not (folder / manifest.labels.path).exists():
+            written.append(_write_new(folder / manifest.labels.path, "".join(f"{label}\n" for label in labels)))
+        written.append(_write_new(target, manifest_text(manifest, comments)))
+    except OSError as error:
+        for file in written:
+            file.unlink()
+        raise ConfigError(f"{error.filename}: cannot be written: {error.strerror}") from error
+    return written
+
+
+def manifest_text(manifest: Manifest, comments: Sequence[str] = ()) -> str:
+    """Return a manifest as TOML, with comments above it."""
+    values = manifest.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
+    lines = [f"# {' '.join(comment.split())}" for comment in comments]
+    lines += [""] if lines else []
+    lines += [f"{key} = {_value(value)}" for key, value in values.items() if not _is_section(value)]
+    for key, value in values.items():
+        if isinstance(value, dict):
+            lines += _section(key, value)
+        elif _is_section(value):
+            lines += [line for item in value for line in _table(f"[[{key}]]", item)]
+    return "\n".join(lines) + "\n"
+
+
+def _section(name: str, values: Mapping[str, Any]) -> list[str]:
+    inner = {key: value for key, value in values.items() if isinstance(value, dict)}
+    lines = _table(f"[{name}]", {key: value for key, value in values.items() if key not in inner})
+    return lines + [line for key, value in inner.items() for line in _table(f"[{name}.{key}]", value)]
+
+
+def _table(header: str, values: Mapping[str, Any]) -> list[str]:
+    return ["", header, *(f"{_key(key)} = {_value(value)}" for key, value in values.items())]
+
+
+def _is_section(value: Any) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))
+
+
+def _key(key: str) -> str:
+    return key if key.isidentifier() and key.isascii() else json.dumps(key)
+
+
+def _value(value: Any) -> str:
+    """JSON's strings, numbers and lists are TOML's too, but for DEL, which TOML wants escaped."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_key(key)} = {_value(inner)}" for key, inner in value.items()) + " }"
+    return json.dumps(value).replace("\x7f", "\\u007f")
+
+
+def _write_new(file: Path, text: str) -> Path:
+    try:
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        file.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(file)) from error  # A failed write does not name its file.
+    return file

@@ -1,0 +1,97 @@
+"""Verifies a model folder on this device: what `edgebeat run` would check at its start, and all of it at once."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.clock import NS_PER_MS, Clock
+from agent.engine.session import runtime_version
+from agent.errors import ConfigError
+from agent.loading import Attempt, try_variants
+from agent.models.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a model folder is worth here.
+
+    Attributes:
+        path: as given.
+        threads: of each inference.
+        manifest: None when it cannot be read.
+        attempts: one a variant, the model itself first.
+        problems: everything that is wrong; empty when the model may serve.
+    """
+
+    path: Path
+    threads: int
+    manifest: Manifest | None
+    attempts: tuple[Attempt, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def is_proven(self) -> bool:
+        """A golden sample came out right: without one nothing tells a model that detects nothing here."""
+        return not self.problems and self.manifest is not None and self.manifest.golden is not None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the verdict for programs."""
+        manifest = self.manifest
+        return {
+            "path": str(self.path),
+            "ok": not self.problems,
+            "proven": self.is_proven,
+            "name": None if manifest is None else manifest.name,
+            "version": None if manifest is None else manifest.version,
+            "task": None if manifest is None else manifest.task,
+            "machine": platform.machine(),
+            "onnxruntime": runtime_version(),
+            "threads": self.threads,
+            "variants": [_variant(attempt) for attempt in self.attempts],
+            "problems": list(self.problems),
+        }
+
+    def text(self) -> str:
+        """Return the verdict for people; the problems go to standard error on their own."""
+        where = f"{platform.machine()}, ONNX Runtime {runtime_version()}, {self.threads} thread(s)"
+        if self.manifest is None:
+            return f"{self.path}: refused on {where}"
+        lines = [f"{self.path}: {self.manifest.name} {self.manifest.version}, {self.manifest.task}; {where}"]
+        for attempt in self.attempts:
+            if attempt.variant is None:
+                lines.append(f"  {attempt.name}: {attempt.file.name}: refused")
+            else:
+                digest, fastest_ms = attempt.variant.sha256[:12], attempt.variant.fastest_ns / NS_PER_MS
+                lines.append(
+                    f"  {attempt.name}: {attempt.file.name}, sha256 {digest}..., {fastest_ms:.2f} ms a frame"
+                )
+        if self.is_proven:
+            lines.append("  the golden sample comes out right: this model may serve on this device")
+        elif not self.problems:
+            lines.append("  it loads and runs, but has no [golden] sample: nothing proves its results on this device")
+        return "\n".join(lines)
+
+
+def verify(path: Path, threads: int, clock: Clock) -> Verdict:
+    """Check manifest, digests, inputs, decoder, labels, warm-up and golden sample of every variant."""
+    try:
+        manifest, attempts = try_variants(path, threads, clock)
+    except ConfigError as error:
+        return Verdict(path, threads, None, (), tuple(error.problems))
+    problems = dict.fromkeys(problem for attempt in attempts for problem in attempt.problems)
+    return Verdict(path, threads, manifest, tuple(attempts), tuple(problems))
+
+
+def _variant(attempt: Attempt) -> dict[str, Any]:
+    variant = attempt.variant
+    return {
+        "name": attempt.name,
+        "file": attempt.file.name,
+        "ok": variant is not None,
+        "sha256": None if variant is None else variant.sha256,
+        "fastest_ms": None if variant is None else round(variant.fastest_ns / NS_PER_MS, 3),
+        "problems": list(attempt.problems),
+    }

@@ -1,0 +1,106 @@
+"""Counts the work of one run: operators, and multiply-accumulates (MACs) of the layers that dominate.
+
+| operator | MACs |
+|---|---|
+| Conv, QLinearConv, ConvInteger | outputs x kernel area x input channels / groups |
+| Gemm, MatMul, QLinearMatMul, MatMulInteger | outputs x length of the summed axis |
+
+Nothing else is counted: activations, pooling, normalisation, ConvTranspose, recurrent nets, attention operators, and
+whatever stands in the bodies of If, Loop, Scan and local functions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx
+from onnx import ModelProto, NodeProto
+
+from agent.modeltools.network import Network, Port, all_nodes
+
+WEIGHT_AT = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
+FACTOR_AT = {"Gemm": 0, "MatMul": 0, "MatMulInteger": 0, "QLinearMatMul": 0}
+
+NOT_COUNTED = (
+    "only Conv, Gemm, MatMul and their integer forms are counted; activations, pooling, normalisation, "
+    "ConvTranspose, recurrent and attention operators and the bodies of If, Loop, Scan and functions are not"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one run does.
+
+    Attributes:
+        operators: how many of each, most frequent first; bodies and functions included.
+        macs: multiply-accumulates, see the module.
+        unknown: layers of a counted kind whose shapes could not be inferred.
+        shapes: of outputs after inference, where they became known.
+    """
+
+    operators: dict[str, int]
+    macs: int
+    unknown: int
+    outputs: tuple[Port, ...]
+
+
+def count_work(network: Network, sizes: Mapping[str, tuple[int, ...]]) -> Work:
+    """Count operators and MACs.
+
+    Args:
+        network: as read.
+        sizes: shapes to assume for inputs by name, where the network leaves them open.
+    """
+    names = [f"{node.domain}:{node.op_type}" if node.domain else node.op_type for node in all_nodes(network.proto)]
+    operators = dict(Counter(names).most_common())
+    shapes = _shapes(network.proto, sizes)
+    macs = unknown = 0
+    for node in network.proto.graph.node:
+        if node.op_type in WEIGHT_AT or node.op_type in FACTOR_AT:
+            own = _macs(node, shapes)
+            macs, unknown = macs + (own or 0), unknown + (own is None)
+    outputs = tuple(Port(port.name, port.dtype, shapes.get(port.name, port.shape)) for port in network.outputs)
+    return Work(operators, macs, unknown, outputs)
+
+
+def _macs(node: NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+    output = shapes.get(node.output[0])
+    is_conv = node.op_type in WEIGHT_AT
+    at = (WEIGHT_AT if is_conv else FACTOR_AT)[node.op_type]
+    other = shapes.get(node.input[at]) if len(node.input) > at else None
+    if output is None or not other:
+        return None
+    if is_conv:
+        # A kernel is [outputs, inputs / groups, *area], so groups are in it already.
+        return math.prod(output) * math.prod(other[1:])
+    is_transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
+    return math.prod(output) * other[0 if is_transposed else -1]
+
+
+def _shapes(proto: ModelProto, sizes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Return every shape that is known in numbers after shape inference."""
+    asked = ModelProto()
+    asked.CopyFrom(proto)
+    for value in asked.graph.input:
+        if value.name in sizes:
+            for dim, size in zip(value.type.tensor_type.shape.dim, sizes[value.name], strict=False):
+                dim.dim_value = size
+    if sizes:
+        for value in asked.graph.output:  # Stated with the names that have just become numbers.
+            value.type.tensor_type.ClearField("shape")
+    try:
+        inferred = onnx.shape_inference.infer_shapes(asked, data_prop=True)
+    except Exception:  # noqa: BLE001  Its C++ raises what it likes; the count then says what it does not know.
+        inferred = asked
+    graph = inferred.graph
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        dims = value.type.tensor_type.shape.dim
+        if value.type.tensor_type.HasField("shape") and all(
+            dim.HasField("dim_value") and dim.dim_value >= 0 for dim in dims
+        ):
+            shapes[value.name] = tuple(int(dim.dim_value) for dim in dims)
+    return shapes

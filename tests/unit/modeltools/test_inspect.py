@@ -1,0 +1,334 @@
+"""`edgebeat model inspect`: what it says of good networks, and one clear error for each bad one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+from onnx.external_data_helper import set_external_data
+from onnx.helper import make_function, make_node, make_opsetid
+
+from agent.__main__ import run_command
+from agent.errors import ConfigError
+from agent.models.manifest import load_manifest
+from agent.modeltools.guess import guess, parse_metadata
+from agent.modeltools.inspect import inspect
+from agent.modeltools.network import Port
+from tests.paths import COCO_SSD
+from tests.unit.modeltools.networks import PICTURE, classifier, network, saved
+
+SCORES = ("y", TensorProto.FLOAT, [1, 3, 32, 32])
+
+
+def report(capsys: pytest.CaptureFixture[str], file: Path, *arguments: str, code: int = 0) -> dict[str, Any]:
+    """Run the command and return its JSON."""
+    assert run_command(["model", "inspect", str(file), "--json", *arguments]) == code
+    values: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return values
+
+
+def refusal(capsys: pytest.CaptureFixture[str], file: Path) -> str:
+    """Run the command on a bad file; return its one error."""
+    assert run_command(["model", "inspect", str(file)]) == 78
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("edgebeat: ")
+    return line
+
+
+def test_the_default_model_is_described(capsys: pytest.CaptureFixture[str]) -> None:
+    """Int8, uint8 input, boxes and scores; its own manifest is what counts."""
+    found = report(capsys, COCO_SSD / "model.onnx")
+    assert (found["bytes"], found["task"], found["has_manifest"]) == (5281633, "detection", True)
+    assert found["inputs"] == [{"name": "images", "dtype": "uint8", "shape": [1, 300, 300, 3]}]
+    assert found["operators"]["Conv"] == 88
+    assert 745e6 < found["macs"] < 755e6
+    assert found["macs_unknown_layers"] == 0
+    assert run_command(["model", "inspect", str(COCO_SSD / "model.onnx")]) == 0
+    assert "nothing is assumed" in capsys.readouterr().out
+
+
+def test_multiplications_follow_the_formula(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Conv: 8 x 32 x 32 outputs x 3 x 3 x 3; Gemm: 3 outputs x 8."""
+    found = report(capsys, saved(classifier(), tmp_path / "m.onnx"))
+    assert found["macs"] == 8 * 32 * 32 * 27 + 3 * 8
+    assert "ConvTranspose" in found["macs_note"]
+
+
+def test_an_open_size_is_assumed_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Symbolic sides have names; the count is made for the size that is assumed."""
+    found = report(capsys, saved(classifier(side="side"), tmp_path / "m.onnx"))
+    assert found["inputs"][0]["shape"] == [1, 3, "side", "side"]
+    assert any("height 224 is assumed" in reason for reason in found["why"])
+    assert found["macs"] == 8 * 224 * 224 * 27 + 3 * 8
+
+
+def test_ultralytics_metadata_is_believed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Task, names, stride and size come from the export itself."""
+    metadata = {
+        "task": "classify",
+        "names": "{0: 'cat', 1: 'dog', 2: 'no \\n one'}",
+        "stride": "1",
+        "imgsz": "[64, 96]",
+    }
+    found = report(capsys, saved(classifier(side="s", metadata=metadata), tmp_path / "m.onnx"), "--write")
+    assert found["ultralytics"] == {
+        "task": "classify",
+        "stride": 1,
+        "imgsz": [64, 96],
+        "names": ["cat", "dog", "no one"],
+    }
+    assert (tmp_path / "labels.txt").read_text() == "cat\ndog\nno one\n"
+    assert (found["assumed"]["input"]["height"], found["assumed"]["input"]["width"]) == (64, 96)
+
+
+@pytest.mark.parametrize("text", ["__import__('os')", "[" * 5000, "{0: 'a', 2: 'b'}", "{1: 'a'}", "3", ""])
+def test_hostile_metadata_is_no_metadata(text: str) -> None:
+    """Literals only, and only complete lists of names."""
+    assert parse_metadata({"names": text, "imgsz": text, "task": text}) == {}
+
+
+def test_a_yolo_head_is_known_and_its_missing_decoder_said() -> None:
+    """84 values for each of 8,400 anchors: a guess with its reason, and no decoder that would be wrong."""
+    found = guess([Port("images", "float32", (1, 3, 640, 640))], [Port("o", "float32", (1, 84, 8400))], {}, {})
+    assert (found.kind, found.task) == ("detection", "raw")
+    assert any("YOLO" in reason for reason in found.why)
+    assert any("more than 10000" in reason for reason in found.obstacles)
+
+
+def test_a_first_manifest_loads_and_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is written passes `model verify`; a second time nothing is touched."""
+    file = saved(classifier(), tmp_path / "m.onnx")
+    found = report(capsys, file, "--write")
+    assert {Path(name).name for name in found["written"]} == {"model.toml", "labels.txt"}
+    assert run_command(["model", "verify", str(tmp_path), "--threads", "1"]) == 0
+    _, manifest = load_manifest(tmp_path)
+    assert manifest.decoder == {"name": "classification", "scores": "probabilities", "activation": "none"}
+    (tmp_path / "model.toml").write_text("mine")
+    capsys.readouterr()
+    assert run_command(["model", "inspect", str(file), "--write"]) == 78
+    assert "never overwritten" in capsys.readouterr().err
+    assert (tmp_path / "model.toml").read_text() == "mine"
+
+
+def test_a_full_disk_leaves_no_half_manifest(tmp_path: Path) -> None:
+    """A limit on the size of files stands for it; the labels fit, model.toml does not, neither stays."""
+    file = saved(classifier(), tmp_path / "m.onnx")
+    code = (
+        "import resource, sys; from agent.__main__ import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+        f"main(['model', 'inspect', {str(file)!r}, '--write'])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 78
+    assert ended.stderr.splitlines() == [f"edgebeat: {tmp_path / 'model.toml'}: cannot be written: File too large"]
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_custom_domains_are_flagged_and_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The report still tells what the network is; functions of its own and the runtime's operators are fine."""
+    node = make_node("Magic", ["images"], ["y"], domain="com.example")
+    file = saved(network([node], [SCORES], domains={"com.example": 1}), tmp_path / "m.onnx")
+    assert "custom domain 'com.example' (Magic)" in refusal(capsys, file)
+    found = report(capsys, file, code=78)
+    assert {"domain": "com.example", "version": 1, "known": False} in found["domains"]
+    relu = make_node("Relu", ["x"], ["z"])
+    model = network([node], [SCORES], domains={"com.example": 1})
+    model.functions.append(make_function("com.example", "Magic", ["x"], ["z"], [relu], [make_opsetid("", 17)]))
+    assert report(capsys, saved(model, file))["problems"] == []
+
+
+def test_operators_that_do_not_exist_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the standard's own domain."""
+    file = saved(network([make_node("Wizard", ["images"], ["y"])], [SCORES]), tmp_path / "m.onnx")
+    assert "does not have: Wizard" in refusal(capsys, file)
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ([1, 3, 0, 32], "has a dimension below 1"),
+        ([1, 3, None, 32], "is unbounded"),
+        (None, "is unbounded"),
+        ([1, 3, 1 << 20, 1 << 20], "more than 268435456 elements"),
+    ],
+)
+def test_inputs_without_a_usable_size_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], shape: list[int | None] | None, said: str
+) -> None:
+    """Zero-sized, unbounded and gigantic ones."""
+    model = network(
+        [make_node("Relu", ["images"], ["y"])],
+        [("y", TensorProto.FLOAT, None)],
+        inputs=[("images", TensorProto.FLOAT, shape)],
+    )
+    assert said in refusal(capsys, saved(model, tmp_path / "m.onnx"))
+
+
+def test_minus_one_is_an_open_dimension(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Paddle's exports say it so."""
+    model = network(
+        [make_node("Relu", ["images"], ["y"])],
+        [("y", TensorProto.FLOAT, None)],
+        inputs=[("images", TensorProto.FLOAT, [-1, 3, 8, 8])],
+    )
+    assert report(capsys, saved(model, tmp_path / "m.onnx"))["inputs"][0]["shape"] == ["-1", 3, 8, 8]
+
+
+def nested(depth: int) -> bytes:
+    """Return a model whose graph holds a node that holds a graph, and so on, made from the inside outwards."""
+    # ModelProto.graph = 7, GraphProto.node = 1, NodeProto.attribute = 5, AttributeProto.g = 6; all length-delimited.
+    heads: list[bytes] = []
+    size = 0
+
+    def wrap(field: int) -> None:
+        nonlocal size
+        length, head = size, bytearray([field << 3 | 2])
+        while length > 127:
+            head.append(length & 127 | 128)
+            length >>= 7
+        head.append(length)
+        heads.append(bytes(head))
+        size += len(head)
+
+    for _ in range(depth):
+        for field in (6, 5, 1):
+            wrap(field)
+    wrap(7)
+    return b"".join(reversed(heads))
+
+
+def truncated() -> bytes:
+    """Return half of a network."""
+    content: bytes = classifier().SerializeToString()
+    return content[: len(content) // 2]
+
+
+def hungry() -> bytes:
+    """Return a network of 100 bytes with a constant of 4 GB."""
+    model = network([make_node("Add", ["images", "w"], ["y"])], [SCORES])
+    model.graph.initializer.add(name="w", data_type=TensorProto.FLOAT, dims=[1 << 30])
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def not_text() -> bytes:
+    """Return a network with an operator whose name is not UTF-8."""
+    content: bytes = classifier().SerializeToString()
+    return content.replace(b"Relu", b"Rel\xff")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (lambda: b"", "is not a complete ONNX file"),
+        (lambda: b"hello, this is no model", "is not an ONNX file"),
+        (lambda: b"\x89PNG\r\n\x1a\n" + bytes(100), "is not an ONNX file"),
+        (truncated, "truncated"),
+        (lambda: nested(100_000), "nested too deeply"),
+        (hungry, "has no content"),
+        (not_text, "a op_type in it is not UTF-8 text"),
+    ],
+)
+def test_files_that_are_no_networks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: Callable[[], bytes], said: str
+) -> None:
+    """One error each, without a traceback."""
+    file = tmp_path / "m.onnx"
+    file.write_bytes(content())
+    assert said in refusal(capsys, file)
+
+
+def test_a_damaged_file_is_an_error_or_a_report_and_nothing_else(tmp_path: Path) -> None:
+    """400 networks with one to three bytes changed, lost or added, each reproducible by its number."""
+    file = tmp_path / "m.onnx"
+    content = classifier(side="s", metadata={"names": "{0: 'a', 1: 'b', 2: 'c'}"}).SerializeToString()
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        damaged = bytearray(content)
+        for _ in range(int(rng.integers(1, 4))):
+            at = int(rng.integers(len(damaged)))
+            damaged[at : at + int(rng.integers(2))] = rng.bytes(int(rng.integers(2)))
+        file.write_bytes(damaged)
+        try:
+            found = inspect(file)
+            assert json.dumps(found.as_json())
+            assert found.text()
+        except ConfigError as error:
+            assert str(error).startswith(str(file)), f"seed {seed}"  # noqa: PT017  Most of them end here.
+
+
+def with_external(folder: Path, location: str, length: int = 16) -> Path:
+    """Write a network whose only weight is in another file."""
+    model = network([make_node("Mul", ["images", "w"], ["y"])], [SCORES], weights={"w": np.ones(1, np.float32)})
+    set_external_data(model.graph.initializer[0], location, 0, length)
+    model.graph.initializer[0].ClearField("raw_data")
+    file = folder / "m.onnx"
+    file.write_bytes(model.SerializeToString())
+    return file
+
+
+@pytest.mark.parametrize(
+    ("location", "said"),
+    [
+        ("/etc/passwd", "must be a file in the model's own folder"),
+        ("../secret", "must be a file in the model's own folder"),
+        ("a/../../secret", "must be a file in the model's own folder"),
+        ("link", "is a symbolic link"),
+        ("linked/weights", "is a symbolic link"),
+        ("absent", "is not there"),
+        ("short", "it is truncated"),
+    ],
+)
+def test_external_data_stays_in_the_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], location: str, said: str
+) -> None:
+    """ONNX Runtime would read whatever stands there."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (tmp_path / "secret").write_bytes(bytes(16))
+    (folder / "short").write_bytes(bytes(15))
+    (folder / "link").symlink_to(tmp_path / "secret")
+    (folder / "linked").symlink_to(tmp_path)
+    assert said in refusal(capsys, with_external(folder, location))
+
+
+def test_good_external_data_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By file, with its size."""
+    (tmp_path / "weights.bin").write_bytes(bytes(16))
+    assert report(capsys, with_external(tmp_path, "weights.bin"))["external_data"] == {"weights.bin": 16}
+
+
+def test_two_inputs_are_an_obstacle_to_a_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The network is fine, so it is described; there is nothing to write."""
+    model = network([make_node("Add", ["images", "b"], ["y"])], [SCORES], inputs=[PICTURE, ("b", *PICTURE[1:])])
+    file = saved(model, tmp_path / "m.onnx")
+    assert report(capsys, file)["assumed"] is None
+    assert run_command(["model", "inspect", str(file), "--write"]) == 78
+    assert not (tmp_path / "model.toml").exists()
+
+
+def test_a_device_without_the_tools_is_told_what_to_install(tmp_path: Path) -> None:
+    """None in sys.modules is how Python says that a package is absent."""
+    code = (
+        "import sys; sys.modules['onnx'] = None\n"
+        "from agent.__main__ import run_command\n"
+        "sys.exit(run_command(['model', 'inspect', 'm.onnx']))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 78
+    assert ended.stderr.splitlines() == [
+        "edgebeat: edgebeat model inspect needs onnx, which a device does not: pip install 'edgebeat[tools]'"
+    ]
+
+
+def test_onnx_agrees_that_the_networks_here_are_valid() -> None:
+    """Else the tests above would prove little."""
+    onnx.checker.check_model(classifier(), full_check=True)
