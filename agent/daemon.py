@@ -18,6 +18,7 @@ from agent.assembly import build_source, load_model, stream_policy
 from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, Clock, SystemClock
 from agent.core.backoff import Backoff
 from agent.core.outbox import Outbox
+from agent.delivery import build_keeping
 from agent.engine.cpus import effective_cpus
 from agent.engine.process import prepare_serving
 from agent.engine.session import runtime_version
@@ -26,7 +27,7 @@ from agent.interfaces import LoadedModel, Sink
 from agent.loops.abort import AbortTimer
 from agent.loops.annotate import AnnotateLoop
 from agent.loops.capture import CaptureLoop
-from agent.loops.egress import EgressLoop
+from agent.loops.egress import EgressLoop, Keeping
 from agent.loops.health import HealthLoop, process_figures
 from agent.loops.inbox import Inbox
 from agent.loops.inference import InferenceLoop
@@ -183,7 +184,7 @@ class Daemon:
         """Deliver what was accepted; a signal shortens the patience that the end of all streams has."""
         worker = self._workers["egress"]
         by_ns = begun_ns + (FLUSH_AT_END_NS if has_ended else DRAIN_NS)
-        self._egress.stop(self._stop_reason, by_ns)
+        self._egress.stop(self._stop_reason, by_ns, flushes_spool=has_ended)
         while not worker.join(0.05) and self._clock.now_ns() < by_ns:
             if has_ended and not self._wakeups.empty() and (reason := self._wakeups.get()):
                 by_ns = min(by_ns, self._clock.now_ns() + DRAIN_NS)
@@ -230,6 +231,7 @@ class Daemon:
             wake=wake,
             record_sent=lambda stream, *figures: inbox_of[stream].record_sent(stream, *figures),
             waits_for_room=output == "stdout",
+            keeping=Keeping() if output == "stdout" else build_keeping(self._settings),
         )
 
     def _build_sink(self, output: Output, wake: threading.Event) -> Sink:

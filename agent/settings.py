@@ -155,7 +155,23 @@ class StateSettings(_Section):
     """Where the agent keeps what must survive a restart."""
 
     dir: Path = Path("/var/lib/edgebeat")
-    """Folder for state. Nothing is written to it in this version: results wait in memory only."""
+    """Folder for state. One that is named here is made; the default is used where it exists (the service's
+    StateDirectory) and is no fault where it does not: messages then wait in memory only. One agent a folder."""
+
+
+class SpoolSettings(_Section):
+    """What waits on disk, in `state.dir`, while the broker is slow or away."""
+
+    max_mb: int = Field(default=64, ge=0, le=65_536)
+    """Size on disk, MiB, 0 to 65,536; then the oldest results are dropped and counted, and events when no result is
+    left. SQLite's log takes up to 4 MiB more. 0 keeps everything in memory. Default 64: some 100,000 results, or 3
+    hours at 10 a second."""
+    max_hours: float = Field(default=72.0, gt=0, le=8760)
+    """Age at which a result or an event is given up, hours, above 0 to 8760; the broker is told to forget it then
+    too (MQTT 5). Default 72: a long weekend."""
+    replay_per_s: int = Field(default=200, ge=1, le=10_000)
+    """Old messages a second that follow a return of the broker, 1 to 10,000; fresh ones go first. Default 200: an
+    hour at 10 a second in three minutes, without pressing the broker."""
 
 
 class HealthSettings(_Section):
@@ -240,6 +256,7 @@ class Settings(BaseSettings):
     mqtt: MqttSettings = MqttSettings()
     limits: LimitsSettings = LimitsSettings()
     state: StateSettings = StateSettings()
+    spool: SpoolSettings = SpoolSettings()
     health: HealthSettings = HealthSettings()
     log: LogSettings = LogSettings()
     models: tuple[ModelSettings, ...] = Field(default=(), max_length=16)

@@ -22,8 +22,10 @@ def settings_text(
     source: object = CLIP,
     mqtt: str = "",
     stream: str = "",
+    state: Path | None = None,
 ) -> str:
-    """Return a settings file with one model and one stream called `door`."""
+    """Return a settings file with one model and one stream called `door`, and a spool where `state` says."""
+    keeping = "[spool]\nmax_mb = 0" if state is None else f'[state]\ndir = "{state}"'
     return f"""
 [device]
 id = "porch"
@@ -33,6 +35,7 @@ reconnect_max_s = 1
 {mqtt}
 [health]
 period_s = 1
+{keeping}
 [[models]]
 name = "seen"
 path = "{model}"
@@ -124,5 +127,5 @@ def checked_summary(lines: list[str]) -> dict[str, Any]:
     delivery = summary["delivery"]
     assert delivery["is_exact"]
     settled = delivery["acknowledged"] + sum(delivery["dropped"].values())
-    assert delivery["emitted"] == settled + delivery["queued"] + delivery["in_flight"]
+    assert delivery["emitted"] == settled + delivery["queued"] + delivery["in_flight"] + delivery["spooled"]
     return summary

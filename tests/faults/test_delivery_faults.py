@@ -1,0 +1,120 @@
+"""Store and forward with real processes: what was accepted arrives, whoever is killed."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent.clock import NS_PER_MS, SystemClock
+from tests.agent_process import AgentProcess, checked_summary, settings_text
+from tests.broker import Broker, Message, Subscriber, needs_mosquitto
+
+pytestmark = needs_mosquitto
+
+STREAM = "repeat = true\nfps = 50\ndeadline_ms = 50"
+
+
+def quiet_text(url: str, state: Path, stream: str = STREAM) -> str:
+    """Return settings whose only messages are results and events: their `seq` then has no gaps."""
+    return settings_text(url=url, state=state, stream=stream).replace("period_s = 1\n", "period_s = 3600\n")
+
+
+def wait_until(is_true: Callable[[], bool], what: str) -> None:
+    """Wait for something that only a look shows, such as a file's size."""
+    clock, never = SystemClock(), threading.Event()
+    for _ in range(600):
+        if is_true():
+            return
+        clock.wait(never, 50 * NS_PER_MS)
+    raise AssertionError(f"{what} did not come")
+
+
+def numbers(messages: list[Message], boot: str) -> list[int]:
+    """Return the seq of each result and event of a boot, as received."""
+    return [
+        message.body["seq"]
+        for message in messages
+        if ("/results/" in message.topic or "/events/" in message.topic) and message.body["boot"] == boot
+    ]
+
+
+def test_broker_killed_then_agent_killed(tmp_path: Path) -> None:
+    """Nothing that was accepted is missing up to the last one seen; what comes twice has the same number."""
+    state = tmp_path / "state"
+    wal = state / "spool.db-wal"
+    with Broker(tmp_path) as broker:
+        text = quiet_text(broker.url, state)
+        with AgentProcess(tmp_path, text) as agent:
+            with Subscriber(broker.port) as before:
+                boot = before.wait_for("porch/status", state="online").body["boot"]
+                before.wait_for("results/door")
+                broker.kill()
+            agent.wait_for_log("the connection was lost")
+            size_bytes = wal.stat().st_size
+            wait_until(lambda: wal.stat().st_size > size_bytes + 100_000, "a spool that grows")
+            agent.signal(signal.SIGKILL)
+            agent.wait()
+        with sqlite3.connect(state / "spool.db") as database:
+            spooled = [seq for (seq,) in database.execute("SELECT seq FROM result ORDER BY id")]
+        database.close()
+        broker.start()
+        with Subscriber(broker.port) as after:
+            # The clip is over at once: the run ends when what waited has arrived.
+            with AgentProcess(tmp_path, quiet_text(broker.url, state, "fps = 1000")) as agent:
+                code, _ = agent.wait()
+            assert code == 0, agent.log
+            after.wait_for("porch/status", state="offline")
+            received_after = numbers(after.drain(), boot)
+            assert all(m.body["replay"] for m in after.drain() if m.body.get("boot") == boot and "seq" in m.body)
+        received_before = numbers(before.drain(), boot)
+        assert sorted(set(received_after)) == spooled == sorted(spooled)
+        seen = set(received_before) | set(received_after)
+        assert seen == set(range(1, max(seen) + 1))
+        # Each message once a connection at most: the spool sends none twice.
+        assert len(received_after) == len(set(received_after))
+
+
+def test_an_agent_that_stops_without_a_broker_leaves_its_results_to_the_next(tmp_path: Path) -> None:
+    """SIGTERM while the broker is away: nothing is dropped."""
+    state = tmp_path / "state"
+    broker = Broker(tmp_path)
+    with AgentProcess(tmp_path, quiet_text(broker.url, state)) as agent:
+        wait_until((state / "spool.db-wal").exists, "the spool")
+        size_bytes = (state / "spool.db-wal").stat().st_size
+        wait_until(lambda: (state / "spool.db-wal").stat().st_size > size_bytes, "a spool that grows")
+        first = agent.terminate()["delivery"]
+    assert first["dropped"]["shutdown"] == 1  # The last health: a state of the moment.
+    assert first["spooled"] == first["emitted"] - sum(first["dropped"].values())
+    with broker, AgentProcess(tmp_path, quiet_text(broker.url, state, "fps = 1000")) as agent:
+        code, lines = agent.wait()
+    assert code == 0
+    second = checked_summary(lines)["delivery"]
+    assert second["recovered"] == first["spooled"]
+    assert second["spooled"] == 0
+    assert second["acknowledged"] == second["emitted"] - sum(second["dropped"].values())
+
+
+@pytest.mark.parametrize("fault", ["a file in its place", "nonsense in the file"])
+def test_a_bad_state_folder_is_said_once_and_results_flow(tmp_path: Path, fault: str) -> None:
+    """The agent starts, publishes and ends in order, from memory or with a new file."""
+    state = tmp_path / "state"
+    if fault == "a file in its place":
+        state.write_text("no folder")
+    else:
+        state.mkdir()
+        (state / "spool.db").write_bytes(b"no database " * 1000)
+    with (
+        Broker(tmp_path) as broker,
+        Subscriber(broker.port) as subscriber,
+        AgentProcess(tmp_path, settings_text(url=broker.url, state=state, stream="repeat = true")) as agent,
+    ):
+        event = "spool_failed" if fault == "a file in its place" else "spool_replaced"
+        assert str(state) in subscriber.wait_for(f"events/{event}").body["place"]
+        subscriber.wait_for("results/door")
+        agent.terminate()
+    assert agent.log.count("spool: ") == 1
