@@ -44,10 +44,13 @@ def _topic_prefix(value: str) -> str:
         for level in levels:
             _topic_level(level)
     except PydanticCustomError:
+        levels = []
+    if not levels or len(value) > 128:
         raise PydanticCustomError(
             "topic_prefix",
-            "must be topic levels joined by '/', such as 'edgebeat/v1', without wildcards or spaces",
-        ) from None
+            "must be topic levels joined by '/', such as 'edgebeat/v1', without wildcards or spaces, "
+            "128 characters at most",
+        )
     return value
 
 

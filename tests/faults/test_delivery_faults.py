@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import signal
 import sqlite3
-import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from agent.clock import NS_PER_MS, SystemClock
 from tests.agent_process import AgentProcess, checked_summary, settings_text
-from tests.broker import Broker, Message, Subscriber, needs_mosquitto
+from tests.broker import Broker, Message, Subscriber, needs_mosquitto, wait_until
 
 pytestmark = needs_mosquitto
 
@@ -22,16 +19,6 @@ STREAM = "repeat = true\nfps = 50\ndeadline_ms = 50"
 def quiet_text(url: str, state: Path, stream: str = STREAM) -> str:
     """Return settings whose only messages are results and events: their `seq` then has no gaps."""
     return settings_text(url=url, state=state, stream=stream).replace("period_s = 1\n", "period_s = 3600\n")
-
-
-def wait_until(is_true: Callable[[], bool], what: str) -> None:
-    """Wait for something that only a look shows, such as a file's size."""
-    clock, never = SystemClock(), threading.Event()
-    for _ in range(600):
-        if is_true():
-            return
-        clock.wait(never, 50 * NS_PER_MS)
-    raise AssertionError(f"{what} did not come")
 
 
 def numbers(messages: list[Message], boot: str) -> list[int]:
