@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import platform
 import queue
@@ -18,7 +19,7 @@ from agent.assembly import build_source, load_model, stream_policy
 from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, Clock, SystemClock
 from agent.core.backoff import Backoff
 from agent.core.outbox import Outbox
-from agent.delivery import build_keeping
+from agent.delivery import build_keeping, metrics_server
 from agent.engine.cpus import effective_cpus
 from agent.engine.process import prepare_serving
 from agent.engine.session import runtime_version
@@ -31,6 +32,7 @@ from agent.loops.egress import EgressLoop, Keeping
 from agent.loops.health import HealthLoop, process_figures
 from agent.loops.inbox import Inbox
 from agent.loops.inference import InferenceLoop
+from agent.loops.log_relay import relaying
 from agent.loops.worker import Worker
 from agent.settings import Settings, StreamSettings
 from agent.sinks.embedded import EmbeddedBroker
@@ -101,6 +103,10 @@ class Daemon:
 
     def run(self, duration_s: float | None = None) -> int:
         """Run until a signal, the duration, the end of every stream or a failure; return the exit code."""
+        with relaying(self._egress.emit, self._clock), self._metrics():
+            return self._run(duration_s)
+
+    def _run(self, duration_s: float | None) -> int:
         for worker in self._workers.values():
             worker.start()
         log.info("ready: %s", ", ".join(f"{s.name} <- {s.model}" for s in self._settings.streams))
@@ -288,6 +294,10 @@ class Daemon:
             },
         }
         return {name: Worker(name, body, lambda: self._wakeups.put("")) for name, body in bodies.items()}
+
+    def _metrics(self) -> contextlib.AbstractContextManager[object]:
+        port = self._settings.health.prometheus_port
+        return contextlib.nullcontext() if port is None else metrics_server(port, self.summary)
 
     def _self_check(self) -> dict[str, int]:
         return {name: count for inbox in self._inboxes.values() for name, count in inbox.self_check().items()}

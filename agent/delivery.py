@@ -1,8 +1,11 @@
-"""Builds what delivery needs of the settings: the spool and its limits."""
+"""Builds what delivery needs of the settings: the spool and its limits, and the metrics where they are asked for."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from agent.clock import NS_PER_S
 from agent.core.message import KEPT_KINDS
@@ -31,3 +34,19 @@ def _build_spool(settings: Settings, limits: SpoolLimits) -> Spool | None:
         log.info("spool: %s does not exist: messages wait in memory only", folder)
         return None
     return SqliteSpool(folder, KEPT_KINDS, is_made=is_named, bytes_max=limits.bytes_max)
+
+
+@contextlib.contextmanager
+def metrics_server(port: int, snapshot: Callable[[], dict[str, Any]]) -> Iterator[None]:
+    """Serve metrics on loopback for the length of the block.
+
+    Raises:
+        ConfigError: the extra is not installed, or the port is taken.
+    """
+    from agent.sinks.prometheus import MetricsServer  # An extra; nothing of it is loaded where nobody asks.
+
+    server = MetricsServer(port, snapshot)
+    try:
+        yield
+    finally:
+        server.stop()

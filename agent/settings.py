@@ -182,6 +182,8 @@ class HealthSettings(_Section):
 
     period_s: float = Field(default=30.0, ge=1.0, le=3600.0)
     """Seconds between two health messages, 1 to 3600. Default 30: 3 kB a minute a device."""
+    prometheus_port: int | None = Field(default=None, ge=1, le=65_535)
+    """Port on 127.0.0.1 where the same figures are Prometheus text (extra `metrics`). Default: none."""
 
 
 class LogSettings(_Section):
@@ -189,6 +191,9 @@ class LogSettings(_Section):
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level that is written. Default `info`: transitions, never a line a frame."""
+    format: Literal["text", "json"] = "text"
+    """`text`, with levels that the journal understands when it reads them, or `json`, an object a line. Default
+    `text`."""
 
 
 class ModelSettings(_Section):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import re
 import signal
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.cli.load import load_settings
+from agent.cli.logs import set_up_logging
 from agent.daemon import Daemon
 from agent.errors import ConfigError
 
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the agent and print its summary as the last line of standard output."""
     settings = load_settings(config_file(args), overrides(args, output=args.output)).settings
-    set_up_logging(settings.log.level)
+    set_up_logging(settings.log.level, settings.log.format)
     daemon = Daemon(settings, output=args.output)
     with _signals_to(daemon):
         exit_code = daemon.run(args.duration)
@@ -95,15 +95,6 @@ def overrides(args: argparse.Namespace, *, output: str = "mqtt") -> dict[str, An
         **({"annotated_image": args.annotate} if args.annotate is not None else {}),
     }
     return {**values, "models": [{"name": model, "path": args.model}], "streams": [stream]}
-
-
-def set_up_logging(level: str) -> None:
-    """Write records to standard error, which the journal stamps by itself."""
-    logging.basicConfig(
-        level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(threadName)s: %(message)s"
-    )
-    # paho repeats each transition that we report ourselves.
-    logging.getLogger("agent.sinks.paho_client").setLevel(logging.ERROR)
 
 
 @contextmanager

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from agent.clock import NS_PER_MS, iso_utc
 from agent.core.message import Message
+
+encode_json = json.JSONEncoder(separators=(",", ":")).encode
+"""Made once: `json.dumps` with separators makes an encoder for each call, 4 us."""
 
 
 def envelope(message: Message, boot: str, *, now_ns: int, wall_ns: int, replay: bool) -> dict[str, Any]:

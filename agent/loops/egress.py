@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 from collections.abc import Callable, Mapping
@@ -10,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.clock import NS_PER_MS, NS_PER_S, Clock
-from agent.core.envelope import envelope
+from agent.core.envelope import encode_json, envelope
 from agent.core.message import KINDS, Drop, Message
 from agent.core.outbox import Outbox
 from agent.core.spool_policy import SpoolLimits
@@ -107,7 +106,9 @@ class EgressLoop:
             while self._waits_for_room and self._outbox.is_full and self._stop_by_ns is None:
                 self._has_room.wait()
             self._outbox.put(message)
-        self._wake.set()
+        # The loop clears it before it looks: set already means that it will look again.
+        if not self._wake.is_set():
+            self._wake.set()
 
     def report(self, event: str, body: Mapping[str, Any]) -> None:
         """Send an event. Any thread."""
@@ -267,7 +268,7 @@ class EgressLoop:
         if KINDS[message.kind].is_kept:
             # One lifetime, here and at the broker: its clock does not know how long a message waited here.
             expiry_s = max(1, self._expiry_s - (now_ns - message.captured_at_ns) // NS_PER_S)
-        payload = json.dumps(body, separators=(",", ":")).encode()
+        payload = encode_json(body).encode()
         return Packet(message.topic, payload, message.qos, message.retain, expiry_s=expiry_s)
 
     def _drop(self, message: Message, cause: Drop, reason: str) -> None:

@@ -130,8 +130,9 @@ class Spooler:
 
     def load(self) -> None:
         """Bring the oldest messages from the disk into memory, as long as few wait there."""
-        is_wanted = self._outbox.backlog < BATCH_MAX // 2 and self._outbox.disk.pending_deletions < DELETIONS_MAX
-        if is_wanted and self.is_loading:
+        if not self.is_loading or self._outbox.backlog >= BATCH_MAX // 2:
+            return
+        if self._outbox.disk.pending_deletions < DELETIONS_MAX:
             self._try(self._load)
 
     def set_aside(self, message: Message, reason: str) -> None:

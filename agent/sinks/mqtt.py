@@ -31,6 +31,8 @@ CONNACK_TIMEOUT_NS = 10 * NS_PER_S
 """A peer that accepts TCP and does not answer CONNECT is no broker."""
 PUBACK_TIMEOUT_NS = 20 * NS_PER_S
 """A broker that acknowledges nothing for this long, or whose socket takes nothing, is failing: start anew."""
+ACKNOWLEDGED_WITHIN_NS = 50 * NS_PER_MS
+"""How late a PUBACK may be booked; 20 short wake-ups a second while one is missing."""
 STABLE_NS = 10 * NS_PER_S
 """A connection that lasted for so long makes the next wait a short one again. Two clients with one id throw each
 other out about once a second; forgetting that at each success, they would do so for ever."""
@@ -59,11 +61,21 @@ class _Phase(Enum):
 
 
 class _Connection:
-    """One paho client and what its callbacks reported. Callbacks run in paho's thread."""
+    """One paho client and what its callbacks reported. Callbacks run in paho's thread.
 
-    def __init__(self, client: mqtt.Client, wake: threading.Event) -> None:
+    Acknowledgements wake the egress thread in groups only, since all they bring is bookkeeping: a wake-up for each
+    cost as much as the message itself. `advance` is called every `ACKNOWLEDGED_WITHIN_NS` while one is missing.
+
+    Args:
+        client: not yet connected.
+        wake: the egress thread's event.
+        group: so many acknowledgements wake it; less than the window, or a full one would wait.
+    """
+
+    def __init__(self, client: mqtt.Client, wake: threading.Event, group: int) -> None:
         self.client = client
         self.reports: deque[tuple[str, Any, Any]] = deque()
+        self.group = group
         self._wake = wake
         client.on_connect = lambda _c, _u, _f, reason, properties: self._report("connack", reason, properties)
         client.on_disconnect = lambda _c, _u, _f, reason, _p: self._report("disconnect", reason)
@@ -72,7 +84,8 @@ class _Connection:
     def _report(self, kind: str, first: Any, second: Any = None) -> None:
         # Bounded by what is in flight: one PUBACK a message, one CONNACK, one disconnect.
         self.reports.append((kind, first, second))
-        self._wake.set()
+        if kind != "puback" or len(self.reports) >= self.group:
+            self._wake.set()
 
 
 class MqttSink:
@@ -165,7 +178,9 @@ class MqttSink:
         """See `Sink.next_wake_ns`."""
         if self._phase is _Phase.IDLE:
             return max(now_ns, self._next_attempt_ns)
-        return now_ns + NS_PER_S if self._phase is _Phase.CONNECTING or len(self._window) else NEVER_NS
+        if len(self._window):
+            return now_ns + ACKNOWLEDGED_WITHIN_NS
+        return now_ns + NS_PER_S if self._phase is _Phase.CONNECTING else NEVER_NS
 
     def close(self, reason: str, timeout_ns: int) -> None:
         """See `Sink.close`: `offline`, its acknowledgement, DISCONNECT, then the socket is shut."""
@@ -199,7 +214,7 @@ class MqttSink:
             self._credentials_at_ns = now_ns + CREDENTIALS_EVERY_NS
             client = new_client(self._settings, self._device)
             self._set_will(client)
-            connection = _Connection(client, self._wake)
+            connection = _Connection(client, self._wake, self._window.group)
             # The session is resumed so that a delayed will is revoked (v5).
             open_connection(client, self._settings, properties=connect_properties(), clean_start=False)
         except TransientError as error:
@@ -246,6 +261,7 @@ class MqttSink:
         """Take over the broker's limits, which paho ignores, and say hello."""
         assert self._connection is not None
         self._window.limit(getattr(properties, "ReceiveMaximum", 65_535))
+        self._connection.group = self._window.group
         self._packet_bytes_max = min(
             PACKET_BYTES_OUT_MAX, getattr(properties, "MaximumPacketSize", PACKET_BYTES_OUT_MAX)
         )
@@ -301,6 +317,7 @@ class MqttSink:
 
     def _await_report(self, connection: _Connection, kind: str, first: Any, by_ns: int) -> bool:
         """Wait for one report of the network thread; return whether it came."""
+        connection.group = 1
         while True:
             self._wake.clear()
             while connection.reports:

@@ -18,6 +18,20 @@ EXPIRY_STEP_S = 60
 _CACHED_MAX = 64
 
 
+class _Packed(Properties):
+    """Properties in their wire form: paho packs those of each message anew, a quarter of what it costs."""
+
+    def __init__(self, properties: Properties) -> None:
+        super().__init__(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        # Past paho's own check of names, which knows the protocol's only.
+        object.__setattr__(self, "_packed", bytes(properties.pack()))
+
+    def pack(self) -> bytes:
+        """Return what follows the packet's identifier."""
+        packed: bytes = object.__getattribute__(self, "_packed")
+        return packed
+
+
 class PublishProperties:
     """Gives each packet its properties, built once for all packets alike. One thread."""
 
@@ -44,7 +58,7 @@ class PublishProperties:
             properties.PayloadFormatIndicator = 1  # UTF-8.
         if expiry_s is not None:
             properties.MessageExpiryInterval = expiry_s
-        return properties
+        return _Packed(properties)
 
 
 def connect_properties() -> Properties:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import sqlite3
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from agent.clock import NS_PER_S, SystemClock
+from agent.core.message import KEPT_KINDS
+from agent.spool.sqlite import SqliteSpool
+from benchmarks.delivery import compare
 from tests.agent_process import AgentProcess, checked_summary, settings_text
 from tests.broker import Broker, Message, Subscriber, needs_mosquitto, wait_until
+from tests.paths import REPOSITORY
 
 pytestmark = needs_mosquitto
 
@@ -105,3 +114,28 @@ def test_a_bad_state_folder_is_said_once_and_results_flow(tmp_path: Path, fault:
         subscriber.wait_for("results/door")
         agent.terminate()
     assert agent.log.count("spool: ") == 1
+
+
+def test_killed_again_and_again_under_load(tmp_path: Path) -> None:
+    """The short form of `scripts/bench_delivery kills`: the file opens each time, no id ever has two contents."""
+    seen: dict[tuple[str, int], str] = {}
+    rng = random.Random(7)
+    clock, never = SystemClock(), threading.Event()
+    for number in range(8):
+        command = [sys.executable, "-m", "benchmarks.delivery_victim", str(tmp_path), f"boot{number}"]
+        with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as victim:
+            assert victim.stdout is not None
+            victim.stdout.readline()
+            clock.wait(never, int(rng.uniform(0, 0.4) * NS_PER_S))  # Any moment will do.
+            victim.kill()
+        if (tmp_path / "spool.db").exists():
+            spool = SqliteSpool(tmp_path, KEPT_KINDS, is_made=False, bytes_max=1 << 20)
+            spool.open()
+            spool.close()
+            assert compare(tmp_path, seen) == 0
+    # The last one lives, and its books add up over what the killed ones left.
+    command = [sys.executable, "-m", "benchmarks.delivery_victim", str(tmp_path), "last", "2"]
+    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert compare(tmp_path, seen) == 0
+    assert seen
