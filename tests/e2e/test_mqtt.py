@@ -13,6 +13,7 @@ from tests.agent_process import AgentProcess, checked_summary, settings_text
 from tests.broker import Broker, Message, Subscriber, needs_mosquitto
 from tests.certificates import issue, make_authority
 from tests.paths import CLIP_FRAMES, COCO_SSD
+from tests.schemas import check_all
 
 pytestmark = needs_mosquitto
 
@@ -58,6 +59,7 @@ def test_the_main_job(tmp_path: Path, protocol: str) -> None:
         identities = [(message.body["boot"], message.body["seq"]) for message in results]
         assert len(set(identities)) == len(identities)
         assert {boot for boot, _ in identities} == {birth["boot"]} == {summary["boot"]}
+        assert check_all(subscriber.drain()) == {"status", "result", "health"}
         health = [message.body for message in subscriber.drain() if message.topic.endswith("/health")]
         assert health[-1]["streams"]["door"]["ledger"] == ledger
 
