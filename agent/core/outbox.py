@@ -56,8 +56,9 @@ class Outbox:
         if policy.waiting_max is not None and len(self._live[message.kind]) >= policy.waiting_max:
             self._live[message.kind].popleft()
             self.book.drop(message.kind, Drop.QUEUE_FULL)
-        if self.is_full:
-            self._drop_oldest()
+        # More than one may have to go: what was loaded from disk came on top.
+        while self.is_full and self._drop_oldest():
+            pass
         self._live[message.kind].append(message)
         self.has_unwritten_event |= policy.is_written_ahead
         return message
@@ -266,10 +267,12 @@ class Outbox:
             "spooled": self.disk.spooled_of(kind),
         }
 
-    def _drop_oldest(self) -> None:
+    def _drop_oldest(self) -> bool:
+        """Take the oldest of what is given up first out of memory; return whether anything waits."""
         for kind in KINDS:
             for waiting in (self._backlog[kind], self._live[kind]):
                 if waiting:
                     if not self.disk.release(message := waiting.popleft()):
                         self.book.drop(message.kind, Drop.QUEUE_FULL)
-                    return
+                    return True
+        return False
