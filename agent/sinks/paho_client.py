@@ -110,6 +110,10 @@ def break_off(client: mqtt.Client) -> None:
         with contextlib.suppress(OSError):
             opened.shutdown(socket.SHUT_RDWR)
     client.loop_stop()
+    # paho leaves it open where its thread ended first, or never began, until the client is collected.
+    if opened is not None:
+        with contextlib.suppress(OSError):
+            opened.close()
 
 
 def _set_user_timeout(opened: Any) -> None:

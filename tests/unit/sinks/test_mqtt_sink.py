@@ -99,6 +99,7 @@ class Peer:
     def close(self) -> None:
         """End everything."""
         self._server.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join()  # What it accepted last is in the list then.
         self._server.close()
         for connection in self._connections:
             with contextlib.suppress(OSError):
