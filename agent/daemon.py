@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import platform
 import queue
@@ -19,6 +20,7 @@ from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, Clock, SystemClock
 from agent.core.backoff import Backoff
 from agent.core.outbox import Outbox
 from agent.core.scheduler import EGRESS_RESERVE_NS
+from agent.delivery import build_keeping, metrics_server
 from agent.device.signals import DeviceSignals
 from agent.engine.process import lock_memory, prepare_serving
 from agent.engine.session import runtime_version
@@ -28,12 +30,13 @@ from agent.interfaces import Sink, Source
 from agent.loops.abort import AbortTimer
 from agent.loops.annotate import AnnotateLoop
 from agent.loops.capture import CaptureLoop
-from agent.loops.egress import EgressLoop
+from agent.loops.egress import EgressLoop, Keeping
 from agent.loops.governor import GovernorLoop
 from agent.loops.hangs import HangLoop
 from agent.loops.health import HealthLoop, process_figures, resident_bytes
 from agent.loops.inbox import Inbox
 from agent.loops.inference import CurrentRun, InferenceLoop
+from agent.loops.log_relay import relaying
 from agent.loops.trace import TraceRecorder
 from agent.loops.worker import Worker
 from agent.marks import HANGS_MAX, Marks
@@ -93,7 +96,9 @@ class Daemon:
         cv2.setNumThreads(1)
 
         # Everything that can be refused is refused here, before the first thread starts.
-        self._marks = Marks(settings.state.dir, None if before is None else before.marks)
+        is_named = "dir" in settings.state.model_fields_set
+        carried = None if before is None else before.marks
+        self._marks = Marks(settings.state.dir, carried, may_make=is_named)
         self._models, self._left_out = load_models(settings, self._marks, self._clock, must_all_load=before is None)
         self._sources = self._build_sources(settings)
         self._streams = [stream for stream in settings.streams if stream.name in self._sources]
@@ -138,6 +143,10 @@ class Daemon:
 
     def run(self, duration_s: float | None = None) -> int:
         """Run until a signal, the duration, the end of every stream or a failure; return the exit code."""
+        with relaying(self._egress.emit, self._clock), self._metrics():
+            return self._run(duration_s)
+
+    def _run(self, duration_s: float | None) -> int:
         if duration_s is not None and self._end_ns == NEVER_NS:
             self._end_ns = self._clock.now_ns() + int(duration_s * NS_PER_S)
         self._report_start()
@@ -160,7 +169,7 @@ class Daemon:
         if not self._egress.carries_over or self._stop_was_asked_for():
             return None
         return Handover(
-            settings=self._settings.model_dump(mode="json"),
+            settings=self._settings.model_dump(mode="json", exclude_unset=True),
             messages=self._egress.carried,
             marks=self._marks.export(),
             reason=self._hang_reason,
@@ -295,7 +304,7 @@ class Daemon:
         by_ns = begun_ns + (FLUSH_AT_END_NS if has_ended else DRAIN_NS)
         if self._egress.carries_over and self._stop_was_asked_for():
             self._egress.carries_over = False
-        self._egress.stop(self._stop_reason, by_ns)
+        self._egress.stop(self._stop_reason, by_ns, flushes_spool=has_ended)
         while not worker.join(0.05) and self._clock.now_ns() < by_ns:
             if self._egress.carries_over and self._stop_was_asked_for():
                 self._egress.carries_over = False
@@ -338,6 +347,7 @@ class Daemon:
             wake=wake,
             record_sent=self._inbox.record_sent,
             waits_for_room=output == "stdout",
+            keeping=Keeping() if output == "stdout" else build_keeping(self._settings),
         )
 
     def _build_sink(self, output: Output, wake: threading.Event) -> Sink:
@@ -405,6 +415,10 @@ class Daemon:
             },
         }
         return {name: Worker(name, body, lambda: self._wakeups.put("")) for name, body in bodies.items()}
+
+    def _metrics(self) -> contextlib.AbstractContextManager[object]:
+        port = self._settings.health.prometheus_port
+        return contextlib.nullcontext() if port is None else metrics_server(port, self.summary)
 
 
 def _model_figures(loop: InferenceLoop) -> dict[str, Any]:

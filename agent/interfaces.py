@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from agent.errors import TransientError
 from agent.frame import Capture, Pixels, Tensor
 from agent.result import Payload
 
@@ -146,6 +147,9 @@ class Packet:
     payload: bytes
     qos: int
     retain: bool
+    content_type: str = "application/json"
+    expiry_s: int | None = None
+    """Seconds after which the broker may forget it instead of delivering it (MQTT 5); None for never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +178,15 @@ class Acknowledged:
     reason: str = ""
 
 
-SinkEvent = Connected | Disconnected | Acknowledged
+@dataclass(frozen=True, slots=True)
+class Noticed:
+    """Something that the operator should know, to be sent as the event `name`."""
+
+    name: str
+    body: Mapping[str, Any]
+
+
+SinkEvent = Connected | Disconnected | Acknowledged | Noticed
 
 
 class Sink(Protocol):
@@ -204,3 +216,64 @@ class Sink(Protocol):
 
     def state(self) -> Mapping[str, Any]:
         """Return figures for health. Any thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptMessage:
+    """A message as it lies on disk. `body` is JSON; times as in `core.message.Message`, `boot` never empty."""
+
+    kind: str
+    boot: str
+    seq: int
+    topic: str
+    stream: str
+    captured_at_ns: int
+    captured_wall_ns: int
+    body: str
+
+
+class SpoolDamagedError(TransientError):
+    """The file is no spool any more: set it aside and begin a new one."""
+
+
+class Spool(Protocol):
+    """Keeps messages on disk. The egress thread calls everything; a call takes milliseconds unless the disk hangs.
+
+    Every method but `close` raises TransientError when the disk is full, read-only or absent (the same call may
+    succeed later, nothing of it was done), and SpoolDamagedError when what the file holds makes no sense.
+    """
+
+    place: str
+    """Where the messages are, for people."""
+
+    def open(self) -> dict[str, int]:
+        """Open or create it and return how many messages of each kind it holds; also after a failure."""
+
+    def write(self, messages: Sequence[KeptMessage], *, durable: bool) -> list[int]:
+        """Append messages, all or none, and return their rows, rising and never used twice.
+
+        Args:
+            messages: in the order of their acceptance.
+            durable: whether they must survive a power cut that follows at once; one fsync.
+        """
+
+    def read(self, kind: str, after: int, limit: int) -> list[tuple[int, KeptMessage]]:
+        """Return the oldest messages of a kind whose row is above `after`."""
+
+    def delete(self, kind: str, rows: Sequence[int]) -> None:
+        """Remove rows; those that are gone already are no error."""
+
+    def set_aside(self, message: KeptMessage, reason: str) -> None:
+        """Keep a message that can never be delivered for whoever looks into it; bounded, never replayed."""
+
+    def bytes_used(self) -> int:
+        """Return the size of what is kept."""
+
+    def shrink(self) -> None:
+        """Give a little unused space back to the file system."""
+
+    def replace(self) -> str:
+        """Set the damaged file aside, in the place of an older damaged one, and return where it is now."""
+
+    def close(self) -> None:
+        """Let go of the file. Never raises; may be called twice."""

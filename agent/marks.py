@@ -31,10 +31,12 @@ class Marks:
     Args:
         folder: `state.dir`; where it cannot be written, marks last as long as they are handed from run to run.
         carried: marks of the run before this one, from `handover`.
+        may_make: whether a folder that is absent is made; the default one is the service manager's to make.
     """
 
-    def __init__(self, folder: Path, carried: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, folder: Path, carried: Mapping[str, Any] | None = None, *, may_make: bool = True) -> None:
         self._file = folder / "marks.json"
+        self._may_make = may_make
         self._marks: dict[str, dict[str, Any]] = {}
         for values in (_read(self._file), carried or {}):
             self._marks.update({key: dict(value) for key, value in values.items() if _is_mark(value)})
@@ -64,6 +66,8 @@ class Marks:
     def save(self) -> None:
         """Write them to disk where that is possible. May hang with the disk: call it where nothing waits for it."""
         try:
+            if self._may_make:
+                self._file.parent.mkdir(parents=True, exist_ok=True)
             _write(self._file, self._marks)
         except OSError as error:
             log.warning("%s: cannot be written (%s): the mark lasts until the agent ends", self._file, error.strerror)
@@ -96,7 +100,6 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _write(file: Path, values: Mapping[str, Any]) -> None:
     """Replace the file as a whole, so that a power cut leaves the old or the new one."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.part")
     with partial.open("w", encoding="utf-8") as stream:
         json.dump(values, stream)

@@ -44,10 +44,13 @@ def _topic_prefix(value: str) -> str:
         for level in levels:
             _topic_level(level)
     except PydanticCustomError:
+        levels = []
+    if not levels or len(value) > 128:
         raise PydanticCustomError(
             "topic_prefix",
-            "must be topic levels joined by '/', such as 'edgebeat/v1', without wildcards or spaces",
-        ) from None
+            "must be topic levels joined by '/', such as 'edgebeat/v1', without wildcards or spaces, "
+            "128 characters at most",
+        )
     return value
 
 
@@ -210,7 +213,24 @@ class StateSettings(_Section):
     """Where the agent keeps what must survive a restart."""
 
     dir: Path = Path("/var/lib/edgebeat")
-    """Folder for state: the marks of models that hung. Where it cannot be written they last until the agent ends."""
+    """Folder for state. One that is named here is made; the default is used where it exists (the service's
+    StateDirectory) and is no fault where it does not: messages then wait in memory only, and the marks of models
+    that hung last until the agent ends. One agent a folder."""
+
+
+class SpoolSettings(_Section):
+    """What waits on disk, in `state.dir`, while the broker is slow or away."""
+
+    max_mb: int = Field(default=64, ge=0, le=65_536)
+    """Size on disk, MiB, 0 to 65,536; then the oldest results are dropped and counted, and events when no result is
+    left. SQLite's log takes up to 4 MiB more. 0 keeps everything in memory. Default 64: some 100,000 results, or 3
+    hours at 10 a second."""
+    max_hours: float = Field(default=72.0, gt=0, le=8760)
+    """Age at which a result or an event is given up, hours, above 0 to 8760; the broker is told to forget it then
+    too (MQTT 5). Default 72: a long weekend."""
+    replay_per_s: int = Field(default=200, ge=1, le=10_000)
+    """Old messages a second that follow a return of the broker, 1 to 10,000; fresh ones go first. Default 200: an
+    hour at 10 a second in three minutes, without pressing the broker."""
 
 
 class HealthSettings(_Section):
@@ -218,6 +238,8 @@ class HealthSettings(_Section):
 
     period_s: float = Field(default=30.0, ge=1.0, le=3600.0)
     """Seconds between two health messages, 1 to 3600. Default 30: 3 kB a minute a device."""
+    prometheus_port: int | None = Field(default=None, ge=1, le=65_535)
+    """Port on 127.0.0.1 where the same figures are Prometheus text (extra `metrics`). Default: none."""
 
 
 class LogSettings(_Section):
@@ -225,6 +247,9 @@ class LogSettings(_Section):
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level that is written. Default `info`: transitions, never a line a frame."""
+    format: Literal["text", "json"] = "text"
+    """`text`, with levels that the journal understands when it reads them, or `json`, an object a line. Default
+    `text`."""
 
 
 class ModelSettings(_Section):
@@ -307,6 +332,7 @@ class Settings(BaseSettings):
     scheduler: SchedulerSettings = SchedulerSettings()
     degradation: DegradationSettings = DegradationSettings()
     state: StateSettings = StateSettings()
+    spool: SpoolSettings = SpoolSettings()
     health: HealthSettings = HealthSettings()
     log: LogSettings = LogSettings()
     models: tuple[ModelSettings, ...] = Field(default=(), max_length=16)

@@ -23,8 +23,10 @@ def settings_text(
     mqtt: str = "",
     stream: str = "",
     more: str = "",
+    state: Path | None = None,
 ) -> str:
-    """Return a settings file with one model, one stream called `door` and further sections."""
+    """Return settings with one model, one stream called `door`, further sections, and a spool where `state` says."""
+    keeping = "[spool]\nmax_mb = 0" if state is None else f'[state]\ndir = "{state}"'
     return f"""
 [device]
 id = "porch"
@@ -34,6 +36,7 @@ reconnect_max_s = 1
 {mqtt}
 [health]
 period_s = 1
+{keeping}
 [[models]]
 name = "seen"
 path = "{model}"
@@ -126,5 +129,5 @@ def checked_summary(lines: list[str]) -> dict[str, Any]:
     delivery = summary["delivery"]
     assert delivery["is_exact"]
     settled = delivery["acknowledged"] + delivery["carried"] + sum(delivery["dropped"].values())
-    assert delivery["emitted"] == settled + delivery["queued"] + delivery["in_flight"]
+    assert delivery["emitted"] == settled + delivery["queued"] + delivery["in_flight"] + delivery["spooled"]
     return summary

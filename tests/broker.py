@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,16 @@ MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sb
 needs_mosquitto = pytest.mark.skipif(
     MOSQUITTO is None, reason="mosquitto is not installed: apt-get install mosquitto (scripts/test does where it may)"
 )
+
+
+def wait_until(is_true: Callable[[], bool], what: str, timeout_s: float = 30) -> None:
+    """Wait for something that only a look shows, such as a file's size."""
+    clock, never = SystemClock(), threading.Event()
+    for _ in range(int(timeout_s * 20)):
+        if is_true():
+            return
+        clock.wait(never, 50 * NS_PER_MS)
+    raise AssertionError(f"{what} did not come")
 
 
 class Broker:

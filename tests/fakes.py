@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,17 @@ import numpy as np
 from agent.clock import NS_PER_MS
 from agent.errors import InferenceAbortedError, PermanentError, TransientError
 from agent.frame import Capture, Pixels, Tensor
-from agent.interfaces import Acknowledged, Connected, Disconnected, LoadedModel, Packet, Placement, SinkEvent, Variant
+from agent.interfaces import (
+    Acknowledged,
+    Connected,
+    Disconnected,
+    KeptMessage,
+    LoadedModel,
+    Packet,
+    Placement,
+    SinkEvent,
+    Variant,
+)
 from agent.result import Payload
 
 PICTURE: Pixels = np.zeros((8, 8, 3), np.uint8)
@@ -181,3 +192,67 @@ class MemorySink:
 
     def state(self) -> Mapping[str, Any]:
         return {"kind": "memory"}
+
+
+class MemorySpool:
+    """A spool without a disk; fails when told to. `error` is raised by every call until it is taken away."""
+
+    place = "memory"
+
+    def __init__(self) -> None:
+        self.tables: dict[str, dict[int, KeptMessage]] = {"result": {}, "event": {}}
+        self.aside: list[tuple[KeptMessage, str]] = []
+        self.error: TransientError | None = None
+        self.writes: list[tuple[int, bool]] = []
+        self.replaced = 0
+        self.is_open = False
+        self._row = 0
+
+    def open(self) -> dict[str, int]:
+        self._check()
+        self.is_open = True
+        return {kind: len(rows) for kind, rows in self.tables.items()}
+
+    def write(self, messages: Sequence[KeptMessage], *, durable: bool) -> list[int]:
+        self._check()
+        self.writes.append((len(messages), durable))
+        rows = []
+        for message in messages:
+            self._row += 1
+            self.tables[message.kind][self._row] = message
+            rows.append(self._row)
+        return rows
+
+    def read(self, kind: str, after: int, limit: int) -> list[tuple[int, KeptMessage]]:
+        self._check()
+        return list(itertools.islice(((row, kept) for row, kept in self.tables[kind].items() if row > after), limit))
+
+    def delete(self, kind: str, rows: Sequence[int]) -> None:
+        self._check()
+        for row in rows:
+            self.tables[kind].pop(row, None)
+
+    def set_aside(self, message: KeptMessage, reason: str) -> None:
+        self._check()
+        self.aside.append((message, reason))
+
+    def bytes_used(self) -> int:
+        self._check()
+        return 1000 * sum(map(len, self.tables.values()))
+
+    def shrink(self) -> None:
+        self._check()
+
+    def replace(self) -> str:
+        self.replaced += 1
+        self.error = None
+        for rows in self.tables.values():
+            rows.clear()
+        return "memory.damaged"
+
+    def close(self) -> None:
+        self.is_open = False
+
+    def _check(self) -> None:
+        if self.error is not None:
+            raise self.error

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.cli.load import load_settings
+from agent.cli.logs import set_up_logging
 from agent.daemon import Daemon
 from agent.errors import ConfigError
 from agent.handover import receive, restart
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         settings = load_settings(config_file(args), overrides(args, output=args.output)).settings
     else:
         settings = Settings(**before.settings)
-    set_up_logging(settings.log.level)
+    set_up_logging(settings.log.level, settings.log.format)
     daemon = Daemon(settings, output=args.output, trace=args.record_trace, before=before)
     with _signals_to(daemon):
         exit_code = daemon.run(args.duration)
@@ -110,15 +111,6 @@ def overrides(args: argparse.Namespace, *, output: str = "mqtt") -> dict[str, An
         **({"annotated_image": args.annotate} if args.annotate is not None else {}),
     }
     return {**values, "models": [{"name": model, "path": args.model}], "streams": [stream]}
-
-
-def set_up_logging(level: str) -> None:
-    """Write records to standard error, which the journal stamps by itself."""
-    logging.basicConfig(
-        level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(threadName)s: %(message)s"
-    )
-    # paho repeats each transition that we report ourselves.
-    logging.getLogger("agent.sinks.paho_client").setLevel(logging.ERROR)
 
 
 @contextmanager

@@ -15,30 +15,43 @@ from typing import Any
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import MQTTErrorCode
-from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, Clock
 from agent.core.backoff import Backoff
 from agent.errors import TransientError
-from agent.interfaces import Acknowledged, Connected, Disconnected, Packet, SinkEvent
+from agent.interfaces import Acknowledged, Connected, Disconnected, Noticed, Packet, SinkEvent
 from agent.settings import MqttSettings
+from agent.sinks import credentials
 from agent.sinks.paho_client import break_off, new_client, open_connection
+from agent.sinks.properties import PublishProperties, connect_properties, will_properties
+from agent.sinks.window import Window
 
 CONNACK_TIMEOUT_NS = 10 * NS_PER_S
 """A peer that accepts TCP and does not answer CONNECT is no broker."""
 PUBACK_TIMEOUT_NS = 20 * NS_PER_S
-"""A broker that acknowledges nothing for this long is failing: drop the connection and start anew."""
-WILL_DELAY_S = 20
-"""A device that is back within 20 s was never offline to its operator (v5)."""
-SESSION_EXPIRY_S = 3600
-"""The broker keeps the session so that the will can be delayed and revoked (v5)."""
-PACKET_BYTES_IN_MAX = 262_144
-"""Told to the broker (v5): a 50 MB inbound message would cost 144 MiB of memory."""
+"""A broker that acknowledges nothing for this long, or whose socket takes nothing, is failing: start anew."""
+ACKNOWLEDGED_WITHIN_NS = 50 * NS_PER_MS
+"""How late a PUBACK may be booked; 20 short wake-ups a second while one is missing."""
+STABLE_NS = 10 * NS_PER_S
+"""A connection that lasted for so long makes the next wait a short one again. Two clients with one id throw each
+other out about once a second; forgetting that at each success, they would do so for ever."""
+UNSTABLE_LOSSES = 3
+"""Short connections in a row after which the operator is told; MQTT 3.1.1 does not say why one ended."""
+NOTICE_EVERY_NS = 60 * NS_PER_S
+"""Between two such events: each takes a message through the very connection it complains of."""
+SESSION_TAKEN_OVER = 142
+"""MQTT 5's reason when another client connects with the same id."""
+CREDENTIALS_EVERY_NS = 10 * NS_PER_S
+"""Between two looks at the files of passwords and certificates: four calls of stat."""
+CREDENTIALS_PATIENCE_NS = 60 * NS_PER_S
+"""How long such a look waits for a moment without a message under way; then those are sent again."""
 PACKET_BYTES_OUT_MAX = 1 << 20
 """Own limit where the broker states none: nothing that we send comes near it."""
-TOPIC_OVERHEAD_BYTES = 300
-"""Topic and headers beside a payload, an upper bound: prefix and names are bounded by the settings."""
+IN_FLIGHT_BYTES_MAX = 2 << 20
+"""Given to paho and not yet settled: 64 messages of 10 kB are below it, 2,000 pictures above."""
+OVERHEAD_BYTES = 360
+"""Beside a payload, an upper bound: prefix 128, device 64, `results/` and a name 73, headers and properties 60."""
 
 
 class _Phase(Enum):
@@ -48,11 +61,21 @@ class _Phase(Enum):
 
 
 class _Connection:
-    """One paho client and what its callbacks reported. Callbacks run in paho's thread."""
+    """One paho client and what its callbacks reported. Callbacks run in paho's thread.
 
-    def __init__(self, client: mqtt.Client, wake: threading.Event) -> None:
+    Acknowledgements wake the egress thread in groups only, since all they bring is bookkeeping: a wake-up for each
+    cost as much as the message itself. `advance` is called every `ACKNOWLEDGED_WITHIN_NS` while one is missing.
+
+    Args:
+        client: not yet connected.
+        wake: the egress thread's event.
+        group: so many acknowledgements wake it; less than the window, or a full one would wait.
+    """
+
+    def __init__(self, client: mqtt.Client, wake: threading.Event, group: int) -> None:
         self.client = client
         self.reports: deque[tuple[str, Any, Any]] = deque()
+        self.group = group
         self._wake = wake
         client.on_connect = lambda _c, _u, _f, reason, properties: self._report("connack", reason, properties)
         client.on_disconnect = lambda _c, _u, _f, reason, _p: self._report("disconnect", reason)
@@ -61,7 +84,8 @@ class _Connection:
     def _report(self, kind: str, first: Any, second: Any = None) -> None:
         # Bounded by what is in flight: one PUBACK a message, one CONNACK, one disconnect.
         self.reports.append((kind, first, second))
-        self._wake.set()
+        if kind != "puback" or len(self.reports) >= self.group:
+            self._wake.set()
 
 
 class MqttSink:
@@ -101,11 +125,15 @@ class MqttSink:
         self._connection: _Connection | None = None
         self._next_attempt_ns = 0
         self._since_ns = 0
-        self._unacknowledged: dict[int, int] = {}
-        self._in_flight_max = settings.in_flight_max
+        self._window = Window(settings.in_flight_max, IN_FLIGHT_BYTES_MAX)
+        self._properties = PublishProperties()
         self._packet_bytes_max = PACKET_BYTES_OUT_MAX
         self._connects = 0
         self._failures = 0
+        self._short_connections = 0
+        self._notice_at_ns = 0
+        self._credentials: tuple[object, ...] = ()
+        self._credentials_at_ns = 0
 
     def advance(self, now_ns: int) -> list[SinkEvent]:
         """See `Sink.advance`; blocks for `CONNECT_TIMEOUT_S` and the name look-up while it connects."""
@@ -116,38 +144,43 @@ class MqttSink:
             events += self._hear(*self._connection.reports.popleft())
         if self._phase is _Phase.CONNECTING and now_ns - self._since_ns > CONNACK_TIMEOUT_NS:
             events += self._fail(f"{self._settings.url}: no CONNACK within {CONNACK_TIMEOUT_NS // NS_PER_S} s")
-        oldest_ns = next(iter(self._unacknowledged.values()), None)
-        if oldest_ns is not None and now_ns - oldest_ns > PUBACK_TIMEOUT_NS:
+        if now_ns - self._window.oldest_ns() > PUBACK_TIMEOUT_NS:
             events += self._fail(f"{self._settings.url}: no PUBACK within {PUBACK_TIMEOUT_NS // NS_PER_S} s")
+        if self._phase is _Phase.ONLINE and now_ns >= self._credentials_at_ns:
+            events += self._watch_credentials(now_ns)
         return events
 
     def room(self) -> int:
         """See `Sink.room`."""
-        return self._in_flight_max - len(self._unacknowledged) if self._phase is _Phase.ONLINE else 0
+        return self._window.room() if self._phase is _Phase.ONLINE else 0
 
     def packet_bytes_max(self) -> int:
         """See `Sink.packet_bytes_max`."""
-        return self._packet_bytes_max - TOPIC_OVERHEAD_BYTES
+        return self._packet_bytes_max - OVERHEAD_BYTES
 
     def send(self, packet: Packet) -> Hashable | None:
         """See `Sink.send`."""
         assert self._connection is not None
         sent = self._connection.client.publish(
-            f"{self._base}/{packet.topic}", packet.payload, packet.qos, packet.retain
+            f"{self._base}/{packet.topic}",
+            packet.payload,
+            packet.qos,
+            packet.retain,
+            self._properties.of(packet) if self._is_v5 else None,
         )
         if sent.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             # rc 4 is queued inside paho: it is lost with this client, and sent again from our outbox.
             raise TransientError(f"paho could not take a message: {mqtt.error_string(sent.rc)}")
-        if packet.qos == 0:
-            return None
-        self._unacknowledged[sent.mid] = self._clock.now_ns()
-        return sent.mid
+        self._window.add(sent.mid, len(packet.payload), self._clock.now_ns(), is_acknowledged=packet.qos > 0)
+        return sent.mid if packet.qos else None
 
     def next_wake_ns(self, now_ns: int) -> int:
         """See `Sink.next_wake_ns`."""
         if self._phase is _Phase.IDLE:
             return max(now_ns, self._next_attempt_ns)
-        return now_ns + NS_PER_S if self._phase is _Phase.CONNECTING or self._unacknowledged else NEVER_NS
+        if len(self._window):
+            return now_ns + ACKNOWLEDGED_WITHIN_NS
+        return now_ns + NS_PER_S if self._phase is _Phase.CONNECTING else NEVER_NS
 
     def close(self, reason: str, timeout_ns: int) -> None:
         """See `Sink.close`: `offline`, its acknowledgement, DISCONNECT, then the socket is shut."""
@@ -160,8 +193,8 @@ class MqttSink:
             # A clean DISCONNECT discards the will, so the goodbye is ours to say.
             goodbye = self._publish_status(connection.client, "offline", reason)
             if self._await_report(connection, "puback", goodbye.mid, by_ns):
-                connection.client.disconnect()
-                self._await_report(connection, "disconnect", None, min(by_ns, self._clock.now_ns() + NS_PER_S // 2))
+                self._leave(connection, by_ns)
+                return
         break_off(connection.client)
 
     def state(self) -> Mapping[str, Any]:
@@ -177,11 +210,13 @@ class MqttSink:
 
     def _connect(self, now_ns: int) -> list[SinkEvent]:
         try:
+            self._credentials = credentials.stamp(self._settings)
+            self._credentials_at_ns = now_ns + CREDENTIALS_EVERY_NS
             client = new_client(self._settings, self._device)
             self._set_will(client)
-            connection = _Connection(client, self._wake)
+            connection = _Connection(client, self._wake, self._window.group)
             # The session is resumed so that a delayed will is revoked (v5).
-            open_connection(client, self._settings, properties=self._connect_properties(), clean_start=False)
+            open_connection(client, self._settings, properties=connect_properties(), clean_start=False)
         except TransientError as error:
             return self._fail(str(error))
         self._connection = connection
@@ -191,28 +226,33 @@ class MqttSink:
 
     def _set_will(self, client: mqtt.Client) -> None:
         client.max_inflight_messages_set(self._settings.in_flight_max + 8)  # Status messages come on top.
-        properties = None
-        if self._is_v5:
-            properties = Properties(PacketTypes.WILLMESSAGE)
-            properties.WillDelayInterval = WILL_DELAY_S
         will = self._status("offline", "connection lost")
+        properties = will_properties() if self._is_v5 else None
         client.will_set(f"{self._base}/status", will, 1, retain=True, properties=properties)
 
-    def _connect_properties(self) -> Properties | None:
-        if not self._is_v5:
-            return None
-        properties = Properties(PacketTypes.CONNECT)
-        properties.SessionExpiryInterval = SESSION_EXPIRY_S
-        properties.MaximumPacketSize = PACKET_BYTES_IN_MAX
-        return properties
+    def _watch_credentials(self, now_ns: int) -> list[SinkEvent]:
+        """Connect anew when a password or a certificate was replaced, at a moment when nothing is under way."""
+        if len(self._window) and now_ns < self._credentials_at_ns + CREDENTIALS_PATIENCE_NS:
+            return []
+        self._credentials_at_ns = now_ns + CREDENTIALS_EVERY_NS
+        found = credentials.stamp(self._settings)
+        if found == self._credentials or not credentials.are_usable(self._settings):
+            return []
+        connection, self._connection = self._connection, None
+        assert connection is not None
+        self._leave(connection, now_ns + NS_PER_S)
+        self._window.clear()
+        self._phase, self._next_attempt_ns = _Phase.IDLE, now_ns
+        return [Disconnected(f"{self._settings.url}: connecting anew with changed credentials")]
 
     def _hear(self, kind: str, first: Any, second: Any) -> list[SinkEvent]:
         if kind == "puback":
-            if self._unacknowledged.pop(first, None) is None:
-                return []  # A status message of our own.
+            if not self._window.remove(first):
+                return []  # A status message of our own, or one of QoS 0 that is on the wire now.
             return [Acknowledged(first, not second.is_failure, str(second))]
         if kind == "disconnect":
-            return self._fail(f"{self._settings.url}: the connection was lost: {first}")
+            is_taken_over = getattr(first, "value", 0) == SESSION_TAKEN_OVER
+            return self._fail(f"{self._settings.url}: the connection was lost: {first}", is_taken_over=is_taken_over)
         if first.is_failure:
             return self._fail(f"{self._settings.url}: the broker refuses: {first}")
         return [self._online(second)]
@@ -220,25 +260,54 @@ class MqttSink:
     def _online(self, properties: Properties | None) -> Connected:
         """Take over the broker's limits, which paho ignores, and say hello."""
         assert self._connection is not None
-        self._in_flight_max = min(self._settings.in_flight_max, getattr(properties, "ReceiveMaximum", 65_535))
+        self._window.limit(getattr(properties, "ReceiveMaximum", 65_535))
+        self._connection.group = self._window.group
         self._packet_bytes_max = min(
             PACKET_BYTES_OUT_MAX, getattr(properties, "MaximumPacketSize", PACKET_BYTES_OUT_MAX)
         )
         self._phase = _Phase.ONLINE
+        self._since_ns = self._clock.now_ns()
         self._connects += 1
-        self._backoff.reset()
         self._publish_status(self._connection.client, "online", "started" if self._connects == 1 else "reconnected")
         return Connected(f"{self._settings.url} as {self._device}, MQTT {self._settings.protocol}")
 
-    def _fail(self, cause: str) -> list[SinkEvent]:
+    def _fail(self, cause: str, *, is_taken_over: bool = False) -> list[SinkEvent]:
+        now_ns = self._clock.now_ns()
+        notices: list[SinkEvent] = []
+        if self._phase is _Phase.ONLINE:
+            notices = self._judge_connection(now_ns, is_taken_over=is_taken_over)
         connection, self._connection = self._connection, None
         if connection is not None:
             break_off(connection.client)
         self._phase = _Phase.IDLE
-        self._unacknowledged.clear()
+        self._window.clear()
         self._failures += 1
-        self._next_attempt_ns = self._clock.now_ns() + self._backoff.next_wait_ns()
-        return [Disconnected(cause)]
+        self._next_attempt_ns = now_ns + self._backoff.next_wait_ns()
+        return [Disconnected(cause), *notices]
+
+    def _judge_connection(self, now_ns: int, *, is_taken_over: bool) -> list[SinkEvent]:
+        """Look at a connection that ended: one that lasted is forgotten, several short ones are told."""
+        if now_ns - self._since_ns >= STABLE_NS:
+            self._backoff.reset()
+            self._short_connections = 0
+        else:
+            self._short_connections += 1
+        if now_ns < self._notice_at_ns:
+            return []
+        told = {"client_id": self._device, "url": self._settings.url}
+        if is_taken_over:
+            self._notice_at_ns = now_ns + NOTICE_EVERY_NS
+            return [Noticed("client_id_conflict", told)]
+        if self._short_connections >= UNSTABLE_LOSSES:
+            self._notice_at_ns = now_ns + NOTICE_EVERY_NS
+            return [Noticed("connection_unstable", {**told, "losses": self._short_connections})]
+        return []
+
+    def _leave(self, connection: _Connection, by_ns: int) -> None:
+        """Say DISCONNECT, which discards the will, and end paho's thread."""
+        connection.client.disconnect()
+        self._await_report(connection, "disconnect", None, min(by_ns, self._clock.now_ns() + NS_PER_S // 2))
+        break_off(connection.client)
 
     def _publish_status(self, client: mqtt.Client, state: str, reason: str) -> mqtt.MQTTMessageInfo:
         return client.publish(f"{self._base}/status", self._status(state, reason), 1, retain=True)
@@ -248,6 +317,7 @@ class MqttSink:
 
     def _await_report(self, connection: _Connection, kind: str, first: Any, by_ns: int) -> bool:
         """Wait for one report of the network thread; return whether it came."""
+        connection.group = 1
         while True:
             self._wake.clear()
             while connection.reports:

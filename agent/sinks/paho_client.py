@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-import ssl
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,12 +18,16 @@ from paho.mqtt.properties import Properties
 
 from agent.errors import TransientError
 from agent.settings import MqttSettings
+from agent.sinks.credentials import read_password, tls_context
 
 CONNECT_TIMEOUT_S = 3.0
 """For the TCP and TLS handshake. The calling thread waits for it, so it stays below the 5 s of a clean stop."""
 TCP_USER_TIMEOUT_MS = 5_000
 """Unacknowledged TCP data breaks the connection: a half-open one is noticed in 5.5 s instead of twice the
 keep-alive (tcp(7))."""
+SELECT_MAX = 1024
+"""paho waits with select(), which takes no descriptor from here on: such a connection would never come up, in
+silence."""
 PORTS = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
 
 _log = logging.getLogger(__name__)
@@ -59,9 +61,9 @@ def new_client(settings: MqttSettings, client_id: str) -> mqtt.Client:
         if url.scheme in ("ws", "wss"):
             client.ws_set_options(path=url.path or "/mqtt")
         if url.scheme in ("mqtts", "wss"):
-            client.tls_set_context(_tls_context(settings))
+            client.tls_set_context(tls_context(settings))
         if settings.username is not None or settings.password_file is not None:
-            client.username_pw_set(settings.username or "", _read_password(settings.password_file))
+            client.username_pw_set(settings.username or "", read_password(settings.password_file))
     except (OSError, ValueError) as error:
         raise TransientError(f"{settings.url}: cannot prepare the connection: {error}") from error
     return client
@@ -73,7 +75,7 @@ def open_connection(
     """Connect, send CONNECT and start paho's thread; blocks for the name look-up and `CONNECT_TIMEOUT_S`.
 
     Raises:
-        TransientError: nothing answers there, or TLS was refused.
+        TransientError: nothing answers there, TLS was refused, or too many files are open.
     """
     url = urlsplit(settings.url)
     try:
@@ -90,6 +92,13 @@ def open_connection(
         raise TransientError(
             f"{settings.url}: cannot connect: {getattr(error, 'strerror', None) or error}"
         ) from error
+    opened: Any = client.socket()
+    if opened is not None and opened.fileno() >= SELECT_MAX:
+        break_off(client)
+        raise TransientError(
+            f"{settings.url}: cannot connect: {opened.fileno()} files are open and select() ends at {SELECT_MAX}: "
+            f"set LimitNOFILE={SELECT_MAX} so that what leaks files fails first"
+        )
     client.loop_start()
 
 
@@ -101,23 +110,10 @@ def break_off(client: mqtt.Client) -> None:
         with contextlib.suppress(OSError):
             opened.shutdown(socket.SHUT_RDWR)
     client.loop_stop()
-
-
-def _tls_context(settings: MqttSettings) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=None if settings.ca_file is None else str(settings.ca_file))
-    if settings.cert_file is not None and settings.key_file is not None:
-        context.load_cert_chain(settings.cert_file, settings.key_file)
-    return context
-
-
-def _read_password(file: Path | None) -> str | None:
-    if file is None:
-        return None
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise OSError(f"password file {file} is not UTF-8 text") from error
-    return lines[0] if lines else ""
+    # paho leaves it open where its thread ended first, or never began, until the client is collected.
+    if opened is not None:
+        with contextlib.suppress(OSError):
+            opened.close()
 
 
 def _set_user_timeout(opened: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import signal
-import ssl
 import subprocess
 from pathlib import Path
 
@@ -12,7 +11,9 @@ import pytest
 
 from tests.agent_process import AgentProcess, checked_summary, settings_text
 from tests.broker import Broker, Message, Subscriber, needs_mosquitto
+from tests.certificates import issue, make_authority
 from tests.paths import CLIP_FRAMES, COCO_SSD
+from tests.schemas import check_all
 
 pytestmark = needs_mosquitto
 
@@ -58,6 +59,7 @@ def test_the_main_job(tmp_path: Path, protocol: str) -> None:
         identities = [(message.body["boot"], message.body["seq"]) for message in results]
         assert len(set(identities)) == len(identities)
         assert {boot for boot, _ in identities} == {birth["boot"]} == {summary["boot"]}
+        assert check_all(subscriber.drain()) == {"status", "result", "health"}
         health = [message.body for message in subscriber.drain() if message.topic.endswith("/health")]
         assert health[-1]["streams"]["door"]["ledger"] == ledger
 
@@ -101,7 +103,8 @@ def test_passwords(tmp_path: Path) -> None:
 
 def test_tls(tmp_path: Path) -> None:
     """A broker with a certificate of our own authority; without the authority it is refused with the reason."""
-    make_certificates(tmp_path)
+    make_authority(tmp_path)
+    issue(tmp_path, "server", "localhost")
     lines = (
         f"cafile {tmp_path / 'ca.pem'}",
         f"certfile {tmp_path / 'server.pem'}",
@@ -116,22 +119,6 @@ def test_tls(tmp_path: Path) -> None:
         with AgentProcess(tmp_path, trusted) as agent:
             agent.wait_for_log("connected: mqtts://localhost")
             assert agent.terminate()["delivery"]["acknowledged"] > 0
-
-
-def make_certificates(folder: Path) -> None:
-    """Make an authority and a server certificate for localhost with openssl."""
-    name = ["-nodes", "-newkey", "rsa:2048", "-days", "2"]
-    authority = ["-x509", "-subj", "/CN=test-ca", "-keyout", "ca.key", "-out", "ca.pem"]
-    server = ["-subj", "/CN=localhost", "-keyout", "server.key", "-out", "server.csr"]
-    (folder / "san").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-    sign = ["-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-out", "server.pem"]
-    for command in (
-        ["openssl", "req", *name, *authority],
-        ["openssl", "req", *name, *server],
-        ["openssl", "x509", "-req", "-days", "2", "-extfile", "san", *sign],
-    ):
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=60)
-    ssl.create_default_context(cafile=str(folder / "ca.pem"))
 
 
 def test_a_broker_limit_is_obeyed(tmp_path: Path) -> None:

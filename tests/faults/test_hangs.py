@@ -8,6 +8,8 @@ import shutil
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.agent_process import AgentProcess, checked_summary, settings_text
 from tests.broker import Broker, Subscriber, needs_mosquitto
 from tests.paths import CLIP, MODELS
@@ -63,10 +65,12 @@ def test_a_model_that_hangs_twice_is_left_out_and_the_others_go_on(tmp_path: Pat
 
 
 @needs_mosquitto
-def test_what_waits_to_be_sent_survives_the_restart(tmp_path: Path) -> None:
+@pytest.mark.parametrize("spool", ["[spool]\nmax_mb = 0", ""], ids=["memory", "disk"])
+def test_what_waits_to_be_sent_survives_the_restart(tmp_path: Path, spool: str) -> None:
     """The broker is away while the agent replaces itself: events of the run before arrive with their own identity."""
     broker = Broker(tmp_path)
-    with AgentProcess(tmp_path, two_streams(tmp_path, broker.url)) as agent:
+    text = two_streams(tmp_path, broker.url).replace("[spool]\nmax_mb = 0", spool)
+    with AgentProcess(tmp_path, text) as agent:
         agent.wait_for_log("hung 2 times and is not loaded")
         with broker, Subscriber(broker.port) as subscriber:
             subscriber.wait_for("events/restarted", restarts=2)

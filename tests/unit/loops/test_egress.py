@@ -120,6 +120,9 @@ def test_an_absent_broker_drops_the_oldest_and_counts_them() -> None:
         "oversize": 0,
         "unencodable": 0,
         "replaced": 0,
+        "spool_full": 0,
+        "too_old": 0,
+        "spool_lost": 0,
         "shutdown": 5,
     }
 

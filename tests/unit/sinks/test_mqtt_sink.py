@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
 import random
+import resource
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from agent.clock import NS_PER_S, SystemClock
 from agent.core.backoff import Backoff
-from agent.interfaces import Connected, Disconnected, Packet, SinkEvent
+from agent.errors import TransientError
+from agent.interfaces import Connected, Disconnected, Noticed, Packet, SinkEvent
 from agent.settings import MqttSettings
-from agent.sinks.mqtt import CONNACK_TIMEOUT_NS, PUBACK_TIMEOUT_NS, MqttSink
+from agent.sinks.credentials import read_password
+from agent.sinks.mqtt import (
+    CONNACK_TIMEOUT_NS,
+    IN_FLIGHT_BYTES_MAX,
+    PUBACK_TIMEOUT_NS,
+    SESSION_TAKEN_OVER,
+    MqttSink,
+)
+from agent.sinks.paho_client import break_off, new_client, open_connection
+from agent.sinks.properties import PACKET_BYTES_IN_MAX
 from tests.fakes import ManualClock
 
 CONNACK = bytes([0x20, 3, 0, 0, 0])
@@ -24,15 +39,23 @@ CONNACK_BUSY = bytes([0x20, 3, 0, 0x89, 0])
 
 
 class Peer:
-    """Accepts connections and answers each CONNECT with the same bytes; says nothing else."""
+    """Accepts connections and answers each CONNECT with the same bytes; keeps what else comes and says nothing.
 
-    def __init__(self, answer: bytes) -> None:
+    Args:
+        answer: to each CONNECT.
+        reads: whether it reads on after that; a stalled peer does not.
+    """
+
+    def __init__(self, answer: bytes, *, reads: bool = True) -> None:
         self._answer = answer
+        self._reads = reads
         self._server = socket.create_server(("127.0.0.1", 0))
         self._connections: list[socket.socket] = []
+        self.received: list[bytearray] = []
+        self.changed = threading.Condition()
         self.port = self._server.getsockname()[1]
-        self._thread = threading.Thread(target=self._accept)
-        self._thread.start()
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
 
     def _accept(self) -> None:
         while True:
@@ -41,17 +64,49 @@ class Peer:
             except OSError:
                 return
             self._connections.append(connection)
-            connection.recv(4096)
-            if self._answer:
-                connection.sendall(self._answer)
+            self.received.append(bytearray())
+            self._threads.append(threading.Thread(target=self._serve, args=(connection, self.received[-1])))
+            self._threads[-1].start()
+
+    def _serve(self, connection: socket.socket, received: bytearray) -> None:
+        is_answered = False
+        with contextlib.suppress(OSError):
+            while data := connection.recv(4096):
+                with self.changed:
+                    received += data
+                    self.changed.notify_all()
+                if not is_answered and self._answer:
+                    is_answered = True
+                    connection.sendall(self._answer)
+                    if not self._reads:
+                        return
+
+    def wait_for(self, text: bytes, connection: int = 0) -> None:
+        """Wait until a connection has received some bytes."""
+        with self.changed:
+            assert self.changed.wait_for(
+                lambda: len(self.received) > connection and text in self.received[connection], timeout=10
+            )
+
+    def say(self, data: bytes) -> None:
+        """Send something on the newest connection."""
+        self._connections[-1].sendall(data)
+
+    def hang_up(self) -> None:
+        """End the newest connection."""
+        self._connections[-1].shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """End everything."""
         self._server.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join()  # What it accepted last is in the list then.
         self._server.close()
-        self._thread.join()
         for connection in self._connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
             connection.close()
+        for thread in self._threads:
+            thread.join()
 
 
 class Bench:
@@ -71,13 +126,19 @@ class Bench:
             backoff=Backoff(rng=random.Random(0)),
         )
 
-    def until(self, wanted: Callable[[SinkEvent], bool]) -> SinkEvent:
-        """Advance until an event comes; real time passes only while the socket is waited for."""
+    def until(self, wanted: Callable[[SinkEvent], bool], others: list[Noticed] | None = None) -> SinkEvent:
+        """Advance until an event comes; real time passes only while the socket is waited for.
+
+        Notices that come with it go into `others`.
+        """
         real = SystemClock()
         by_ns = real.now_ns() + 10 * NS_PER_S
         while real.now_ns() < by_ns:
             self.wake.clear()
-            for event in self.sink.advance(self.clock.now_ns()):
+            events = self.sink.advance(self.clock.now_ns())
+            if others is not None:
+                others += [event for event in events if isinstance(event, Noticed)]
+            for event in events:
                 if wanted(event):
                     return event
             real.wait(self.wake, NS_PER_S // 20)
@@ -85,17 +146,22 @@ class Bench:
 
 
 @pytest.fixture
-def peer() -> Iterator[Callable[[bytes], Peer]]:
+def peer() -> Iterator[Callable[..., Peer]]:
     """Make peers that are closed in the end."""
     made: list[Peer] = []
 
-    def make(answer: bytes) -> Peer:
-        made.append(Peer(answer))
+    def make(answer: bytes, *, reads: bool = True) -> Peer:
+        made.append(Peer(answer, reads=reads))
         return made[-1]
 
     yield make
     for item in made:
         item.close()
+
+
+def network_threads() -> list[str]:
+    """Return paho's threads."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("paho")]
 
 
 def is_connected(event: SinkEvent) -> bool:
@@ -108,7 +174,7 @@ def is_disconnected(event: SinkEvent) -> bool:
     return isinstance(event, Disconnected)
 
 
-def test_the_brokers_limits_are_taken_over(peer: Callable[[bytes], Peer]) -> None:
+def test_the_brokers_limits_are_taken_over(peer: Callable[..., Peer]) -> None:
     """Paho ignores ReceiveMaximum and MaximumPacketSize; the sink obeys both."""
     bench = Bench(peer(CONNACK_LIMITS).port)
     bench.until(is_connected)
@@ -119,7 +185,7 @@ def test_the_brokers_limits_are_taken_over(peer: Callable[[bytes], Peer]) -> Non
     bench.sink.close("test", NS_PER_S)
 
 
-def test_a_broker_that_never_acknowledges_is_a_failure(peer: Callable[[bytes], Peer]) -> None:
+def test_a_broker_that_never_acknowledges_is_a_failure(peer: Callable[..., Peer]) -> None:
     """It accepts everything and answers nothing: seen by the age of the oldest PUBACK that is missing."""
     bench = Bench(peer(CONNACK).port)
     bench.until(is_connected)
@@ -132,7 +198,7 @@ def test_a_broker_that_never_acknowledges_is_a_failure(peer: Callable[[bytes], P
     assert bench.sink.room() == 0
 
 
-def test_a_peer_that_does_not_answer_connect_is_no_broker(peer: Callable[[bytes], Peer]) -> None:
+def test_a_peer_that_does_not_answer_connect_is_no_broker(peer: Callable[..., Peer]) -> None:
     """TCP is accepted and nothing follows."""
     bench = Bench(peer(b"").port)
     bench.sink.advance(bench.clock.now_ns())
@@ -142,7 +208,7 @@ def test_a_peer_that_does_not_answer_connect_is_no_broker(peer: Callable[[bytes]
     assert "no CONNACK within 10 s" in event.cause
 
 
-def test_a_refusal_names_its_reason_and_backs_off(peer: Callable[[bytes], Peer]) -> None:
+def test_a_refusal_names_its_reason_and_backs_off(peer: Callable[..., Peer]) -> None:
     """Server busy: the next attempt waits, with jitter."""
     bench = Bench(peer(CONNACK_BUSY).port)
     event = bench.until(is_disconnected)
@@ -170,11 +236,211 @@ def test_what_is_wrong_before_a_connection_is_a_cause_like_any_other(settings: d
     assert said in event.cause
 
 
-def test_a_stalled_peer_does_not_hold_the_close(peer: Callable[[bytes], Peer]) -> None:
+def test_a_stalled_peer_does_not_hold_the_close(peer: Callable[..., Peer]) -> None:
     """No PUBACK for the goodbye: the socket is shut when the time is over, and paho's thread ends."""
     bench = Bench(peer(CONNACK).port)
     bench.until(is_connected)
-    before = threading.active_count()
+    assert len(network_threads()) == 1
     bench.sink.close("test", NS_PER_S)
-    assert threading.active_count() == before - 1
+    assert network_threads() == []
     assert bench.sink.room() == 0
+
+
+def test_an_exception_in_a_callback_does_not_end_the_network_thread(peer: Callable[..., Peer]) -> None:
+    """Trap 1: paho's thread would die of it, while `is_connected` and `publish` go on to say that all is well."""
+    broker = peer(CONNACK)
+    client = new_client(MqttSettings(url=f"mqtt://127.0.0.1:{broker.port}"), "porch")
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    client.on_connect = fail
+    logging.getLogger("agent.sinks.paho_client").setLevel(logging.CRITICAL)
+    try:
+        open_connection(client, MqttSettings(url=f"mqtt://127.0.0.1:{broker.port}"), properties=None)
+        broker.wait_for(b"porch")
+        client.publish("t", b"still alive", qos=1)
+        broker.wait_for(b"still alive")
+    finally:
+        break_off(client)
+        logging.getLogger("agent.sinks.paho_client").setLevel(logging.NOTSET)
+
+
+def test_a_message_that_paho_queued_is_not_sent_twice(peer: Callable[..., Peer]) -> None:
+    """Trap 3: publishing offline answers rc 4 and is kept by paho all the same; our outbox has the message too."""
+    broker = peer(CONNACK)
+    bench = Bench(broker.port)
+    bench.until(is_connected)
+    assert bench.sink._connection is not None
+    bench.sink._connection.client._sock_close()
+    with pytest.raises(TransientError, match="could not take a message"):
+        bench.sink.send(Packet("results/s", b"queued", 1, retain=False))
+    broker.hang_up()
+    bench.sink._fail("test")
+    bench.clock.ns += 60 * NS_PER_S
+    bench.until(is_connected)
+    bench.sink.send(Packet("results/s", b"from the outbox", 1, retain=False))
+    broker.wait_for(b"from the outbox", connection=1)
+    assert b"queued" not in broker.received[1]
+    bench.sink.close("test", 0)
+
+
+def test_a_stalled_socket_takes_a_bounded_amount(peer: Callable[..., Peer]) -> None:
+    """Trap 4: paho would queue QoS 0 without end, 185 MiB in the trial. Trap 8: the close returns all the same."""
+    broker = peer(CONNACK, reads=False)
+    bench = Bench(broker.port, in_flight_max=1000)
+    bench.until(is_connected)
+    sent_bytes = 0
+    while bench.sink.room() and sent_bytes < 100 << 20:
+        bench.sink.send(Packet("image/s", bytes(200_000), 0, retain=True))
+        sent_bytes += 200_000
+        bench.sink.advance(bench.clock.now_ns())
+    # What the kernel's buffers took besides is the kernel's; paho holds no more than the limit and one message.
+    assert bench.sink._connection is not None
+    queued = sum(packet["to_process"] for packet in bench.sink._connection.client._out_packet)
+    assert queued <= IN_FLIGHT_BYTES_MAX + 2 * 200_000
+    assert sent_bytes < 100 << 20
+    assert len(network_threads()) == 1
+    bench.sink.close("test", NS_PER_S)
+    assert network_threads() == []
+
+
+def test_a_stalled_socket_is_a_failure_also_without_qos_1(peer: Callable[..., Peer]) -> None:
+    """No PUBACK is missing where none is owed: the age of what is not on the wire tells."""
+    broker = peer(CONNACK, reads=False)
+    bench = Bench(broker.port)
+    bench.until(is_connected)
+    while bench.sink.room():
+        bench.sink.send(Packet("image/s", bytes(200_000), 0, retain=True))
+        bench.sink.advance(bench.clock.now_ns())
+    bench.clock.ns += PUBACK_TIMEOUT_NS + 1
+    bench.until(is_disconnected)
+
+
+def test_connect_asks_for_a_session_and_bounds_what_may_come(peer: Callable[..., Peer]) -> None:
+    """Traps 9 and 10: SessionExpiryInterval without a clean start, and MaximumPacketSize against a 50 MB message."""
+    broker = peer(CONNACK)
+    bench = Bench(broker.port)
+    bench.until(is_connected)
+    connect = bytes(broker.received[0])
+    flags_at = connect.index(b"MQTT") + 5
+    assert not connect[flags_at] & 0x02  # Clean start.
+    assert b"\x11" + (3600).to_bytes(4, "big") in connect
+    assert b"\x27" + PACKET_BYTES_IN_MAX.to_bytes(4, "big") in connect
+    bench.sink.close("test", 0)
+
+
+def test_messages_carry_their_type_and_their_lifetime(peer: Callable[..., Peer]) -> None:
+    """MQTT 5: content type, UTF-8, and when the broker may forget it."""
+    broker = peer(CONNACK)
+    bench = Bench(broker.port)
+    bench.until(is_connected)
+    bench.sink.send(Packet("results/s", b"first", 1, retain=False, expiry_s=3600))
+    bench.sink.send(Packet("results/s", b"second", 1, retain=False))
+    broker.wait_for(b"second")
+    first, second = bytes(broker.received[0]).split(b"first")
+    assert b"\x02" + (3600).to_bytes(4, "big") in first
+    assert b"\x03\x00\x10application/json" in first
+    assert b"\x01\x01" in first
+    assert b"\x02\x00\x00" not in second
+    bench.sink.close("test", 0)
+
+
+def test_v311_carries_no_properties(peer: Callable[..., Peer]) -> None:
+    """They would be read as the payload's start."""
+    broker = peer(bytes([0x20, 2, 0, 0]))
+    bench = Bench(broker.port, protocol="3.1.1")
+    bench.until(is_connected)
+    bench.sink.send(Packet("results/s", b"payload", 0, retain=False, expiry_s=3600))
+    broker.wait_for(b"/results/spayload")
+    bench.sink.close("test", 0)
+
+
+def test_too_many_open_files_are_said(peer: Callable[..., Peer]) -> None:
+    """Trap 11: select() takes no descriptor above 1023; such a connection never came up, and nothing was said."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 1200:
+        pytest.skip(f"may open {hard} files only")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1200, hard))
+    broker = peer(CONNACK)
+    opened: list[int] = []
+    try:
+        while not opened or opened[-1] < 1030:
+            opened.append(os.open("/dev/null", os.O_RDONLY))
+        event = Bench(broker.port).until(is_disconnected)
+    finally:
+        for file in opened:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert isinstance(event, Disconnected)
+    assert "select() ends at 1024" in event.cause
+
+
+def test_a_second_client_with_our_id_is_told_and_not_fought(peer: Callable[..., Peer]) -> None:
+    """Trap 14: the two throw each other out about once a second. Here waits grow, and an event says why, once."""
+    broker = peer(CONNACK)
+    bench = Bench(broker.port)
+    told: list[Noticed] = []
+    waits_ns = []
+    for _ in range(8):
+        bench.until(is_connected)
+        bench.clock.ns += NS_PER_S
+        broker.say(bytes([0xE0, 2, SESSION_TAKEN_OVER, 0]))
+        bench.until(is_disconnected, others=told)
+        waits_ns.append(bench.sink.next_wake_ns(bench.clock.now_ns()) - bench.clock.now_ns())
+        bench.clock.ns += waits_ns[-1]
+    assert told[0].name == "client_id_conflict"
+    assert told[0].body["client_id"] == "porch"
+    assert len(told) <= 1 + sum(waits_ns) // (60 * NS_PER_S)
+    assert sum(waits_ns[4:]) > sum(waits_ns[:4])
+    bench.sink.close("test", 0)
+
+
+def test_connections_that_do_not_last_are_told_without_a_reason_too(peer: Callable[..., Peer]) -> None:
+    """MQTT 3.1.1 does not say why one ends: three short ones in a row are an event."""
+    broker = peer(bytes([0x20, 2, 0, 0]))
+    bench = Bench(broker.port, protocol="3.1.1")
+    told: list[Noticed] = []
+    for _ in range(3):
+        bench.until(is_connected)
+        broker.hang_up()
+        bench.until(is_disconnected, others=told)
+        bench.clock.ns = bench.sink.next_wake_ns(bench.clock.now_ns())
+    assert [(notice.name, notice.body["losses"]) for notice in told] == [("connection_unstable", 3)]
+
+
+def test_a_connection_that_lasted_is_followed_by_a_short_wait(peer: Callable[..., Peer]) -> None:
+    """Trap 12: our own back-off with full jitter, and no memory of faults of yesterday."""
+    broker = peer(CONNACK)
+    bench = Bench(broker.port)
+    bench.sink._backoff.failures = 20
+    bench.until(is_connected)
+    bench.clock.ns += 60 * NS_PER_S
+    broker.hang_up()
+    bench.until(is_disconnected)
+    assert bench.sink.next_wake_ns(bench.clock.now_ns()) - bench.clock.now_ns() <= NS_PER_S
+
+
+def test_limits_follow_the_connection(peer: Callable[..., Peer]) -> None:
+    """A broker may come back with other limits."""
+    broker = peer(CONNACK_LIMITS)
+    bench = Bench(broker.port)
+    bench.until(is_connected)
+    assert (bench.sink.room(), bench.sink.packet_bytes_max() < 1024) == (3, True)
+    broker._answer = CONNACK
+    broker.hang_up()
+    bench.until(is_disconnected)
+    bench.clock.ns += 60 * NS_PER_S
+    bench.until(is_connected)
+    assert bench.sink.room() == 64
+    assert bench.sink.packet_bytes_max() > 1_000_000
+    bench.sink.close("test", 0)
+
+
+def test_a_password_file_for_everybody_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """And used: container runtimes mount secrets like that."""
+    secret = tmp_path / "secret"
+    secret.write_text("right\n")
+    secret.chmod(0o644)
+    assert [read_password(secret), read_password(secret)] == ["right", "right"]
+    assert caplog.text.count("can be read by every user") == 1

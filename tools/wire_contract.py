@@ -1,0 +1,307 @@
+"""The wire contract as models: docs/schemas/*.json and docs/asyncapi.json are written from them.
+
+python -m tools.wire_contract
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from agent import __version__
+from agent.core.ledger import Outcome
+from agent.core.message import SEND_ORDER, Drop
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class _OpenBody(BaseModel):
+    """More fields may come with any version; readers ignore what they do not know."""
+
+    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
+
+
+class Status(_Body):
+    """Birth, goodbye and will."""
+
+    state: Literal["online", "offline"]
+    boot: str
+    """Identifies a run of the agent."""
+    reason: str
+    version: str
+
+
+class Detection(_Body):
+    """One found object."""
+
+    label: str
+    class_id: int
+    score: float = Field(ge=0, le=1)
+    box: list[float] = Field(min_length=4, max_length=4)
+    """x1, y1, x2, y2 in pixels of the source frame."""
+
+
+class Classification(_Body):
+    """One class of a picture."""
+
+    label: str
+    class_id: int
+    score: float
+
+
+class TensorValues(_Body):
+    """One raw output, row-major."""
+
+    name: str
+    shape: list[int]
+    values: list[float]
+
+
+class SourceSize(_Body):
+    """Size of the source frame in pixels."""
+
+    width: int
+    height: int
+
+
+class Result(_OpenBody):
+    """One prediction."""
+
+    id: str
+    """`{boot}-{seq}`."""
+    boot: str
+    seq: int = Field(ge=1)
+    """Counts all messages of a boot; with `boot` it identifies this one."""
+    stream: str
+    captured_at: str = Field(json_schema_extra={"format": "date-time"})
+    age_ms: float = Field(ge=0)
+    """From capture to the moment of sending."""
+    frame: int
+    deadline_ms: float | None = None
+    model: str
+    model_version: str
+    variant: str
+    """`full`, or the lighter variant of the model that runs now."""
+    task: str
+    source: SourceSize
+    replay: Literal[True] | None = None
+    """Present when it could not be sent in time."""
+    late: Literal[True] | None = None
+    """Present when inference ended after the deadline, on a stream with `on_late = "mark"`."""
+    detections: list[Detection] | None = None
+    classes: list[Classification] | None = None
+    values: list[TensorValues] | None = None
+
+
+class Event(_OpenBody):
+    """A transition; further fields by type."""
+
+    event: str
+    """The last level of the topic."""
+    boot: str
+    seq: int = Field(ge=1)
+    at: str = Field(json_schema_extra={"format": "date-time"})
+    replay: Literal[True] | None = None
+
+
+class Log(_Body):
+    """A warning or an error of the agent."""
+
+    boot: str
+    seq: int = Field(ge=1)
+    at: str = Field(json_schema_extra={"format": "date-time"})
+    level: Literal["warning", "error", "critical"]
+    logger: str
+    thread: str
+    message: str = Field(max_length=1000)
+    suppressed: int | None = None
+    """Records that were left out before this one."""
+    replay: Literal[True] | None = None
+
+
+class Quantiles(_Body):
+    """Milliseconds since the start; null where nothing was recorded."""
+
+    p50: float | None
+    p95: float | None
+    p99: float | None
+    max: float | None
+
+
+_counts: dict[str, Any] = {str(name): (int, ...) for name in ("captured", *Outcome, "in_flight")}
+Ledger = create_model("Ledger", __base__=_OpenBody, __doc__="`captured` is the sum of the others.", **_counts)
+_causes: dict[str, Any] = {str(cause): (int, ...) for cause in Drop}
+Dropped = create_model("Dropped", __base__=_OpenBody, __doc__="Messages given up, by cause.", **_causes)
+
+
+class Stream(_OpenBody):
+    """One stream's figures."""
+
+    ledger: Ledger
+    age_ms: Quantiles
+
+
+class MessageClass(_OpenBody):
+    """The ledger of one kind of message."""
+
+    emitted: int
+    acknowledged: int
+    queued: int
+    in_flight: int
+    spooled: int
+    carried: int
+    recovered: int
+    replayed: int
+    dropped: dict[str, int]
+
+
+class Delivery(_OpenBody):
+    """emitted = acknowledged + queued + in_flight + spooled + carried + all of dropped."""
+
+    emitted: int
+    acknowledged: int
+    queued: int
+    in_flight: int
+    spooled: int
+    carried: int
+    """Handed in memory to the run that replaces this one."""
+    recovered: int
+    """Of those emitted, what an earlier run left on disk."""
+    replayed: int
+    dropped: Dropped
+    classes: dict[Literal[SEND_ORDER], MessageClass]  # type: ignore[valid-type]
+    is_exact: bool
+    connected: bool
+
+
+class Model(_OpenBody):
+    """One model: what runs of it, or why it does not run."""
+
+    variant: str | None = None
+    """In use, of `variants`."""
+    abort_overshoot_ms: dict[str, float | int | None] | None = None
+    """From the deadline to the end of runs that were told to stop: p50, p95, p99, max and their count."""
+    marked: dict[str, int | str] | None = None
+    """It hung too often and is not loaded."""
+    failed: list[str] | None = None
+    """It could not be loaded again after a hang."""
+
+
+class Degradation(_OpenBody):
+    """What the device does less than it was asked for, and the readings that it is judged by."""
+
+    level: int
+    levels: int
+    steps: list[dict[str, str | float]]
+    misses: dict[str, float]
+    """Share of frames that missed their deadline of late, by model."""
+    temperature_c: float | None
+    frequency_ratio: float | None
+    cpu_pressure: float | None
+    memory_pressure: float | None
+    memory_ratio: float | None
+
+
+class Health(_OpenBody):
+    """Every figure of the agent."""
+
+    stale_after_s: float
+    """Without a new health message for so long, the device is ill."""
+    boot: str
+    seq: int = Field(ge=1)
+    at: str = Field(json_schema_extra={"format": "date-time"})
+    device: str
+    uptime_s: float
+    restarts: int
+    """How often the agent replaced itself because an inference hung."""
+    streams: dict[str, Stream]
+    models: dict[str, Model]
+    degradation: Degradation
+    delivery: Delivery
+
+
+CHANNELS: dict[str, tuple[str, type[BaseModel], bool, int]] = {
+    "status": ("status", Status, True, 1),
+    "result": ("results/{stream}", Result, False, 1),
+    "event": ("events/{type}", Event, False, 1),
+    "health": ("health", Health, True, 0),
+    "log": ("log", Log, False, 0),
+}
+"""Name: topic below `{prefix}/{device}/`, body, retained, QoS."""
+
+_PARAMETERS = {
+    "prefix": "mqtt.topic_prefix, by default `edgebeat/v1`",
+    "device": "device.id",
+    "stream": "the stream's name",
+    "type": "what happened, such as `source_lost`",
+}
+
+
+def schema(name: str) -> dict[str, Any]:
+    """Return one body's JSON Schema, in the dialect that pydantic writes."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **CHANNELS[name][1].model_json_schema()}
+
+
+def asyncapi() -> dict[str, Any]:
+    """Return the AsyncAPI 3 document; it refers to the schemas beside it."""
+    channels, operations, messages = {}, {}, {}
+    for name, (topic, body, is_retained, qos) in CHANNELS.items():
+        address = f"{{prefix}}/{{device}}/{topic}"
+        channels[name] = {
+            "address": address,
+            "messages": {name: {"$ref": f"#/components/messages/{name}"}},
+            "parameters": {
+                key: {"description": text} for key, text in _PARAMETERS.items() if f"{{{key}}}" in address
+            },
+        }
+        operations[f"send_{name}"] = {
+            "action": "send",
+            "channel": {"$ref": f"#/channels/{name}"},
+            "bindings": {"mqtt": {"qos": qos, "retain": is_retained, "bindingVersion": "0.2.0"}},
+        }
+        messages[name] = {
+            "summary": (body.__doc__ or "").strip(),
+            "contentType": "application/json",
+            "payload": {
+                "schemaFormat": "application/schema+json;version=2020-12",
+                "schema": {"$ref": f"schemas/{name}.json"},
+            },
+        }
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Edgebeat",
+            "version": __version__,
+            "description": "What an agent sends. docs/mqtt.md explains it.",
+            "license": {"name": "Apache-2.0"},
+        },
+        "defaultContentType": "application/json",
+        "channels": channels,
+        "operations": operations,
+        "components": {"messages": messages},
+    }
+
+
+def pages() -> dict[Path, str]:
+    """Return every file and its text."""
+    texts = {DOCS / "schemas" / f"{name}.json": schema(name) for name in CHANNELS}
+    texts[DOCS / "asyncapi.json"] = asyncapi()
+    return {path: json.dumps(value, indent=2) + "\n" for path, value in texts.items()}
+
+
+def main() -> None:
+    """Write them."""
+    for path, text in pages().items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
