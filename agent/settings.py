@@ -174,8 +174,9 @@ class SchedulerSettings(_Section):
     probe_share: float = Field(default=0.2, gt=0.0, le=1.0)
     """Share of the time that runs may take which nobody expects to end in time, above 0 to 1; they find out when
     there is hope again. Default 0.2: learns soon, and leaves most to the other streams."""
-    probe_interval_s: float = Field(default=1.0, ge=0.1, le=60.0)
-    """Longest time between two such runs, 0.1 to 60 s. Default 1: a stream is back a second after a stall."""
+    probe_interval_s: float = Field(default=0.5, ge=0.1, le=60.0)
+    """Longest time between two such runs, 0.1 to 60 s. Default 0.5: a stream is back half a second after a slow
+    spell; a model that cannot make a deadline of 250 ms is then tried for a third of the time."""
     min_share: float = Field(default=0.2, gt=0.0, le=1.0)
     """Share of the inference time that is divided evenly among waiting streams whatever their priority, above 0 to
     1. Default 0.2: high priority means most of the machine, and nobody starves."""

@@ -12,6 +12,9 @@ from agent.clock import NS_PER_S
 SAMPLES_MIN = 3
 """The newest are kept whatever their age: one stall of seconds would otherwise be all that is known when it ends."""
 
+CURRENT_MIN = 8
+"""As many in the window make a judgement of their own; with fewer, noise would decide between equal streams."""
+
 SAMPLES_MAX = 64
 """Bounds memory; 2 s at 32 runs a second."""
 
@@ -32,7 +35,7 @@ class PredictorPolicy:
     confidence: float = 0.9
     window_ns: int = 2 * NS_PER_S
     probe_share: float = 0.2
-    probe_interval_ns: int = NS_PER_S
+    probe_interval_ns: int = NS_PER_S // 2
 
 
 class ServicePredictor:
@@ -64,9 +67,9 @@ class ServicePredictor:
     def is_current(self, now_ns: int) -> bool:
         """Return whether enough was learnt within the window to judge by it alone."""
         self._forget(now_ns)
-        if len(self._samples) < SAMPLES_MIN:
+        if len(self._samples) < CURRENT_MIN:
             return False
-        return now_ns - self._samples[-SAMPLES_MIN][0] <= self._policy.window_ns
+        return now_ns - self._samples[-CURRENT_MIN][0] <= self._policy.window_ns
 
     def predict_ns(self, now_ns: int) -> int:
         """Return the service time that a share of `confidence` of the recent runs kept; 0 when nothing is known."""

@@ -130,10 +130,10 @@ def test_overload_publishes_what_the_session_can_do() -> None:
 
 
 def test_a_model_that_is_always_too_slow_reports_unreachable_and_keeps_probing() -> None:
-    """A model of 400 ms under a deadline of 250: refused by admission, run about once a second to see."""
+    """A model of 400 ms under a deadline of 250: refused by admission, run twice in a second at most to see."""
     arrivals = [Arrival(index * 100 * NS_PER_MS, "s", 400 * NS_PER_MS) for index in range(200)]
     report = Simulation({"s": StreamPolicy(250 * NS_PER_MS)}, World()).run(arrivals)
     ledger = report.intake.ledgers["s"]
     assert ledger.count(Outcome.PUBLISHED) == 0
     assert ledger.count(Outcome.UNREACHABLE) > 100
-    assert 10 <= ledger.count(Outcome.ABORTED) <= 25
+    assert 20 <= ledger.count(Outcome.ABORTED) <= 35
