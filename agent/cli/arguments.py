@@ -1,4 +1,4 @@
-"""Checks of command line values that several commands share."""
+"""Checks of command line values that several commands share; argparse reports the error beside the option's name."""
 
 from __future__ import annotations
 
@@ -6,12 +6,23 @@ import argparse
 import math
 
 
-def positive_seconds(text: str) -> float:
-    """Return a duration, seconds; argparse reports the error beside the option's name."""
+def positive(text: str) -> float:
+    """Return a finite number above 0."""
     try:
         value = float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def count(text: str) -> int:
+    """Return a whole number from 1 to 1024: streams, threads."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if not 1 <= value <= 1024:
+        raise argparse.ArgumentTypeError(f"{text} is not from 1 to 1024")
     return value

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.cli import exit_codes
-from agent.cli.arguments import positive_seconds
+from agent.cli.arguments import positive
 from agent.cli.demo_report import Tally, failures, last_lines, read_summary, report_lines, shown
 from agent.cli.viewer import Viewer
 from agent.cli.views import REFRESH_NS, View, quiet_when_the_reader_leaves, view_for_output
@@ -40,7 +40,7 @@ LAST_RESULTS_NS = 2 * NS_PER_S
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--seconds", type=positive_seconds, metavar="N", help="end by itself (default: Ctrl-C ends)")
+    parser.add_argument("--seconds", type=positive, metavar="N", help="end by itself (default: Ctrl-C ends)")
     parser.add_argument("--port", type=_port, metavar="P", help="the broker's for MQTT 5 (default: one that is free)")
     parser.add_argument("--out", type=Path, default=Path("out/demo"), metavar="DIR", help="default: %(default)s")
 

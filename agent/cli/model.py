@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.cli import exit_codes
+from agent.cli.arguments import count, positive
 from agent.clock import SystemClock
 from agent.engine.cpus import effective_cpus
 from agent.errors import ConfigError
@@ -31,9 +32,7 @@ def run(args: argparse.Namespace) -> int:
 def _add_verify(commands: Any) -> None:
     verify = commands.add_parser("verify", help="manifest, digests, golden sample and every variant, on this device")
     verify.add_argument("folder", type=Path, metavar="FOLDER", help="a model folder")
-    verify.add_argument(
-        "--threads", type=_count, metavar="N", help="of one inference (default: all that are allowed)"
-    )
+    verify.add_argument("--threads", type=count, metavar="N", help="of one inference (default: all that are allowed)")
     verify.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -99,10 +98,10 @@ def _add_quantize(commands: Any) -> None:
         metavar="X",
         help="cosine of int8 on this CPU with the same network in float arithmetic (default 0.97)",
     )
-    bounds.add_argument("--size-max", type=_ratio, default=0.6, metavar="X", help="of fp32's bytes (default 0.6)")
+    bounds.add_argument("--size-max", type=positive, default=0.6, metavar="X", help="of fp32's bytes (default 0.6)")
     bounds.add_argument(
         "--latency-max",
-        type=_ratio,
+        type=positive,
         default=1.5,
         metavar="X",
         help="of fp32's median time, where the preset is this CPU's (default 1.5)",
@@ -158,18 +157,4 @@ def _share(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
-    return value
-
-
-def _ratio(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 1024:
-        raise argparse.ArgumentTypeError(f"{text} is not from 1 to 1024")
     return value

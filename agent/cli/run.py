@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from agent.cli.arguments import positive
 from agent.cli.load import load_settings
 from agent.cli.logs import set_up_logging
 from agent.daemon import Daemon
@@ -40,7 +41,7 @@ def add_settings_arguments(parser: argparse.ArgumentParser) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_settings_arguments(parser)
-    parser.add_argument("--duration", type=_positive, metavar="S", help="end by itself after so many seconds")
+    parser.add_argument("--duration", type=positive, metavar="S", help="end by itself after so many seconds")
     parser.add_argument(
         "--record-trace", type=Path, metavar="FILE", help="write arrivals and service times, for edgebeat simulate"
     )
@@ -125,10 +126,3 @@ def _signals_to(daemon: Daemon) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.cli import exit_codes
+from agent.cli.arguments import count, positive
 from agent.clock import NS_PER_MS, NS_PER_S
 from agent.core.bound import jain_index, published_bound
 from agent.core.ledger import Outcome
@@ -40,22 +41,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--trace", type=Path, metavar="FILE", help="recorded with edgebeat run --record-trace FILE")
     what.add_argument("--synthetic", action="store_true", help="made from the arguments below")
     made = parser.add_argument_group("the made trace")
-    made.add_argument("--streams", type=_count, default=4, metavar="N", help="equal streams (default 4)")
-    made.add_argument("--fps", type=_positive, default=30.0, help="of each (default 30)")
-    made.add_argument(
-        "--service-ms", type=_positive, default=25.0, metavar="MS", help="of one inference (default 25)"
-    )
-    made.add_argument("--seconds", type=_positive, default=60.0, metavar="S", help="length (default 60)")
+    made.add_argument("--streams", type=count, default=4, metavar="N", help="equal streams (default 4)")
+    made.add_argument("--fps", type=positive, default=30.0, help="of each (default 30)")
+    made.add_argument("--service-ms", type=positive, default=25.0, metavar="MS", help="of one inference (default 25)")
+    made.add_argument("--seconds", type=positive, default=60.0, metavar="S", help="length (default 60)")
     made.add_argument("--noise", type=float, default=0.1, help="deviation of the machine's speed (default 0.1)")
     made.add_argument("--stalls", type=int, default=0, metavar="N", help="stalls of up to 5 s (default 0)")
     made.add_argument("--drops", type=int, default=0, metavar="N", help="drops to a third of the speed (default 0)")
     made.add_argument("--seed", type=int, default=0, help="of the trouble (default 0)")
     policy = parser.add_argument_group("what if (default: as recorded, or as the agent's own defaults)")
-    policy.add_argument("--deadline-ms", type=_positive, metavar="MS", help="of every stream that has a deadline")
-    policy.add_argument("--max-fps", type=_positive, metavar="HZ", help="of every stream")
-    policy.add_argument("--threads", type=_count, metavar="N", help="inferences of one thread at the same time")
-    policy.add_argument("--speed", type=_positive, default=1.0, help="of the machine, such as 0.25 for a smaller box")
-    policy.add_argument("--confidence", type=_positive, help="see scheduler.confidence")
+    policy.add_argument("--deadline-ms", type=positive, metavar="MS", help="of every stream that has a deadline")
+    policy.add_argument("--max-fps", type=positive, metavar="HZ", help="of every stream")
+    policy.add_argument("--threads", type=count, metavar="N", help="inferences of one thread at the same time")
+    policy.add_argument("--speed", type=positive, default=1.0, help="of the machine, such as 0.25 for a smaller box")
+    policy.add_argument("--confidence", type=positive, help="see scheduler.confidence")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw ages and outcomes over time, .png or .svg")
 
@@ -192,17 +191,3 @@ def _table(figures: Mapping[str, Any]) -> str:
             f"most; fairness (Jain) {figures['fairness']:.3f}",
         ]
     )
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 1000:
-        raise argparse.ArgumentTypeError(f"{text} is not from 1 to 1000")
-    return value

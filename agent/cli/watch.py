@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from agent.cli import exit_codes
-from agent.cli.arguments import positive_seconds
+from agent.cli.arguments import positive
 from agent.cli.viewer import Viewer
 from agent.cli.views import REFRESH_NS, View, quiet_when_the_reader_leaves, view_for_output
 from agent.clock import NEVER_NS, NS_PER_S, Clock, SystemClock
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--username", help="user name at the broker")
     parser.add_argument("--password-file", type=Path, metavar="FILE", help="its first line is the password")
     parser.add_argument("--ca-file", type=Path, metavar="FILE", help="PEM authority for mqtts:// and wss://")
-    parser.add_argument("--duration", type=positive_seconds, metavar="S", help="end by itself after so many seconds")
+    parser.add_argument("--duration", type=positive, metavar="S", help="end by itself after so many seconds")
     parser.add_argument("--json", action="store_true", help="one JSON object a message: topic and payload")
 
 

@@ -98,7 +98,7 @@ def test_what_it_refuses(arguments: list[str], said: str, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--fps", "0"], ["--streams", "0"], ["--service-ms", "-1"], ["--speed", "0"], ["--threads", "1001"]]
+    "arguments", [["--fps", "0"], ["--streams", "0"], ["--service-ms", "-1"], ["--speed", "0"], ["--threads", "1025"]]
 )
 def test_wrong_numbers_are_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 2, as for any wrong argument."""
