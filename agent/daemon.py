@@ -233,8 +233,8 @@ class Daemon:
 
     def _hung(self, loop: InferenceLoop, run: CurrentRun, overdue_s: float) -> None:
         """End this run so that another can replace it: a thread in native code cannot be ended. The hang thread."""
-        if self._hang_reason:
-            return  # Another one hung first; this run ends already.
+        if self._hang_reason or self._stop_reason:
+            return  # Another one hung first, or somebody asked to stop: this run ends already.
         model = loop.model.name
         hangs = self._marks.add({variant.sha256 for variant in loop.model.variants}, model, self._clock.wall_ns())
         consequence = "is not loaded again" if hangs >= HANGS_MAX else "gets one more chance"

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx
+from google.protobuf import message as protobuf
 from onnx import ModelProto, NodeProto
 
 from agent.modeltools.network import Network, Port, all_nodes
@@ -93,7 +94,8 @@ def _shapes(proto: ModelProto, sizes: Mapping[str, tuple[int, ...]]) -> dict[str
             value.type.tensor_type.ClearField("shape")
     try:
         inferred = onnx.shape_inference.infer_shapes(asked, data_prop=True)
-    except Exception:  # noqa: BLE001  Its C++ raises what it likes; the count then says what it does not know.
+    except (onnx.shape_inference.InferenceError, protobuf.Error, RuntimeError, ValueError, TypeError):
+        # Its C++ refuses in many ways what a checker lets pass; the count then says what it does not know.
         inferred = asked
     graph = inferred.graph
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
