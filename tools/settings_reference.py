@@ -35,8 +35,8 @@ Relative paths start at the working folder of the process.
 
 `from afar` tells whether a field may be changed over MQTT (docs/remote.md), and when that takes effect: `live` from
 the next frame on; `reload` after the sources and models that it concerns were opened and loaded again; `restart` from
-the agent's next start on; `never`: it belongs to the device. Accepted remote settings come between the environment and
-the file.
+the agent's next start on; `never`: it belongs to the device. Accepted remote settings come between the environment
+and the file.
 """
 
 MANIFEST_INTRODUCTION = """\

@@ -74,15 +74,16 @@ def parse_desired(payload: bytes, asked_by: str = "") -> Document:
 
 def _errors(body: Mapping[str, Any]) -> list[FieldError]:
     errors = [
-        field_error((key,), "unknown_key", "is not part of the document: known are schema, version, values", body[key])
+        field_error(
+            (key,), "unknown_key", "is not part of the document: known are schema, version, values", body[key]
+        )
         for key in body
         if key not in ("schema", "version", "values", "model")
     ]
     if "model" in body:
         errors.append(field_error(("model",), "unsupported", "models are not changed by this version of the agent"))
-    for key in ("schema", "version", "values"):
-        if key not in body:
-            errors.append(field_error((key,), "missing", "is missing: add it"))
+    needed = ("schema", "version", "values")
+    errors += [field_error((key,), "missing", "is missing: add it") for key in needed if key not in body]
     schema, version, values = body.get("schema", SCHEMA), body.get("version", 1), body.get("values", {})
     if not _is_integer(schema):
         errors.append(field_error(("schema",), "wrong_type", f"must be the integer {SCHEMA}", schema))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 ERRORS_MAX = 50
-"""Errors of one document that are told, at 600 bytes each: 30 kB. Who makes more mistakes sees the next ones later."""
+"""Errors of one document that are told, at 600 bytes each: 30 kB. More mistakes are told next time."""
 PATH_CHARS_MAX, MESSAGE_CHARS_MAX, GOT_CHARS_MAX = 200, 300, 80
 
 _USER_IN_URL = re.compile(r"(?<=://)[^/@\s\"]+@")

@@ -10,8 +10,8 @@ from typing import Any
 FRAMES_MIN = 20
 """Frames that must have ended before a share of them says anything; at the end of the time 1 is enough."""
 EARLIEST_SHARE = 0.25
-"""Of the probation, after which a bad share is believed: what was in flight at the change ends badly, and a source that
-is opened anew delivers a burst."""
+"""Of the probation, after which a bad share is believed: what was in flight at the change ends badly, and a source
+that is opened anew delivers a burst."""
 SILENT_SHARE = 0.5
 """Of the probation: a stream or a broker that is silent for so long is gone."""
 BEFORE_SAMPLES = 31
@@ -206,7 +206,10 @@ class Probation:
 
 
 def share_in_time(first: StreamReading, last: StreamReading) -> tuple[float, int]:
-    """Return the share of frames that ended in time between two looks, and how many ended; a ledger may begin anew."""
+    """Return the share of frames that ended in time between two looks, and how many ended.
+
+    A ledger that began anew in between is taken from its beginning.
+    """
     in_time, not_in_time = last.in_time - first.in_time, last.not_in_time - first.not_in_time
     if in_time < 0 or not_in_time < 0:
         in_time, not_in_time = last.in_time, last.not_in_time

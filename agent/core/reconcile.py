@@ -1,14 +1,14 @@
 """Which document is in force, which was good, and what follows: the state that is on disk before anything happens.
 
-A document that was accepted is *current*. While it is not proven, *good* is the last one that was; None stands for the
-settings of the device alone. Every function returns the next state; the caller writes it before it acts on it, so that a
-run that ends at any moment is followed by one that starts on a document that was accepted, and that gives it up when it
-does not survive.
+A document that was accepted is *current*. While it is not proven, *good* is the last one that was; None stands for
+the settings of the device alone. Every function returns the next state; the caller writes it before it acts on it, so
+that a run that ends at any moment is followed by one that starts on an accepted document, and that gives it up
+when it does not survive.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -60,6 +60,7 @@ class Record:
         digest_max: of its values.
         starts: runs since the last one that lived long enough.
         on_time: share of frames that ended in time before the change, by stream; what the change is compared with.
+        must_deliver: streams that must deliver frames if the change is to count as good.
         given_up: the last document that was, until another is accepted.
     """
 
@@ -70,6 +71,7 @@ class Record:
     digest_max: str = ""
     starts: int = 0
     on_time: Mapping[str, float] = field(default_factory=dict)
+    must_deliver: tuple[str, ...] = ()
     given_up: GivenUp | None = None
 
 
@@ -82,13 +84,16 @@ def judge(record: Record, document: Document) -> Verdict:
     return Verdict.SAME if document.digest == record.digest_max else Verdict.REUSED
 
 
-def accepted(record: Record, document: Document, on_time: Mapping[str, float]) -> Record:
+def accepted(
+    record: Record, document: Document, *, on_time: Mapping[str, float], must_deliver: Iterable[str]
+) -> Record:
     """Put a new document in force, on probation.
 
     Args:
         record: the state before.
         document: judged as new, its values valid.
-        on_time: of the settings in force; kept for as long as nothing newer is proven.
+        on_time: of the settings in force; those from before an unproven document stay, they are what was good.
+        must_deliver: streams that delivered before, and those whose source the document touches.
     """
     return Record(
         current=document,
@@ -96,13 +101,14 @@ def accepted(record: Record, document: Document, on_time: Mapping[str, float]) -
         is_proven=False,
         version_max=document.version,
         digest_max=document.digest,
-        on_time=on_time if record.is_proven else record.on_time,
+        on_time=on_time if record.is_proven else {**on_time, **record.on_time},
+        must_deliver=tuple(sorted({*must_deliver, *record.must_deliver})),
     )
 
 
 def proven(record: Record) -> Record:
     """The current document has passed its probation."""
-    return replace(record, good=record.current, is_proven=True, starts=0, on_time={})
+    return replace(record, good=record.current, is_proven=True, starts=0, on_time={}, must_deliver=())
 
 
 def survived(record: Record) -> Record:
@@ -116,7 +122,13 @@ def stepped_down(record: Record, check: str, figures: Mapping[str, Any]) -> Reco
         return record
     follower = None if record.is_proven else record.good
     given_up = GivenUp(record.current.version, check, figures)
-    return replace(record, current=follower, good=follower, is_proven=True, starts=0, on_time={}, given_up=given_up)
+    return Record(
+        current=follower,
+        good=follower,
+        version_max=record.version_max,
+        digest_max=record.digest_max,
+        given_up=given_up,
+    )
 
 
 def start_begun(record: Record) -> Record:

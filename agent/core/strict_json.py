@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from typing import Any
 
 from agent.core.field_errors import ERRORS_MAX, FieldError, field_error
@@ -98,8 +99,8 @@ def _depth(payload: bytes) -> int:
 def _object(pairs: list[tuple[str, Any]]) -> _Object:
     found = _Object(pairs)
     if len(found) < len(pairs):
-        seen: set[str] = set()
-        found.repeated = tuple(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        counts = Counter(key for key, _ in pairs)
+        found.repeated = tuple(key for key, count in counts.items() if count > 1)
     return found
 
 
@@ -122,8 +123,8 @@ def _look(value: Any, path: tuple[str | int, ...], errors: list[FieldError]) -> 
         if not _is_text(value):
             errors.append(field_error(path, "not_text", "holds half of a surrogate pair", value))
     elif isinstance(value, _Object):
-        for key in value.repeated:
-            errors.append(field_error((*path, key), "duplicate_key", "stands there more than once: keep one"))
+        text = "stands there more than once: keep one"
+        errors += [field_error((*path, key), "duplicate_key", text) for key in value.repeated]
         for key, inner in value.items():
             if not _is_text(key):
                 errors.append(field_error(path, "not_text", "has a key with half of a surrogate pair", key))
