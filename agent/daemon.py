@@ -27,6 +27,7 @@ from agent.assembly import (
 from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, Clock, SystemClock
 from agent.core.backoff import Backoff
 from agent.core.degradation import Ladder
+from agent.core.inbound import SUBSCRIPTIONS
 from agent.core.outbox import Outbox
 from agent.delivery import build_keeping, metrics_server
 from agent.device.signals import DeviceSignals
@@ -35,6 +36,7 @@ from agent.engine.session import runtime_version
 from agent.errors import ConfigError
 from agent.handover import Handover
 from agent.interfaces import LoadedModel, Sink, Source
+from agent.loops.control import ControlLoop
 from agent.loops.egress import EgressLoop, Keeping
 from agent.loops.governor import GovernorLoop
 from agent.loops.hangs import HangLoop
@@ -119,6 +121,7 @@ class Daemon:
             is_continued = before is not None
             self._trace = TraceRecorder(trace, policies, scheduling, self._clock, is_continued=is_continued)
         self._inbox = Inbox(policies, self._clock, scheduling, self._trace)
+        self._control = ControlLoop(self._clock)
         self._egress = self._build_egress(output)
         self._pipelines = Pipelines(
             settings,
@@ -211,6 +214,7 @@ class Daemon:
             "streams": self._inbox.snapshot(),
             "delivery": self._egress.snapshot(),
             "models": self._pipelines.snapshot(),
+            "control": self._control.snapshot(),
             "degradation": self._governor.snapshot(),
             "process": {**process, "memory_locked": self._lock_refusal is None},
             "versions": {
@@ -281,7 +285,7 @@ class Daemon:
         begun_ns = self._clock.now_ns()
         has_ended = self._stop_reason == "all streams ended"
         self._pipelines.shut_down(inference_hangs=bool(self._hang_reason))
-        for loop in (self._health, self._governor, self._hangs):
+        for loop in (self._control, self._health, self._governor, self._hangs):
             loop.stop()
         if self._trace is not None:
             self._trace.stop()
@@ -336,6 +340,7 @@ class Daemon:
             record_sent=self._inbox.record_sent,
             waits_for_room=output == "stdout",
             keeping=Keeping() if output == "stdout" else build_keeping(self._settings),
+            hear=self._control.hear,
         )
 
     def _build_sink(self, output: Output, wake: threading.Event) -> Sink:
@@ -356,6 +361,7 @@ class Daemon:
             clock=self._clock,
             wake=wake,
             backoff=Backoff(cap_ns=int(settings.reconnect_max_s * NS_PER_S)),
+            subscriptions=SUBSCRIPTIONS,
         )
 
     def _build_governor(self) -> GovernorLoop:
@@ -381,6 +387,7 @@ class Daemon:
         """Return the threads beside the pipelines in the order of their start: the sink first."""
         bodies: dict[str, Callable[[], None]] = {
             "egress": self._egress.run,
+            "control": self._control.run,
             "health": self._health.run,
             "governor": self._governor.run,
             "hangs": self._hangs.run,

@@ -141,7 +141,7 @@ class LoadedModel:
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """A message in its wire form. `topic` is below the device's tree."""
+    """A message in its wire form. `topic` is below the device's tree; one with a leading slash is absolute."""
 
     topic: str
     payload: bytes
@@ -186,11 +186,60 @@ class Noticed:
     body: Mapping[str, Any]
 
 
-SinkEvent = Connected | Disconnected | Acknowledged | Noticed
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message that came for the device. Anybody may have sent it.
+
+    Attributes:
+        topic: below the device's tree; with a leading slash where it is outside of it.
+        payload: bounded by the sink.
+        retain: it lay at the broker; MQTT 3.1.1 says so only of one that lay there before we subscribed.
+        response_topic: where the sender waits for an answer, as it was sent (MQTT 5).
+        correlation: to be sent back with the answer (MQTT 5).
+        user_properties: as they were sent (MQTT 5).
+    """
+
+    topic: str
+    payload: bytes
+    retain: bool = False
+    response_topic: str = ""
+    correlation: bytes = b""
+    user_properties: tuple[tuple[str, str], ...] = ()
+
+
+SinkEvent = Connected | Disconnected | Acknowledged | Noticed | Received
+
+
+class Receiver(Protocol):
+    """Acts on what comes from the broker. The control thread calls everything, one receiver at a time.
+
+    None of it may wait: what takes long goes on in `turn`, or in another thread. What a receiver raises is a bug: it
+    is written to the log and counted, and the other receivers go on.
+    """
+
+    topic: str
+    """What it takes: below the device's tree, or absolute with a leading slash; `+` stands for one level. The sink
+    subscribes to the topics of `core.inbound`."""
+
+    waiting_max: int
+    """Messages that may wait for it; then the oldest gives way and is counted. 1 for a state: only the newest is
+    of use."""
+
+    def connected(self) -> None:
+        """Say anew what the far end must know: a connection was made, and the broker may have lost everything."""
+
+    def receive(self, message: Received) -> None:
+        """Act on one message of its topic."""
+
+    def turn(self, now_ns: int) -> int:
+        """Do what is due now; return when to be called again at the latest, `NEVER_NS` for after the next message."""
 
 
 class Sink(Protocol):
-    """Where results go. The egress thread calls everything; nothing may block for long once connected."""
+    """Where results go, and where requests come from.
+
+    The egress thread calls everything; nothing may block for long once connected.
+    """
 
     def advance(self, now_ns: int) -> list[SinkEvent]:
         """Connect or reconnect when it is time, and return what happened since the last call."""

@@ -166,8 +166,46 @@ class Subscriber:
         topics = [message.topic for message in self.seen[-10:]]
         raise AssertionError(f"no {topic_end} with {values} within {timeout_s} s; last topics: {topics}")
 
+    def wait_for_body(self, topic_end: str, is_it: Callable[[Any], bool], timeout_s: float = 30) -> Message:
+        """Return the next message of a topic whose body fits."""
+        clock = SystemClock()
+        by_ns = clock.now_ns() + int(timeout_s * NS_PER_S)
+        while (left_ns := by_ns - clock.now_ns()) > 0:
+            message = self.wait_for(topic_end, left_ns / NS_PER_S)
+            if is_it(message.body):
+                return message
+        raise AssertionError(f"no such {topic_end} within {timeout_s} s")
+
     def drain(self) -> list[Message]:
         """Return everything received so far, waited for or not."""
         while not self.messages.empty():
             self.seen.append(self.messages.get())
         return self.seen
+
+
+class Publisher:
+    """An operator's client: sends with QoS 1.
+
+    Args:
+        port: of the broker.
+        protocol: "5" or "3.1.1".
+    """
+
+    def __init__(self, port: int, protocol: str = "5") -> None:
+        version = mqtt.MQTTv5 if protocol == "5" else mqtt.MQTTv311
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=version)
+        self._client.connect("127.0.0.1", port)
+        self._client.loop_start()
+
+    def __enter__(self) -> Publisher:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def send(self, topic: str, payload: bytes, *, retain: bool = False, properties: Any = None) -> None:
+        """Publish and wait until the broker has it."""
+        sent = self._client.publish(topic, payload, 1, retain, properties)
+        sent.wait_for_publish(30)
+        assert sent.is_published()

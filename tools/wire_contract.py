@@ -209,6 +209,15 @@ class Degradation(_OpenBody):
     memory_ratio: float | None
 
 
+class Control(_OpenBody):
+    """What the broker asked of the device."""
+
+    received: int
+    waiting: int
+    dropped: dict[str, int]
+    """By cause."""
+
+
 class Health(_OpenBody):
     """Every figure of the agent."""
 
@@ -223,6 +232,7 @@ class Health(_OpenBody):
     """How often the agent replaced itself because an inference hung."""
     streams: dict[str, Stream]
     models: dict[str, Model]
+    control: Control
     degradation: Degradation
     delivery: Delivery
 

@@ -15,7 +15,7 @@ from agent.core.outbox import Outbox
 from agent.core.spool_policy import SpoolLimits
 from agent.core.token_bucket import TokenBucket
 from agent.errors import TransientError
-from agent.interfaces import Acknowledged, Connected, Noticed, Packet, Sink, SinkEvent, Spool
+from agent.interfaces import Acknowledged, Connected, Noticed, Packet, Received, Sink, SinkEvent, Spool
 from agent.loops.quiet_log import QuietLog
 from agent.loops.spooler import Spooler
 
@@ -32,6 +32,7 @@ REPLAY_PAUSE_NS = 5 * NS_PER_MS
 """Between two turns for the sake of replays: at most 200 a second, each sends what the rate allows."""
 
 RecordSent = Callable[[str, int, int], None]
+Hear = Callable[[Connected | Received], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class EgressLoop:
         waits_for_room: `emit` blocks while the outbox is full instead of dropping the oldest: for standard
             output, where the reader's pace is the run's pace. Never for a broker.
         keeping: of what waits.
+        hear: called with each message that came and each connection that was made; never waits.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class EgressLoop:
         record_sent: RecordSent,
         waits_for_room: bool,
         keeping: Keeping = Keeping(),
+        hear: Hear = lambda _: None,
     ) -> None:
         self._sink = sink
         self._outbox = outbox
@@ -84,6 +87,7 @@ class EgressLoop:
         self._wake = wake
         self._record_sent = record_sent
         self._waits_for_room = waits_for_room
+        self._hear = hear
         self._lock = threading.Lock()
         self._has_room = threading.Condition(self._lock)
         self._faults = QuietLog(log, clock)
@@ -192,6 +196,9 @@ class EgressLoop:
             self._is_connected = True
             self._faults.clear("broker")
             log.info("connected: %s", event.detail)
+            self._hear(event)
+        elif isinstance(event, Received):
+            self._hear(event)
         elif isinstance(event, Noticed):
             self.report(event.name, event.body)
         else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import deque
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
@@ -23,6 +23,7 @@ from agent.errors import TransientError
 from agent.interfaces import Acknowledged, Connected, Disconnected, Noticed, Packet, SinkEvent
 from agent.settings import MqttSettings
 from agent.sinks import credentials
+from agent.sinks.inbound import Inbound, absolute
 from agent.sinks.paho_client import break_off, new_client, open_connection
 from agent.sinks.properties import PublishProperties, connect_properties, will_properties
 from agent.sinks.window import Window
@@ -99,6 +100,7 @@ class MqttSink:
         clock: the agent's.
         wake: set when something happened that `advance` should hear of.
         backoff: waits between attempts.
+        subscriptions: topics to hear, as `Inbound` takes them.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class MqttSink:
         clock: Clock,
         wake: threading.Event,
         backoff: Backoff,
+        subscriptions: Sequence[str] = (),
     ) -> None:
         self._settings = settings
         self._device = device
@@ -121,6 +124,7 @@ class MqttSink:
         self._wake = wake
         self._backoff = backoff
         self._is_v5 = settings.protocol == "5"
+        self._inbound = Inbound(self._base, subscriptions, wake, is_v5=self._is_v5)
         self._phase = _Phase.IDLE
         self._connection: _Connection | None = None
         self._next_attempt_ns = 0
@@ -142,6 +146,7 @@ class MqttSink:
             events += self._connect(now_ns)
         while self._connection is not None and self._connection.reports:
             events += self._hear(*self._connection.reports.popleft())
+        events += self._inbound.drain()
         if self._phase is _Phase.CONNECTING and now_ns - self._since_ns > CONNACK_TIMEOUT_NS:
             events += self._fail(f"{self._settings.url}: no CONNACK within {CONNACK_TIMEOUT_NS // NS_PER_S} s")
         if now_ns - self._window.oldest_ns() > PUBACK_TIMEOUT_NS:
@@ -162,7 +167,7 @@ class MqttSink:
         """See `Sink.send`."""
         assert self._connection is not None
         sent = self._connection.client.publish(
-            f"{self._base}/{packet.topic}",
+            absolute(self._base, packet.topic),
             packet.payload,
             packet.qos,
             packet.retain,
@@ -206,16 +211,19 @@ class MqttSink:
             "phase": self._phase.value,
             "connects": self._connects,
             "failures": self._failures,
+            "inbound": self._inbound.state(),
         }
 
     def _connect(self, now_ns: int) -> list[SinkEvent]:
         try:
             self._credentials = credentials.stamp(self._settings)
             self._credentials_at_ns = now_ns + CREDENTIALS_EVERY_NS
-            client = new_client(self._settings, self._device)
+            client = new_client(self._settings, self._device, keeps_session=True)
+            self._inbound.attach(client)
             self._set_will(client)
             connection = _Connection(client, self._wake, self._window.group)
-            # The session is resumed so that a delayed will is revoked (v5).
+            # The session is resumed so that a delayed will is revoked (v5), and that requests to a device that was
+            # away arrive.
             open_connection(client, self._settings, properties=connect_properties(), clean_start=False)
         except TransientError as error:
             return self._fail(str(error))
@@ -268,6 +276,7 @@ class MqttSink:
         self._phase = _Phase.ONLINE
         self._since_ns = self._clock.now_ns()
         self._connects += 1
+        self._inbound.subscribe(self._connection.client)
         self._publish_status(self._connection.client, "online", "started" if self._connects == 1 else "reconnected")
         return Connected(f"{self._settings.url} as {self._device}, MQTT {self._settings.protocol}")
 

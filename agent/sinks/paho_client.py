@@ -36,8 +36,13 @@ _log = logging.getLogger(__name__)
 _log.addFilter(lambda record: not record.getMessage().startswith("Client is not connected"))
 
 
-def new_client(settings: MqttSettings, client_id: str) -> mqtt.Client:
+def new_client(settings: MqttSettings, client_id: str, *, keeps_session: bool = False) -> mqtt.Client:
     """Return a client that is ready for its callbacks, its will and `open_connection`.
+
+    Args:
+        settings: of the broker.
+        client_id: at the broker.
+        keeps_session: MQTT 3.1.1: what comes for it while it is away waits at the broker (v5: see `open_connection`).
 
     Raises:
         TransientError: a file that it needs cannot be read, or holds no valid certificate.
@@ -47,7 +52,7 @@ def new_client(settings: MqttSettings, client_id: str) -> mqtt.Client:
     client = mqtt.Client(
         CallbackAPIVersion.VERSION2,
         client_id=client_id,
-        clean_session=None if is_v5 else True,
+        clean_session=None if is_v5 else not keeps_session,
         protocol=mqtt.MQTTv5 if is_v5 else mqtt.MQTTv311,
         transport="websockets" if url.scheme in ("ws", "wss") else "tcp",
         reconnect_on_failure=False,
