@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from agent.core.strict_json import StrictJsonError, parse
+from agent.core.strict_json import UnreadableError, parse
 
 BYTES_MAX = 32 << 10
 """Of a manifest: 32 files at 500 bytes are 16 kB."""
@@ -106,9 +106,9 @@ def parse_release(payload: bytes) -> Release:
         ReleaseRefusedError: `malformed`, with the first thing that is wrong.
     """
     try:
-        body = parse(payload, bytes_max=BYTES_MAX)
-    except StrictJsonError as error:
-        raise ReleaseRefusedError("malformed", str(error)) from None
+        body = parse(payload, BYTES_MAX)
+    except UnreadableError as error:
+        raise ReleaseRefusedError("malformed", f"the payload {error}") from None
     known = {"schema", "name", "seq", "version", "files", "architectures", "onnxruntime_min", "allow_downgrade"}
     _check(isinstance(body, dict), "must be an object")
     _check(not (unknown := sorted(body.keys() - known)), f"has unknown keys: {', '.join(unknown)}")
@@ -174,12 +174,17 @@ def _files(entries: Any) -> tuple[ReleaseFile, ...]:
 
 
 def _file(entry: Any) -> ReleaseFile:
-    _check(isinstance(entry, dict) and entry.keys() == {"path", "url", "size", "sha256"}, "a file has path, url, size, sha256")
+    _check(
+        isinstance(entry, dict) and entry.keys() == {"path", "url", "size", "sha256"},
+        "a file has path, url, size, sha256",
+    )
     path, url, size, sha256 = entry["path"], entry["url"], entry["size"], entry["sha256"]
     _check(_fits(_NAME, path), f"path {path!r} is no plain file name")
     _check(_is_integer(size, 1, FILE_BYTES_MAX), f"{path}: size must be 1 to {FILE_BYTES_MAX}")
     _check(_fits(_SHA256, sha256), f"{path}: sha256 must be 64 lower-case hex digits")
-    _check(isinstance(url, str) and len(url) <= 2048 and url.isascii() and url.isprintable(), f"{path}: url is no URL")
+    _check(
+        isinstance(url, str) and len(url) <= 2048 and url.isascii() and url.isprintable(), f"{path}: url is no URL"
+    )
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -191,7 +196,7 @@ def _file(entry: Any) -> ReleaseFile:
     return ReleaseFile(path, url, size, sha256)
 
 
-def _check(is_right: bool, message: str) -> None:  # noqa: FBT001
+def _check(is_right: bool, message: str) -> None:
     if not is_right:
         raise ReleaseRefusedError("malformed", message)
 

@@ -113,5 +113,5 @@ class Shelf:
         return replace(self, ended=Ended(digest, seq, "rejected", code, reason))
 
     def revert(self) -> Shelf:
-        """Go back to the release before the current one, by hand; `seq_max` stays, so that nothing brings it again."""
+        """Go back to the release before the current one, by hand; `seq_max` stays, so nothing brings it again."""
         return replace(self, current=self.previous, previous=self.current, trial=None)

@@ -41,6 +41,46 @@ class CurrentRun:
     due_ns: int
 
 
+class Canary:
+    """A model that looks at live frames beside the one that serves.
+
+    Args:
+        variant: verified and warm.
+        wanted: frames that it is to see.
+    """
+
+    def __init__(self, variant: Variant, wanted: int) -> None:
+        self.variant = variant
+        self._wanted = wanted
+        self._durations_ns: list[int] = []
+        self._done = threading.Event()
+        self.stopped = 0
+        """Runs that a live frame ended."""
+        self.failure: str | None = None
+        """What went wrong on a frame, None while nothing did."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it has seen enough, or failed."""
+        return self._done.is_set()
+
+    def record(self, duration_ns: int) -> None:
+        """Count a frame that it finished. The inference thread."""
+        self._durations_ns.append(duration_ns)
+        if len(self._durations_ns) >= self._wanted:
+            self._done.set()
+
+    def fail(self, reason: str) -> None:
+        """Note that it cannot take a frame that the model in service could. The inference thread."""
+        self.failure = reason
+        self._done.set()
+
+    def wait(self, timeout_s: float) -> list[int]:
+        """Return the durations of its runs, ns, once it has seen enough or the time is over."""
+        self._done.wait(timeout_s)
+        return sorted(self._durations_ns)
+
+
 class InferenceLoop:
     """Serves the frames of one model's streams.
 
@@ -84,6 +124,8 @@ class InferenceLoop:
         """What runs now; read by the governor's thread."""
         self.overshoot = Histogram()
         """From the deadline to the end of each run that was told to stop, whether it raised or went on to its end."""
+        self.canary: Canary | None = None
+        """Sees the frames that were served, in the pauses; set and cleared by any thread."""
         self.warm_runs = 0
         """Runs that only kept the model warm."""
 
@@ -119,6 +161,7 @@ class InferenceLoop:
             self._follow()
             if isinstance(taken, Frame):
                 self._serve(taken)
+                self._show_to_canary(taken)
             elif taken is Nothing.IDLE:
                 self._keep_warm()
 
@@ -220,6 +263,29 @@ class InferenceLoop:
             )
             self._show(frame, payload)
         self._inbox.settle(frame, outcome)
+
+    def _show_to_canary(self, frame: Frame) -> None:
+        """Run another model on a frame that was served; the next frame stops it."""
+        canary = self.canary
+        if canary is None or canary.is_done:
+            return
+        variant = canary.variant
+        abort = variant.engine.new_abort()
+        if not self._inbox.begin_warm_run(self._model.name, abort):
+            return
+        started_ns = self._clock.now_ns()
+        self.current = CurrentRun(None, variant, started_ns)
+        try:
+            inputs, placement = variant.preprocess(frame.pixels)
+            variant.decoder.decode(variant.engine.run(inputs, abort), placement)
+            canary.record(self._clock.now_ns() - started_ns)
+        except InferenceAbortedError:
+            canary.stopped += 1
+        except (PermanentError, MemoryError) as error:
+            canary.fail(str(error) or type(error).__name__)
+        finally:
+            self.current = None
+            self._inbox.end_warm_run(self._model.name)
 
     def _keep_warm(self) -> None:
         """Run on the warm-up input, so that caches, clock frequency and pages are ready for the next frame."""

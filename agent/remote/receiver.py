@@ -319,7 +319,9 @@ class SettingsReceiver:
             return  # Each connection brings a retained document again, and a flood must not wear the disk.
         self._rejections.spend(now_ns)
         first = errors[0]
-        log.warning("settings v%s: rejected: %d errors, first %s: %s", version, len(errors), first.path, first.message)
+        log.warning(
+            "settings v%s: rejected: %d errors, first %s: %s", version, len(errors), first.path, first.message
+        )
         body = {"version": version, "errors": as_body(errors)}
         self._around.report("settings_rejected", body)
         self._audit.add("rejected", body)

@@ -21,6 +21,7 @@ from agent.settings.delivery import (
 )
 from agent.settings.limits import DegradationSettings, LimitsSettings, SchedulerSettings
 from agent.settings.remote import RemoteSettings
+from agent.settings.updates import UpdatesSettings
 from agent.settings.streams import DEADLINE_MS_LIVE, ModelSettings, StreamSettings
 
 __all__ = [
@@ -64,6 +65,7 @@ class Settings(BaseSettings):
     remote: RemoteSettings = RemoteSettings()
     models: tuple[ModelSettings, ...] = Field(default=(), max_length=16)
     """The models, at most 16."""
+    updates: UpdatesSettings = UpdatesSettings()
     streams: tuple[StreamSettings, ...] = Field(default=(), max_length=64)
     """The streams, at most 64."""
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -44,15 +45,21 @@ def fetch(file: ReleaseFile, partial: Path, on_progress: OnProgress, context: ss
     try:
         target = parts.path + (f"?{parts.query}" if parts.query else "") or "/"
         headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
-        try:
+        with _network(file):
             connection.request("GET", target, headers=headers)
             response = connection.getresponse()
-            have = _judge(file, response, have)
-            _copy(file, response, partial, have, on_progress)
-        except (http.client.HTTPException, ssl.SSLError, TimeoutError, ConnectionError) as error:
-            raise TransientError(f"{file.url}: {error or type(error).__name__}") from error
+        _copy(file, response, partial, _judge(file, response, have), on_progress)
     finally:
         connection.close()
+
+
+@contextlib.contextmanager
+def _network(file: ReleaseFile) -> Iterator[None]:
+    """Tell what goes wrong on the way from what goes wrong with the disk: both are OSError."""
+    try:
+        yield
+    except (http.client.HTTPException, OSError) as error:
+        raise TransientError(f"{file.url}: {error or type(error).__name__}") from error
 
 
 def _begin(file: ReleaseFile, partial: Path) -> int:
@@ -73,9 +80,14 @@ def _judge(file: ReleaseFile, response: http.client.HTTPResponse, have: int) -> 
     """Return the position from which the response's body goes on."""
     length = response.getheader("Content-Length")
     if response.status == http.HTTPStatus.PARTIAL_CONTENT and have:
-        announced, expected = response.getheader("Content-Range"), f"bytes {have}-{file.size_bytes - 1}/{file.size_bytes}"
+        announced, expected = (
+            response.getheader("Content-Range"),
+            f"bytes {have}-{file.size_bytes - 1}/{file.size_bytes}",
+        )
         if announced != expected:
-            raise ReleaseRefusedError("download", f"{file.url}: the server sends {announced}, {expected} was asked for")
+            raise ReleaseRefusedError(
+                "download", f"{file.url}: the server sends {announced}, {expected} was asked for"
+            )
         return have
     if response.status == http.HTTPStatus.OK:
         if length is not None and length != str(file.size_bytes):
@@ -97,7 +109,11 @@ def _copy(
     synced = have
     with os.fdopen(os.open(partial, flags, 0o644), "wb") as stream:
         stream.seek(have)
-        while chunk := response.read(CHUNK_BYTES):
+        while True:
+            with _network(file):
+                chunk = response.read(CHUNK_BYTES)
+            if not chunk:
+                break
             have += len(chunk)
             if have > file.size_bytes:
                 raise ReleaseRefusedError("download", f"{file.url}: sends more than {file.size_bytes} bytes")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.core.release import ReleaseRefusedError
-from agent.core.strict_json import StrictJsonError, parse
+from agent.core.strict_json import UnreadableError, parse
 from agent.errors import ConfigError
 
 ENVELOPE_BYTES_MAX = 48 << 10
@@ -41,8 +41,8 @@ def read_envelope(text: bytes) -> Signed:
         ReleaseRefusedError: `malformed`.
     """
     try:
-        body = parse(text, bytes_max=ENVELOPE_BYTES_MAX)
-    except StrictJsonError as error:
+        body = parse(text, ENVELOPE_BYTES_MAX)
+    except UnreadableError as error:
         raise ReleaseRefusedError("malformed", f"the manifest {error}") from None
     return envelope_of(body)
 
@@ -162,4 +162,3 @@ def _nacl() -> Any:
     except ImportError:
         raise ConfigError('updates need PyNaCl: pip install "edgebeat[updates]"') from None
     return signing
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -29,8 +30,8 @@ RESERVE_BYTES = 64 << 20
 class ReleaseStore:
     """The folder `updates` below `state.dir`. One thread at a time.
 
-    `updates.json` is replaced as a whole and is the only truth: folders and contents that it does not name are leavings
-    of a power cut, and go at the next `prune`.
+    `updates.json` is replaced as a whole and is the only truth: folders and contents that it does not name are
+    leavings of a power cut, and go at the next `prune`.
 
     Args:
         folder: `state.dir`; made when something is written.
@@ -132,15 +133,16 @@ class ReleaseStore:
         return name
 
     def prune(self, shelves: Mapping[str, Shelf]) -> None:
-        """Remove every release that no shelf keeps, and every content that no release holds."""
+        """Remove every release that no shelf keeps, and every content that no release holds, as far as that works."""
         kept = {name for shelf in shelves.values() for name in shelf.kept}
-        for folder in _entries(self._releases):
-            if folder.name not in kept:
-                shutil.rmtree(folder, ignore_errors=True)
-        for content in _entries(self._contents):
-            # A hard link to it is in each release's folder.
-            if content.stat().st_nlink == 1:
-                content.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            for folder in _entries(self._releases):
+                if folder.name not in kept:
+                    shutil.rmtree(folder, ignore_errors=True)
+            for content in _entries(self._contents):
+                # A hard link to it is in each release's folder.
+                if content.stat().st_nlink == 1:
+                    content.unlink(missing_ok=True)
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -160,8 +162,12 @@ def _shelf(values: Any) -> Shelf:
         seq_max=int(values["seq_max"]),
         current=_folder_name(values["current"]),
         previous=_folder_name(values["previous"]),
-        trial=None if trial is None else Trial(_folder_name(trial["folder"]), int(trial["seq"]), str(trial["digest"]), int(trial["starts"])),
-        ended=None if ended is None else Ended(**{key: ended[key] for key in ("digest", "seq", "phase", "code", "reason")}),
+        trial=None
+        if trial is None
+        else Trial(_folder_name(trial["folder"]), int(trial["seq"]), str(trial["digest"]), int(trial["starts"])),
+        ended=None
+        if ended is None
+        else Ended(**{key: ended[key] for key in ("digest", "seq", "phase", "code", "reason")}),
     )
 
 
