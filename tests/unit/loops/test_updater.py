@@ -63,7 +63,7 @@ class Device:
         self.fetched: list[str] = []
         self.served: list[str] = []
         self.faults: dict[str, Exception] = {}
-        self.readings = lambda: Readings({"door": StreamReading(self.clock.ns // 10**8, self.clock.ns // 10**8, 0)})
+        self.readings: Callable[[], Readings] = self._all_in_time
         self.cut_after: int | None = None
         self.start()
 
@@ -79,10 +79,10 @@ class Device:
             store=self.store,
             around=Surroundings(
                 fetch=self._fetch,
-                qualify=lambda name, path: self._step("qualify") or {"run_ms": 1},
-                canary=lambda name, path: self._step("canary") or {},
+                qualify=lambda name, path: self._tried("qualify"),
+                canary=lambda name, path: self._tried("canary"),
                 serve=self._serve,
-                read=lambda: self.readings(),  # noqa: PLW0108  Tests replace it.
+                read=self._read,
                 emit=self._emit,
                 report=lambda event, body: self.events.append(event),
                 clock=self.clock,
@@ -109,7 +109,7 @@ class Device:
                     self.loop.stop()
             return False
 
-        self.clock.wait = wait  # type: ignore[method-assign, assignment]
+        self.clock.wait = wait  # type: ignore[method-assign]
         self.loop.run()
 
     @property
@@ -125,6 +125,17 @@ class Device:
                 raise PowerCutError
         if name in self.faults:
             raise self.faults[name]
+
+    def _tried(self, name: str) -> dict[str, Any]:
+        self._step(name)
+        return {name: 1}
+
+    def _read(self) -> Readings:
+        return self.readings()
+
+    def _all_in_time(self) -> Readings:
+        frames = self.clock.ns // 10**8
+        return Readings({"door": StreamReading(frames, frames, 0)})
 
     def _fetch(self, file: ReleaseFile, partial: Path, on_progress: Callable[[int], bool]) -> None:
         self._step("fetch")
@@ -252,7 +263,7 @@ def test_a_newer_release_takes_the_place_of_one_that_is_fetched(tmp_path: Path) 
             device.loop.stop()
         return False
 
-    device.clock.wait = wait  # type: ignore[method-assign, assignment]
+    device.clock.wait = wait  # type: ignore[method-assign]
     device.loop.run()
     assert device.last == ("committed", "")
     assert device.states[-1]["seq"] == 2
