@@ -20,7 +20,7 @@ from agent.settings.delivery import (
     StateSettings,
 )
 from agent.settings.limits import DegradationSettings, LimitsSettings, SchedulerSettings
-from agent.settings.remote import RemoteSettings
+from agent.settings.probation import RemoteSettings
 from agent.settings.streams import DEADLINE_MS_LIVE, ModelSettings, StreamSettings
 
 __all__ = [
