@@ -29,7 +29,10 @@ from agent.core.backoff import Backoff
 from agent.core.degradation import Ladder
 from agent.core.inbound import SUBSCRIPTIONS
 from agent.core.outbox import Outbox
+from agent.core.probation import Readings
 from agent.delivery import build_keeping, metrics_server
+from agent.desired.receiver import SettingsReceiver, Surroundings
+from agent.desired.start import Start
 from agent.device.signals import DeviceSignals
 from agent.engine.process import lock_memory, prepare_serving
 from agent.engine.session import runtime_version
@@ -58,6 +61,8 @@ DRAIN_NS = 4 * NS_PER_S + 500 * NS_PER_MS
 """From a signal to the summary: below the 5 s that service managers and users are promised."""
 TRACE_DRAIN_S = 0.5
 """Of the drain time, what the trace may take to write its last lines."""
+CONTROL_DRAIN_S = 0.2
+"""Of the drain time, what a change of settings may take to end."""
 FLUSH_AT_END_NS = 30 * NS_PER_S
 """When every stream has ended by itself there is no hurry: what was accepted is delivered first."""
 
@@ -73,6 +78,7 @@ class Daemon:
         clock: the agent's.
         trace: file for a trace of arrivals and runs, None for none.
         before: what the run left that this one replaces.
+        start: the state of the settings that came from afar; None to hear of none.
 
     Raises:
         ConfigError: a model, a source or the embedded broker cannot be used as the settings say.
@@ -86,8 +92,10 @@ class Daemon:
         clock: Clock | None = None,
         trace: Path | None = None,
         before: Handover | None = None,
+        start: Start | None = None,
     ) -> None:
         self._settings = settings
+        self._start = start
         self._clock = clock or SystemClock()
         self._started_ns = self._clock.now_ns()
         self._end_ns = NEVER_NS if before is None or before.end_ns is None else before.end_ns
@@ -96,8 +104,8 @@ class Daemon:
         self._wakeups: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._stop_reason = ""
         self._hang_reason = ""
-        memory_mb = settings.limits.memory_mb
-        self._memory_limit_bytes = None if memory_mb is None else memory_mb << 20
+        self._restart_reason = ""
+        self._memory_limit_bytes = _limit_bytes(settings)
         # OpenCV's own pool would come on top of the inference threads.
         cv2.setNumThreads(1)
 
@@ -151,6 +159,7 @@ class Daemon:
             memory_limit_bytes=self._memory_limit_bytes,
             clock=self._clock,
         )
+        self._receiver = None if start is None else self._build_receiver(start)
         self._workers = self._build_workers()
 
     def run(self, duration_s: float | None = None) -> int:
@@ -180,6 +189,11 @@ class Daemon:
         """
         self._pipelines.apply(settings)
         self._settings = settings
+        self._memory_limit_bytes = _limit_bytes(settings)
+        self._hangs.hang_ns = int(settings.limits.hang_s * NS_PER_S)
+        period_ns = int(settings.health.period_s * NS_PER_S)
+        self._health.follow(period_ns=period_ns, memory_limit_bytes=self._memory_limit_bytes)
+        logging.getLogger().setLevel(settings.log.level.upper())
         if self._trace is not None:
             log.warning("the trace ends: other settings are in force now")
         self._governor.follow(self._build_ladder(), self._live_streams())
@@ -189,15 +203,23 @@ class Daemon:
         """End `run` in order. Any thread and signal handlers: `SimpleQueue.put` is reentrant."""
         self._wakeups.put(reason)
 
+    def request_restart(self, reason: str) -> None:
+        """End `run` in order so that a new run can take over settings and messages. Any thread."""
+        if self._stop_reason or self._restart_reason:
+            return  # It ends already.
+        self._restart_reason = reason
+        self._egress.carries_over = True
+        self.request_stop(reason)
+
     def handover(self) -> Handover | None:
         """Return what a new run needs when this one ended because it must be replaced; None otherwise."""
-        if not self._egress.carries_over or self._stop_was_asked_for():
+        if self._start is None or not self._egress.carries_over or self._stop_was_asked_for():
             return None
         return Handover(
-            settings=self._settings.model_dump(mode="json", exclude_unset=True),
+            layers=self._start.layers.export(),
             messages=self._egress.carried,
             marks=self._marks.export(),
-            reason=self._hang_reason,
+            reason=self._restart_reason,
             restarts=1 + (0 if self._before is None else self._before.restarts),
             end_ns=None if self._end_ns == NEVER_NS else self._end_ns,
         )
@@ -215,6 +237,7 @@ class Daemon:
             "delivery": self._egress.snapshot(),
             "models": self._pipelines.snapshot(),
             "control": self._control.snapshot(),
+            "settings": {} if self._receiver is None else self._receiver.snapshot(),
             "degradation": self._governor.snapshot(),
             "process": {**process, "memory_locked": self._lock_refusal is None},
             "versions": {
@@ -242,15 +265,14 @@ class Daemon:
 
     def _hung(self, loop: InferenceLoop, run: CurrentRun, overdue_s: float) -> None:
         """End this run so that another can replace it: a thread in native code cannot be ended. The hang thread."""
-        if self._hang_reason or self._stop_reason:
+        if self._restart_reason or self._stop_reason:
             return  # Another one hung first, or somebody asked to stop: this run ends already.
         model = loop.model.name
         hangs = self._marks.add({variant.sha256 for variant in loop.model.variants}, model, self._clock.wall_ns())
         consequence = "is not loaded again" if hangs >= HANGS_MAX else "gets one more chance"
         self._hang_reason = f"{model} hung: {overdue_s:g} s after it should have ended; it {consequence}"
-        self._egress.carries_over = True
         # Before anything that may wait, such as the reader of standard output.
-        self.request_stop(self._hang_reason)
+        self.request_restart(self._hang_reason)
         log.error("%s; the agent restarts itself", self._hang_reason)
         stream = "" if run.frame is None else run.frame.stream
         figures = {"model": model, "variant": run.variant.name, "sha256": run.variant.sha256, "stream": stream}
@@ -259,9 +281,9 @@ class Daemon:
     def _stop_was_asked_for(self) -> bool:
         """Return whether somebody asked to stop as well, so that no new run must begin."""
         while not self._wakeups.empty():
-            if (reason := self._wakeups.get()) and reason != self._hang_reason:
+            if (reason := self._wakeups.get()) and reason != self._restart_reason:
                 self._stop_reason = reason
-        return self._stop_reason != self._hang_reason
+        return self._stop_reason != self._restart_reason
 
     def _main_loop(self) -> str:
         """Wait for a reason to stop and return it."""
@@ -287,6 +309,9 @@ class Daemon:
         self._pipelines.shut_down(inference_hangs=bool(self._hang_reason))
         for loop in (self._control, self._health, self._governor, self._hangs):
             loop.stop()
+        is_at_rest = self._workers["control"].join(CONTROL_DRAIN_S)
+        if is_at_rest and self._receiver is not None and not self._hang_reason and not self._crashed():
+            self._receiver.stopped()
         if self._trace is not None:
             self._trace.stop()
             self._workers["trace"].join_or_leave(TRACE_DRAIN_S)
@@ -365,17 +390,39 @@ class Daemon:
         )
 
     def _build_governor(self) -> GovernorLoop:
-        limit_bytes = self._memory_limit_bytes
         return GovernorLoop(
             loops=lambda: self._pipelines.inferences,
             inbox=self._inbox,
             live_streams=self._live_streams(),
             ladder=self._build_ladder(),
             signals=DeviceSignals(temperature_limit_c=self._settings.degradation.temperature_c_max),
-            memory_ratio=lambda: None if limit_bytes is None else resident_bytes() / limit_bytes,
+            memory_ratio=self._memory_ratio,
             report=self._egress.report,
             clock=self._clock,
         )
+
+    def _build_receiver(self, start: Start) -> SettingsReceiver:
+        restart = self.request_restart
+        around = Surroundings(self._egress.emit, self._egress.report, self._readings, restart, self._clock)
+        receiver = SettingsReceiver(
+            start.layers,
+            start.record,
+            start.loaded,
+            store=start.store,
+            audit=start.audit,
+            applier=self,
+            around=around,
+        )
+        self._control.add(receiver)
+        return receiver
+
+    def _readings(self) -> Readings:
+        """Return what a change of settings is judged by."""
+        return Readings(self._inbox.tallies(), self._memory_ratio(), self._egress.is_connected)
+
+    def _memory_ratio(self) -> float | None:
+        limit_bytes = self._memory_limit_bytes
+        return None if limit_bytes is None else resident_bytes() / limit_bytes
 
     def _build_ladder(self) -> Ladder:
         return build_ladder(self._settings.degradation, self._pipelines.streams, self._pipelines.models)
@@ -406,3 +453,8 @@ class Daemon:
     def _metrics(self) -> contextlib.AbstractContextManager[object]:
         port = self._settings.health.prometheus_port
         return contextlib.nullcontext() if port is None else metrics_server(port, self.summary)
+
+
+def _limit_bytes(settings: Settings) -> int | None:
+    memory_mb = settings.limits.memory_mb
+    return None if memory_mb is None else memory_mb << 20

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.core.field_errors import FieldError, field_error
-from agent.core.strict_json import UnreadableError, parse
+from agent.core.located_json import UnreadableError, parse
 
 BYTES_MAX = 64 << 10
 """Looked at before anything is parsed: 64 streams with every field take 40 kB."""

@@ -52,6 +52,7 @@ KINDS: dict[str, KindPolicy] = {
     "log": KindPolicy(waiting_max=100),
     "image": KindPolicy(),
     "health": KindPolicy(),
+    "state": KindPolicy(),
     "result": KindPolicy(is_kept=True),
     "event": KindPolicy(is_kept=True, is_written_ahead=True),
 }

@@ -32,7 +32,8 @@ class HangLoop:
     ) -> None:
         self._loops = loops
         self._hung = hung
-        self._hang_ns = hang_ns
+        self.hang_ns = hang_ns
+        """Other settings may change it at any time."""
         self._clock = clock
         self._stopping = threading.Event()
         self._overdue: dict[str, tuple[CurrentRun, int]] = {}
@@ -60,6 +61,6 @@ class HangLoop:
             run, ticks = self._overdue.get(name, (current, 0))
             ticks = ticks + 1 if run is current else 1
             self._overdue[name] = (current, ticks)
-            limit_ns = max(self._hang_ns, HANG_SERVICE_FACTOR * current.variant.fastest_ns)
+            limit_ns = max(self.hang_ns, HANG_SERVICE_FACTOR * current.variant.fastest_ns)
             if (ticks - 1) * TICK_NS < limit_ns <= ticks * TICK_NS:
                 self._hung(loop, current, ticks * TICK_NS / NS_PER_S)

@@ -13,6 +13,7 @@ import numpy as np
 from agent.clock import NEVER_NS, NS_PER_S, Clock
 from agent.core.intake import Intake
 from agent.core.ledger import Ledger, Outcome
+from agent.core.probation import StreamReading
 from agent.core.scheduler import Ending, SchedulerPolicy, StreamPolicy
 from agent.frame import Capture, Frame, Pixels
 from agent.interfaces import Abort
@@ -290,6 +291,20 @@ class Inbox:
                 before = sums.get(session, (0, 0))
                 sums[session] = before[0] + missed, before[1] + missed + ledger.count(Outcome.PUBLISHED)
         return sums
+
+    def tallies(self) -> dict[str, StreamReading]:
+        """Return what a change of settings is judged by, for every stream that is on."""
+        with self._lock:
+            return {name: self._tally(name) for name in self._intake.policies if not self._figures[name].is_off}
+
+    def _tally(self, name: str) -> StreamReading:
+        ledger = self._intake.ledgers[name]
+        return StreamReading(
+            captured=ledger.captured,
+            in_time=ledger.count(Outcome.PUBLISHED),
+            not_in_time=sum(ledger.count(outcome) for outcome in (*MISSES, Outcome.FAILED)),
+            is_open=self._figures[name].is_open,
+        )
 
     def record_stages(self, stream: str, durations_ns: Mapping[str, int]) -> None:
         """Add one frame's stage durations."""

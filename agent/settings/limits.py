@@ -59,7 +59,7 @@ class DegradationSettings(Section):
     misses_max: Live[float] = Field(default=0.3, gt=0.0, le=1.0)
     """Share of a model's frames that may miss their deadline, above 0 to 1. Default 0.3: a third of the work in
     vain. A frame that a newer one replaces is no miss."""
-    temperature_c_max: Live[float | None] = Field(default=None, ge=20.0, le=130.0)
+    temperature_c_max: Restart[float | None] = Field(default=None, ge=20.0, le=130.0)
     """Degrees Celsius of a thermal zone, 20 to 130. Default: each zone's own limit, or 80 where it states none."""
     frequency_ratio_min: Live[float] = Field(default=0.7, gt=0.0, le=1.0)
     """Highest clock frequency that the kernel allows, of the highest there is, above 0 to 1. Default 0.7: below it

@@ -56,7 +56,7 @@ class StreamSettings(Section):
     on_late: Live[Literal["drop", "mark"]] = "drop"
     """What becomes of a result after its deadline: `drop` it, or publish it with `"late": true`. Default
     `drop`: the promise."""
-    queue_frames: Reload[int | None] = Field(default=None, ge=1, le=64)
+    queue_frames: Live[int | None] = Field(default=None, ge=1, le=64)
     """Frames that wait for the model, 1 to 64. Default: 1 in live mode (a newer frame replaces it), 4 in
     every_frame mode (the source then waits). More than 1 in live mode keeps their order and drops the oldest.
     A 1080p frame takes 6.2 MB."""

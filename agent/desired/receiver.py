@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from agent.clock import NEVER_NS, NS_PER_S, Clock
+from agent.clock import NS_PER_S, Clock
 from agent.core.desired import Document, InvalidDocumentError, parse_desired
 from agent.core.field_errors import FieldError, as_body, cut, field_error
 from agent.core.message import Message
 from agent.core.probation import Before, Bounds, Failed, Passed, Probation, Readings
 from agent.core.reconcile import Record, Verdict, accepted, judge, proven, stepped_down, survived
 from agent.core.token_bucket import TokenBucket
+from agent.desired.audit import Audit
+from agent.desired.values import changed_scopes, changes, effective, load_document, overridden
 from agent.errors import ConfigError
 from agent.interfaces import Received
 from agent.layers import InvalidSettingsError, Layers, Loaded
-from agent.remote.audit import Audit
-from agent.remote.values import changed_scopes, changes, effective, load_document, overridden
 from agent.settings import Settings
 from agent.settings.scope import Scope
 
@@ -29,8 +29,10 @@ LOOK_EVERY_NS = NS_PER_S
 ASKED_BY_PROPERTIES = ("asked_by", "user", "client")
 """MQTT 5 user properties that name who asked, the first that is there."""
 ASKED_BY_CHARS_MAX = 64
-REJECTIONS_PER_S, REJECTIONS_BURST = 0.1, 10
-"""Rejections that are written to the audit and told as events; each is reported, which takes no disk."""
+REJECTIONS_PER_S, REJECTIONS_BURST = 1, 10
+"""Rejections that are written to the audit and told as events, with 5 errors at most, 3 kB; each is reported, which
+takes no disk."""
+ERRORS_TOLD_MAX = 5
 
 
 class Applier(Protocol):
@@ -318,11 +320,17 @@ class SettingsReceiver:
         if is_repeated or self._rejections.next_ns(now_ns) > now_ns:
             return  # Each connection brings a retained document again, and a flood must not wear the disk.
         self._rejections.spend(now_ns)
+<<<<<<< HEAD:agent/remote/receiver.py
         first = errors[0]
         log.warning(
             "settings v%s: rejected: %d errors, first %s: %s", version, len(errors), first.path, first.message
         )
         body = {"version": version, "errors": as_body(errors)}
+=======
+        first = f"{errors[0].path or 'document'}: {errors[0].message}"
+        log.warning("settings v%s: rejected, %d errors: %s", version, len(errors), first)
+        body = {"version": version, "errors": as_body(errors[:ERRORS_TOLD_MAX]), "errors_count": len(errors)}
+>>>>>>> control:agent/desired/receiver.py
         self._around.report("settings_rejected", body)
         self._audit.add("rejected", body)
 

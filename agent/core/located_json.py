@@ -56,7 +56,7 @@ def parse(payload: bytes, bytes_max: int) -> Any:
             repeated keys and lone surrogates, all of them at once.
     """
     if len(payload) > bytes_max:
-        raise _whole("too_large", f"{len(payload)} bytes: at most {bytes_max} are read")
+        raise _whole("too_large", f"is larger than {bytes_max} bytes")
     try:
         text = payload.decode("utf-8")
     except UnicodeDecodeError as error:
