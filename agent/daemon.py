@@ -28,6 +28,7 @@ from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, Clock, SystemClock
 from agent.core.backoff import Backoff
 from agent.core.degradation import Ladder
 from agent.core.inbound import SUBSCRIPTIONS
+from agent.core.message import Message
 from agent.core.outbox import Outbox
 from agent.core.probation import Readings
 from agent.delivery import build_keeping, metrics_server
@@ -54,6 +55,7 @@ from agent.pipelines import Pipelines, runnable
 from agent.settings import Settings
 from agent.sinks.embedded import EmbeddedBroker
 from agent.sinks.stdout import StdoutSink
+from agent.updating import Updates
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +104,7 @@ class Daemon:
         self._before = before
         self._boot = secrets.token_hex(4)
         self._wakeups: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._applying = threading.RLock()
         self._stop_reason = ""
         self._hang_reason = ""
         self._restart_reason = ""
@@ -112,10 +115,9 @@ class Daemon:
         # Everything that can be refused is refused here, before the first thread starts.
         is_named = "dir" in settings.state.model_fields_set
         carried = None if before is None else before.marks
+        self._updates = Updates(settings, self._clock)
         self._marks = Marks(settings.state.dir, carried, may_make=is_named)
-        models, self._left_out = load_models(
-            used_models(settings), run_threads(settings), self._marks, self._clock, must_all_load=before is None
-        )
+        models, self._left_out = self._load_models(settings, must_all_load=before is None)
         sources = self._build_sources(settings, models)
         prepare_serving()
         self._lock_refusal = lock_memory() if settings.limits.lock_memory else "not asked for"
@@ -132,7 +134,7 @@ class Daemon:
         self._control = ControlLoop(self._clock)
         self._egress = self._build_egress(output)
         self._pipelines = Pipelines(
-            settings,
+            self._updates.effective(settings),
             models,
             sources,
             self._left_out,
@@ -160,6 +162,7 @@ class Daemon:
             clock=self._clock,
         )
         self._receiver = None if start is None else self._build_receiver(start)
+        self._updater = self._updates.build_loop(self)
         self._workers = self._build_workers()
 
     def run(self, duration_s: float | None = None) -> int:
@@ -187,8 +190,9 @@ class Daemon:
         Raises:
             ConfigError: something cannot be used; nothing was changed.
         """
-        self._pipelines.apply(settings)
-        self._settings = settings
+        with self._applying:
+            self._pipelines.apply(self._updates.effective(settings))
+            self._settings = settings
         self._memory_limit_bytes = _limit_bytes(settings)
         self._hangs.hang_ns = int(settings.limits.hang_s * NS_PER_S)
         period_ns = int(settings.health.period_s * NS_PER_S)
@@ -202,6 +206,10 @@ class Daemon:
     def request_stop(self, reason: str) -> None:
         """End `run` in order. Any thread and signal handlers: `SimpleQueue.put` is reentrant."""
         self._wakeups.put(reason)
+
+    def serve_models(self) -> None:
+        """See `updating.Agent`. The updater's thread."""
+        self.apply(self._settings)
 
     def request_restart(self, reason: str) -> None:
         """End `run` in order so that a new run can take over settings and messages. Any thread."""
@@ -237,6 +245,7 @@ class Daemon:
             "delivery": self._egress.snapshot(),
             "models": self._pipelines.snapshot(),
             "control": self._control.snapshot(),
+            "updates": self._updates.snapshot(),
             "settings": {} if self._receiver is None else self._receiver.snapshot(),
             "degradation": self._governor.snapshot(),
             "process": {**process, "memory_locked": self._lock_refusal is None},
@@ -268,7 +277,10 @@ class Daemon:
         if self._restart_reason or self._stop_reason:
             return  # Another one hung first, or somebody asked to stop: this run ends already.
         model = loop.model.name
-        hangs = self._marks.add({variant.sha256 for variant in loop.model.variants}, model, self._clock.wall_ns())
+        served = {variant.sha256 for variant in loop.model.variants}
+        # What hung may be another one, which only saw a live frame: it is not the served model's fault.
+        digests = served if run.variant.sha256 in served else {run.variant.sha256}
+        hangs = self._marks.add(digests, model, self._clock.wall_ns())
         consequence = "is not loaded again" if hangs >= HANGS_MAX else "gets one more chance"
         self._hang_reason = f"{model} hung: {overdue_s:g} s after it should have ended; it {consequence}"
         # Before anything that may wait, such as the reader of standard output.
@@ -307,7 +319,7 @@ class Daemon:
         begun_ns = self._clock.now_ns()
         has_ended = self._stop_reason == "all streams ended"
         self._pipelines.shut_down(inference_hangs=bool(self._hang_reason))
-        for loop in (self._control, self._health, self._governor, self._hangs):
+        for loop in (self._control, self._updater, self._health, self._governor, self._hangs):
             loop.stop()
         is_at_rest = self._workers["control"].join(CONTROL_DRAIN_S)
         if is_at_rest and self._receiver is not None and not self._hang_reason and not self._crashed():
@@ -335,6 +347,23 @@ class Daemon:
                 self._egress.stop(reason, by_ns)
         if worker.is_alive:
             self._egress.give_up()
+
+    def _load_models(
+        self, settings: Settings, *, must_all_load: bool
+    ) -> tuple[dict[str, LoadedModel], dict[str, dict[str, Any]]]:
+        """Load the models, each from its release where it has one that can be loaded.
+
+        Raises:
+            ConfigError: the settings' own cannot be loaded either.
+        """
+        threads = run_threads(settings)
+        while True:
+            wanted = used_models(self._updates.effective(settings))
+            try:
+                return load_models(wanted, threads, self._marks, self._clock, must_all_load=must_all_load)
+            except ConfigError as error:
+                if not self._updates.step_down(error.problems):
+                    raise
 
     def _build_sources(self, settings: Settings, models: Mapping[str, LoadedModel]) -> dict[str, Source]:
         """Return the sources of all streams that are on and whose model is there.
@@ -403,7 +432,7 @@ class Daemon:
 
     def _build_receiver(self, start: Start) -> SettingsReceiver:
         restart = self.request_restart
-        around = Surroundings(self._egress.emit, self._egress.report, self._readings, restart, self._clock)
+        around = Surroundings(self._egress.emit, self._egress.report, self.readings, restart, self._clock)
         receiver = SettingsReceiver(
             start.layers,
             start.record,
@@ -412,13 +441,31 @@ class Daemon:
             audit=start.audit,
             applier=self,
             around=around,
+            models=self._updates,
         )
         self._control.add(receiver)
         return receiver
 
-    def _readings(self) -> Readings:
-        """Return what a change of settings is judged by."""
+    def readings(self) -> Readings:
+        """Return what a change is judged by. Any thread."""
         return Readings(self._inbox.tallies(), self._memory_ratio(), self._egress.is_connected)
+
+    def inference(self, model: str) -> InferenceLoop | None:
+        """Return the loop that serves a model. Any thread."""
+        return next((loop for loop in self._pipelines.inferences if loop.model.name == model), None)
+
+    def spare_bytes(self) -> int | None:
+        """Return what is left of the memory limit, None without one. Any thread."""
+        limit_bytes = self._memory_limit_bytes
+        return None if limit_bytes is None else limit_bytes - resident_bytes()
+
+    def emit(self, message: Message) -> None:
+        """Hand a message to egress. Any thread."""
+        self._egress.emit(message)
+
+    def report(self, event: str, body: Mapping[str, Any]) -> None:
+        """Send an event. Any thread."""
+        self._egress.report(event, body)
 
     def _memory_ratio(self) -> float | None:
         limit_bytes = self._memory_limit_bytes
@@ -435,6 +482,7 @@ class Daemon:
         bodies: dict[str, Callable[[], None]] = {
             "egress": self._egress.run,
             "control": self._control.run,
+            "update": self._updater.run,
             "health": self._health.run,
             "governor": self._governor.run,
             "hangs": self._hangs.run,

@@ -1,6 +1,6 @@
 """Tries a release of a model as a whole, in a child process within limits, before it may come near a live frame.
 
-`python -m agent.qualification` is the child's side: a job in JSON on standard input, figures in JSON on standard output.
+`python -m agent.qualification` is the child: a job in JSON on standard input, figures in JSON on standard output.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from agent.core.strict_json import UnreadableError, parse
+from agent.core.located_json import UnreadableError, parse
 
 BYTES_MAX = 32 << 10
 """Of a manifest: 32 files at 500 bytes are 16 kB."""

@@ -71,6 +71,12 @@ class Shelf:
         return self.current if self.trial is None else self.trial.folder
 
     @property
+    def digests(self) -> frozenset[str]:
+        """The manifests that are known here: delivered again, they are no downgrade."""
+        on_trial = set() if self.trial is None else {self.trial.digest}
+        return frozenset(on_trial | (set() if self.ended is None else {self.ended.digest}))
+
+    @property
     def kept(self) -> frozenset[str]:
         """The folders that must not be removed."""
         on_trial = set() if self.trial is None else {self.trial.folder}

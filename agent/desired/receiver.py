@@ -46,6 +46,19 @@ class Applier(Protocol):
         """
 
 
+class Models(Protocol):
+    """Takes releases of models."""
+
+    def check(self, body: Mapping[str, Any]) -> FieldError | None:
+        """Return why a signed manifest is refused, None when this device takes it."""
+
+    def offer(self, body: Mapping[str, Any], asked_by: str) -> None:
+        """Ask for its release; never waits."""
+
+    def announce(self) -> None:
+        """Send the state of releases again."""
+
+
 class Store(Protocol):
     """See `accepted.AcceptedStore`."""
 
@@ -83,6 +96,7 @@ class SettingsReceiver:
         audit: keeps who changed what.
         applier: changes the running agent.
         around: the rest of the agent.
+        models: takes what a document says of models; None where nothing does.
     """
 
     topic = "settings/desired"
@@ -98,7 +112,9 @@ class SettingsReceiver:
         audit: Audit,
         applier: Applier,
         around: Surroundings,
+        models: Models | None = None,
     ) -> None:
+        self._models = models
         self._layers = layers
         self._record = record
         self._loaded = loaded
@@ -128,6 +144,9 @@ class SettingsReceiver:
     def connected(self) -> None:
         """See `Receiver.connected`: the retained report may be gone with the broker's memory."""
         self._report_state()
+        if self._models is not None:
+            self._models.announce()
+            self._offer_model(self._record.current)  # The run before may have ended in the middle of a download.
 
     def receive(self, message: Received) -> None:
         """See `Receiver.receive`."""
@@ -190,6 +209,9 @@ class SettingsReceiver:
         except InvalidDocumentError as error:
             self._reject(document.version, error.errors)
             return
+        if document.model is not None and (refused := self._check_model(document.model)) is not None:
+            self._reject(document.version, [refused])
+            return
         old, record, now_ns = self._loaded, self._record, self._around.clock.now_ns()
         touched = _touched_streams(old.settings, loaded.settings)
         on_time = self._before.on_time()
@@ -211,7 +233,17 @@ class SettingsReceiver:
         self._must_restart = self._pending()
         log.info("settings v%d from %s: %s", document.version, document.asked_by or "unknown", _told(changed))
         self._report_state()
+        self._offer_model(document)
         self._tell("settings_applied", document, {"changes": changed, "restart": self._must_restart})
+
+    def _check_model(self, model: Mapping[str, Any]) -> FieldError | None:
+        if self._models is None:
+            return field_error(("model",), "not_taken", "this run of the agent takes no model")
+        return self._models.check(model)
+
+    def _offer_model(self, document: Document | None) -> None:
+        if self._models is not None and document is not None and document.model is not None:
+            self._models.offer(document.model, document.asked_by)
 
     def _apply(self, loaded: Loaded) -> str | None:
         """Bring the agent to settings; return what prevents it."""
@@ -320,17 +352,9 @@ class SettingsReceiver:
         if is_repeated or self._rejections.next_ns(now_ns) > now_ns:
             return  # Each connection brings a retained document again, and a flood must not wear the disk.
         self._rejections.spend(now_ns)
-<<<<<<< HEAD:agent/remote/receiver.py
-        first = errors[0]
-        log.warning(
-            "settings v%s: rejected: %d errors, first %s: %s", version, len(errors), first.path, first.message
-        )
-        body = {"version": version, "errors": as_body(errors)}
-=======
         first = f"{errors[0].path or 'document'}: {errors[0].message}"
         log.warning("settings v%s: rejected, %d errors: %s", version, len(errors), first)
         body = {"version": version, "errors": as_body(errors[:ERRORS_TOLD_MAX]), "errors_count": len(errors)}
->>>>>>> control:agent/desired/receiver.py
         self._around.report("settings_rejected", body)
         self._audit.add("rejected", body)
 

@@ -166,6 +166,10 @@ class UpdateLoop:
         if self._state:
             self._send(self._state)
 
+    def shelf(self, name: str) -> Shelf:
+        """Return the state of one model. Any thread."""
+        return self._shelves.get(name) or Shelf(self._bases[name])
+
     def snapshot(self) -> dict[str, Any]:
         """Return, by model, what serves, for health. Any thread."""
         shelves = self._shelves
@@ -189,7 +193,7 @@ class UpdateLoop:
 
     def _take(self, offer: Offer) -> None:
         release, name = offer.release, offer.release.name
-        shelf = self._shelf(name)
+        shelf = self.shelf(name)
         if shelf.ended is not None and shelf.ended.digest == offer.digest:
             ended = shelf.ended
             self._tell(name, ended.seq, ended.phase, code=ended.code, reason=ended.reason)
@@ -268,13 +272,13 @@ class UpdateLoop:
         figures |= self._around.canary(name, path)
         if self._has_to_end():
             return
-        before = self._shelf(name)
+        before = self.shelf(name)
         self._keep(name, before.begin(folder, release.seq, offer.digest))
         try:
             self._around.serve(self._shelves)
         except ConfigError as error:
             reason = "; ".join(error.problems)
-            self._keep(name, self._shelf(name).roll_back("cannot_serve", reason))
+            self._keep(name, self.shelf(name).roll_back("cannot_serve", reason))
             self._conclude(name)
             return
         self._around.report("model_trial", {"model": name, "seq": release.seq, "asked_by": offer.asked_by})
@@ -282,7 +286,7 @@ class UpdateLoop:
 
     def _watch(self, name: str, figures: Figures) -> None:
         """Watch a trial to its end; a stop leaves it to the next run."""
-        clock, trial = self._around.clock, self._shelf(name).trial
+        clock, trial = self._around.clock, self.shelf(name).trial
         assert trial is not None
         readings = self._around.read()
         probation = Probation(
@@ -302,10 +306,10 @@ class UpdateLoop:
             outcome = probation.update(self._around.read(), clock.now_ns())
         self._before.clear()
         if isinstance(outcome, Passed):
-            self._keep(name, self._shelf(name).commit())
+            self._keep(name, self.shelf(name).commit())
         else:
             reason = ", ".join(f"{key} {value}" for key, value in outcome.figures.items())
-            self._keep(name, self._shelf(name).roll_back(outcome.check, reason), must=False)
+            self._keep(name, self.shelf(name).roll_back(outcome.check, reason), must=False)
             self._serve_again(name)
         self._conclude(name)
 
@@ -318,13 +322,11 @@ class UpdateLoop:
 
     def _reject(self, offer: Offer, code: str, reason: str) -> None:
         release = offer.release
-        self._keep(
-            release.name, self._shelf(release.name).reject(release.seq, offer.digest, code, reason), must=False
-        )
+        self._keep(release.name, self.shelf(release.name).reject(release.seq, offer.digest, code, reason), must=False)
         self._conclude(release.name)
 
     def _conclude(self, name: str) -> None:
-        ended = self._shelf(name).ended
+        ended = self.shelf(name).ended
         assert ended is not None
         self._tell(name, ended.seq, ended.phase, code=ended.code, reason=ended.reason)
         self._around.report(f"model_{ended.phase}", {"model": name, **_told(ended)})
@@ -341,9 +343,6 @@ class UpdateLoop:
 
     def _has_to_end(self) -> bool:
         return self._is_stopping or self._next is not None
-
-    def _shelf(self, name: str) -> Shelf:
-        return self._shelves.get(name) or Shelf(self._bases[name])
 
     def _keep(self, name: str, shelf: Shelf, *, must: bool = True) -> None:
         """Write a model's next state down, then act on it.

@@ -20,13 +20,9 @@ from agent.settings.delivery import (
     StateSettings,
 )
 from agent.settings.limits import DegradationSettings, LimitsSettings, SchedulerSettings
-<<<<<<< HEAD
-from agent.settings.remote import RemoteSettings
-from agent.settings.updates import UpdatesSettings
-=======
 from agent.settings.probation import RemoteSettings
->>>>>>> control
 from agent.settings.streams import DEADLINE_MS_LIVE, ModelSettings, StreamSettings
+from agent.settings.updates import UpdatesSettings
 
 __all__ = [
     "DEADLINE_MS_LIVE",

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agent.core.located_json import UnreadableError, parse
 from agent.core.release import ReleaseRefusedError
-from agent.core.strict_json import UnreadableError, parse
 from agent.errors import ConfigError
 
 ENVELOPE_BYTES_MAX = 48 << 10
