@@ -12,7 +12,7 @@ from typing import Any
 
 from agent.cli import exit_codes
 from agent.cli.arguments import count
-from agent.core.release import SCHEMA, ReleaseRefusedError, parse_release
+from agent.core.release import SCHEMA, Release, ReleaseRefusedError, parse_release
 from agent.errors import ConfigError
 from agent.models.manifest import load_manifest
 
@@ -62,42 +62,66 @@ def keygen(args: argparse.Namespace) -> int:
 
 def sign(args: argparse.Namespace) -> int:
     """Write a manifest that a device would take."""
+    folder, _ = load_manifest(args.model)
+    name = args.name or folder.resolve().name
+    try:
+        secret = args.key.read_text(encoding="utf-8")
+        manifest, release = signed_release(
+            folder,
+            name,
+            args.seq,
+            args.url,
+            secret,
+            architectures=args.arch,
+            onnxruntime_min=args.onnxruntime_min,
+            allow_downgrade=args.allow_downgrade,
+        )
+        output = args.output or Path(f"{name}-{args.seq}.release.json")
+        output.write_text(json.dumps(manifest) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: {error.strerror}") from error
+    figures = f"{len(release.files)} files, {release.size_bytes} bytes"
+    print(f"wrote {output}: {name} {release.version}, seq {release.seq}, {figures}")
+    print(f"next: put the files of {folder} below {args.url}, then edgebeat model push {output} --device ID")
+    return exit_codes.DONE
+
+
+def signed_release(
+    folder: Path, name: str, seq: int, url: str, secret: str, **more: Any
+) -> tuple[dict[str, str], Release]:
+    """Return the signed manifest of a model folder, and what a device reads in it.
+
+    Args:
+        folder: of the model; its plain files make the release.
+        name: of the model on the devices.
+        seq: of the release.
+        url: folder at the server with the same files.
+        secret: text of the key's secret file.
+        more: `architectures`, `onnxruntime_min`, `allow_downgrade`; what is empty or false is left out.
+
+    Raises:
+        ConfigError: no device would take it, or the key is none.
+    """
     from agent.updates.signature import sign as sign_payload
 
-    folder, manifest = load_manifest(args.model)
-    name = args.name or folder.resolve().name
+    _, manifest = load_manifest(folder)
     files = [
         {
             "path": file.name,
-            "url": f"{args.url.rstrip('/')}/{file.name}",
+            "url": f"{url.rstrip('/')}/{file.name}",
             "size": file.stat().st_size,
             "sha256": _sha256(file),
         }
         for file in sorted(folder.iterdir())
         if file.is_file() and not file.name.startswith(".")
     ]
-    body = {"schema": SCHEMA, "name": name, "seq": args.seq, "version": manifest.version, "files": files}
-    more = {
-        "architectures": args.arch,
-        "onnxruntime_min": args.onnxruntime_min,
-        "allow_downgrade": args.allow_downgrade,
-    }
+    body = {"schema": SCHEMA, "name": name, "seq": seq, "version": manifest.version, "files": files}
     payload = json.dumps({**body, **{key: value for key, value in more.items() if value}}).encode()
     try:
         release = parse_release(payload)
     except ReleaseRefusedError as error:
         raise ConfigError(f"{folder}: no device would take this: {error}") from error
-    try:
-        secret = args.key.read_text(encoding="utf-8")
-        output = args.output or Path(f"{name}-{args.seq}.release.json")
-        output.write_text(json.dumps(sign_payload(payload, secret)) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{error.filename}: {error.strerror}") from error
-    print(
-        f"wrote {output}: {name} {manifest.version}, seq {args.seq}, {len(files)} files, {release.size_bytes} bytes"
-    )
-    print(f"next: put the files of {folder} below {args.url}, then edgebeat model push {output} --device ID")
-    return exit_codes.DONE
+    return sign_payload(payload, secret), release
 
 
 def serve(args: argparse.Namespace) -> int:

@@ -12,7 +12,6 @@ import pytest
 
 from tests.agent_process import AgentProcess, settings_text
 from tests.broker import Broker, Publisher, Subscriber, needs_mosquitto
-from tests.paths import MODELS
 from tests.schemas import check_all
 
 pytestmark = needs_mosquitto
