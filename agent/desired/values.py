@@ -84,6 +84,15 @@ def effective(settings: Settings) -> dict[str, Any]:
     return values
 
 
+def masked_values(values: Any) -> Any:
+    """Return nested values with passwords in URLs replaced."""
+    if isinstance(values, Mapping):
+        return {key: masked_values(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [masked_values(value) for value in values]
+    return masked(values) if isinstance(values, str) else values
+
+
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return nested values by dotted path."""
     found: dict[str, Any] = {}
