@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 FRAMES_MIN = 20
-"""Frames after a change that must have ended before a share of them is believed; at the end of the time 1 is enough, or
-5 where nothing is known of before."""
+"""Frames after a change that must have ended before a share of them is believed; at the end of the time 1 is enough,
+or 5 where nothing is known of before."""
 FRAMES_BEFORE_MIN = 10
 """Of the time before a change: a model of a second a frame has as many in a third of the window."""
 FRAMES_UNKNOWN_MIN = 5
