@@ -8,7 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 FRAMES_MIN = 20
-"""Frames that must have ended before a share of them says anything; at the end of the time 1 is enough."""
+"""Frames after a change that must have ended before a share of them is believed; at the end of the time 1 is enough,
+or 5 where nothing is known of before."""
+FRAMES_BEFORE_MIN = 10
+"""Of the time before a change: a model of a second a frame has as many in a third of the window."""
+FRAMES_UNKNOWN_MIN = 5
 EARLIEST_SHARE = 0.25
 """Of the probation, after which a bad share is believed: what was in flight at the change ends badly, and a source
 that is opened anew delivers a burst."""
@@ -80,24 +84,26 @@ class Before:
 
     def __init__(self) -> None:
         self._looks: deque[Readings] = deque(maxlen=BEFORE_SAMPLES)
+        self._known: dict[str, float] = {}
 
     def add(self, readings: Readings) -> None:
         """Take in one look."""
         self._looks.append(readings)
 
     def clear(self) -> None:
-        """Forget what was before a change."""
+        """Begin anew after a change; until there are enough frames, the shares from before it stand in."""
+        self._known = self.on_time()
         self._looks.clear()
 
     def on_time(self) -> dict[str, float]:
         """Return the share of frames that ended in time, by stream; streams with too few frames are left out."""
         if not self._looks:
-            return {}
+            return dict(self._known)
         first, last = self._looks[0], self._looks[-1]
-        shares = {}
+        shares = {name: share for name, share in self._known.items() if name in last.streams}
         for name, now in last.streams.items():
             share, ended = share_in_time(first.streams.get(name, StreamReading()), now)
-            if ended >= FRAMES_MIN:
+            if ended >= FRAMES_BEFORE_MIN:
                 shares[name] = round(share, 4)
         return shares
 
@@ -115,7 +121,7 @@ class Probation:
 
     Args:
         bounds: what it may cost.
-        on_time: the shares before it; a stream without one is not compared.
+        on_time: the shares before it; of a stream without one, some frame must end in time.
         must_deliver: streams that delivered before it, and those whose source it touches.
         readings: at its beginning.
         now_ns: the same moment.
@@ -177,14 +183,17 @@ class Probation:
     def _check_on_time(self, readings: Readings, now_ns: int, *, is_over: bool) -> Failed | None:
         if now_ns - self._begun_ns < self._bounds.duration_ns * EARLIEST_SHARE:
             return None
-        for name, before in self._on_time.items():
-            if name not in readings.streams:
-                continue
-            share, ended = share_in_time(self._first.streams.get(name, StreamReading()), readings.streams[name])
-            if ended < (1 if is_over else FRAMES_MIN):
-                continue
-            if share < before - self._bounds.on_time_loss_max:
-                figures = {"stream": name, "on_time": round(share, 3), "before": round(before, 3), "frames": ended}
+        for name, stream in readings.streams.items():
+            share, ended = share_in_time(self._first.streams.get(name, StreamReading()), stream)
+            before = self._on_time.get(name)
+            if before is None:
+                # Nothing to compare with: all that can be said is whether anything at all ends in time.
+                is_worse = share == 0.0 and ended >= (FRAMES_UNKNOWN_MIN if is_over else FRAMES_MIN)
+            else:
+                is_enough = ended >= (1 if is_over else FRAMES_MIN)
+                is_worse = is_enough and share < before - self._bounds.on_time_loss_max
+            if is_worse:
+                figures = {"stream": name, "on_time": round(share, 3), "before": before, "frames": ended}
                 return Failed("on_time", {**figures, "loss_max": self._bounds.on_time_loss_max})
         return None
 

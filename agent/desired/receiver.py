@@ -13,9 +13,9 @@ from agent.core.field_errors import FieldError, as_body, cut, field_error
 from agent.core.message import Message
 from agent.core.probation import Before, Bounds, Failed, Passed, Probation, Readings
 from agent.core.reconcile import Record, Verdict, accepted, judge, proven, stepped_down, survived
-from agent.core.token_bucket import TokenBucket
 from agent.desired.audit import Audit
-from agent.desired.values import changed_scopes, changes, effective, load_document, overridden
+from agent.desired.reporting import Reporting, told
+from agent.desired.values import changed_scopes, changes, effective, load_document, masked_values, overridden
 from agent.errors import ConfigError
 from agent.interfaces import Received
 from agent.layers import InvalidSettingsError, Layers, Loaded
@@ -29,10 +29,6 @@ LOOK_EVERY_NS = NS_PER_S
 ASKED_BY_PROPERTIES = ("asked_by", "user", "client")
 """MQTT 5 user properties that name who asked, the first that is there."""
 ASKED_BY_CHARS_MAX = 64
-REJECTIONS_PER_S, REJECTIONS_BURST = 1, 10
-"""Rejections that are written to the audit and told as events, with 5 errors at most, 3 kB; each is reported, which
-takes no disk."""
-ERRORS_TOLD_MAX = 5
 
 
 class Applier(Protocol):
@@ -120,7 +116,7 @@ class SettingsReceiver:
         self._loaded = loaded
         self._started_on = loaded.settings
         self._store = store
-        self._audit = audit
+        self._reporting = Reporting(around.emit, around.report, audit, around.clock)
         self._applier = applier
         self._around = around
         self._is_obeyed = loaded.settings.remote.settings
@@ -133,7 +129,6 @@ class SettingsReceiver:
         self._looked_ns = 0
         self._seen_version = record.version_max
         self._rejected: tuple[FieldError, ...] = ()
-        self._rejections = TokenBucket(REJECTIONS_PER_S, REJECTIONS_BURST)
         self._must_restart: list[str] = []
 
     @property
@@ -231,10 +226,10 @@ class SettingsReceiver:
         self._begin_probation(now_ns)
         changed = changes(old.settings, loaded.settings)
         self._must_restart = self._pending()
-        log.info("settings v%d from %s: %s", document.version, document.asked_by or "unknown", _told(changed))
+        log.info("settings v%d from %s: %s", document.version, document.asked_by or "unknown", told(changed))
         self._report_state()
         self._offer_model(document)
-        self._tell("settings_applied", document, {"changes": changed, "restart": self._must_restart})
+        self._reporting.change("applied", document, {"changes": changed, "restart": self._must_restart})
 
     def _check_model(self, model: Mapping[str, Any]) -> FieldError | None:
         if self._models is None:
@@ -299,11 +294,13 @@ class SettingsReceiver:
             # What takes effect at the next start is watched then.
             self._report_state()
             return
+        document = self._record.current
+        assert document is not None
         self._record = proven(self._record)
         self._save_or_say(self._record)
-        log.info("settings v%d: proven", _version(self._record.current))
+        log.info("settings v%d: proven", document.version)
         self._report_state()
-        self._tell("settings_proven", self._record.current, {})
+        self._reporting.change("proven", document, {})
 
     def _roll_back(self, check: str, figures: Mapping[str, Any]) -> None:
         """Give up the current document: keep that first, then apply what was good."""
@@ -325,7 +322,7 @@ class SettingsReceiver:
         self._must_restart = self._pending()
         self._report_state()
         body = {"check": check, "figures": dict(figures), "to_version": _version(self._record.current)}
-        self._tell("settings_rolled_back", failed, {**body, "changes": changes(old.settings, self.settings)})
+        self._reporting.change("rolled_back", failed, {**body, "changes": changes(old.settings, self.settings)})
 
     def _pending(self) -> list[str]:
         """Return what is in force only from the next start on."""
@@ -348,21 +345,8 @@ class SettingsReceiver:
             self._seen_version = version
         is_repeated, self._rejected = tuple(errors) == self._rejected, tuple(errors)
         self._report_state("rejected")
-        now_ns = self._around.clock.now_ns()
-        if is_repeated or self._rejections.next_ns(now_ns) > now_ns:
-            return  # Each connection brings a retained document again, and a flood must not wear the disk.
-        self._rejections.spend(now_ns)
-        first = f"{errors[0].path or 'document'}: {errors[0].message}"
-        log.warning("settings v%s: rejected, %d errors: %s", version, len(errors), first)
-        body = {"version": version, "errors": as_body(errors[:ERRORS_TOLD_MAX]), "errors_count": len(errors)}
-        self._around.report("settings_rejected", body)
-        self._audit.add("rejected", body)
-
-    def _tell(self, event: str, document: Document | None, body: Mapping[str, Any]) -> None:
-        assert document is not None
-        told = {"version": document.version, "asked_by": document.asked_by, **body}
-        self._around.report(event, told)
-        self._audit.add(event.removeprefix("settings_"), told)
+        if not is_repeated:  # Each connection brings a retained document again.
+            self._reporting.rejected(version, errors)
 
     def _state(self) -> str:
         if self._record.given_up is not None:
@@ -370,8 +354,7 @@ class SettingsReceiver:
         return "restart_required" if self._must_restart else "applied"
 
     def _report_state(self, state: str | None = None) -> None:
-        record = self._record
-        given_up = record.given_up
+        record, given_up = self._record, self._record.given_up
         body: dict[str, Any] = {
             "version": _version(record.current),
             "seen_version": self._seen_version,
@@ -379,36 +362,24 @@ class SettingsReceiver:
             "proven": record.is_proven,
             "errors": as_body(self._rejected),
             "values": effective(self.settings),
+            "accepted": {} if record.current is None else masked_values(record.current.values),
             "overridden": overridden(self._loaded, record.current, self._layers),
             "restart": self._must_restart,
         }
         if self._probation is not None:
             left_ns = self._probation.ends_ns - self._around.clock.now_ns()
-            body["probation_s"] = max(0, round(left_ns / NS_PER_S, 1))
+            body["probation_s"] = max(0.0, round(left_ns / NS_PER_S, 1))
         if given_up is not None:
-            body["rolled_back"] = {
-                "version": given_up.version,
-                "check": given_up.check,
-                "figures": dict(given_up.figures),
-            }
-        self._around.emit(
-            Message(
-                kind="state",
-                topic="settings/reported",
-                body=body,
-                captured_at_ns=self._around.clock.now_ns(),
-                qos=1,
-                retain=True,
-            )
-        )
+            figures = dict(given_up.figures)
+            body["rolled_back"] = {"version": given_up.version, "check": given_up.check, "figures": figures}
+        self._reporting.state(body)
 
     def _save_or_say(self, record: Record) -> None:
         """Write what must be known after a restart; a disk that refuses cannot stop a way back."""
         try:
             self._store.save(record)
         except OSError as error:
-            log.error("settings: the state cannot be written: %s", error.strerror)  # noqa: TRY400
-            self._around.report("settings_not_kept", {"reason": str(error.strerror)})
+            self._reporting.not_kept(str(error.strerror))
 
 
 def _version(document: Document | None) -> int:
@@ -436,9 +407,3 @@ def _asked_by(message: Received) -> str:
     properties = dict(message.user_properties)
     found = next((properties[name] for name in ASKED_BY_PROPERTIES if properties.get(name)), "")
     return cut("".join(char if char.isprintable() else "?" for char in found), ASKED_BY_CHARS_MAX)
-
-
-def _told(changed: Mapping[str, Any]) -> str:
-    """Return the first changes as one line."""
-    parts = [f"{path} {before!r} -> {after!r}" for path, (before, after) in list(changed.items())[:5]]
-    return ", ".join(parts) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "") or "no value differs"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from agent.clock import Clock
 from agent.core.desired import Document, InvalidDocumentError
@@ -22,6 +22,20 @@ PROBLEMS_MAX = 5
 """Of a document on which no run can start; a report carries them."""
 
 
+class Store(Protocol):
+    """See `accepted.AcceptedStore`."""
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+
+    def load(self) -> Record:
+        """Return what is kept."""
+
+    def save(self, record: Record) -> None:
+        """Write the record. Raises OSError."""
+
+
 @dataclass(frozen=True, slots=True)
 class Start:
     """A decision that is on disk already.
@@ -37,7 +51,7 @@ class Start:
     layers: Layers
     record: Record
     loaded: Loaded
-    store: AcceptedStore
+    store: Store
     audit: Audit
 
     def without_current(self, problems: list[str]) -> Start:
@@ -53,8 +67,12 @@ def begin(layers: Layers, clock: Clock) -> Start:
         ConfigError: the settings of the device itself are wrong.
     """
     own = layers.load()
-    store = open_store(own.settings)
-    start = Start(layers, store.load(), own, store, Audit(own.settings.state.dir, clock))
+    return decide(layers, own, open_store(own.settings), Audit(own.settings.state.dir, clock))
+
+
+def decide(layers: Layers, own: Loaded, store: Store, audit: Audit) -> Start:
+    """Decide for a state that lies in `store`; see `begin`."""
+    start = Start(layers, store.load(), own, store, audit)
     if not own.settings.remote.settings:
         return replace(start, record=replace(start.record, current=None, good=None, is_proven=True))
     before = start.record

@@ -70,6 +70,11 @@ def overridden(loaded: Loaded, document: Document | None, layers: Layers) -> dic
 
 def effective(settings: Settings) -> dict[str, Any]:
     """Return every value that may be changed from afar, streams and models by name, passwords masked."""
+    masked_ones: dict[str, Any] = masked_values(_effective(settings))
+    return masked_ones
+
+
+def _effective(settings: Settings) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for section, field in Settings.model_fields.items():
         model, is_list = section_of(field.annotation)
@@ -82,6 +87,15 @@ def effective(settings: Settings) -> dict[str, Any]:
         elif fields := _remote_fields(found):
             values[section] = fields
     return values
+
+
+def masked_values(values: Any) -> Any:
+    """Return nested values with passwords in URLs replaced."""
+    if isinstance(values, Mapping):
+        return {key: masked_values(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [masked_values(value) for value in values]
+    return masked(values) if isinstance(values, str) else values
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,14 +111,14 @@ def flat(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def changes(before: Settings, after: Settings) -> dict[str, list[Any]]:
     """Return what differs, as [before, after] by dotted path; the first 100."""
-    old, new = flat(effective(before)), flat(effective(after))
+    old, new = flat(_effective(before)), flat(_effective(after))
     paths = [path for path in {**old, **new} if old.get(path) != new.get(path)]
     return {path: [_short(old.get(path)), _short(new.get(path))] for path in paths[:CHANGES_MAX]}
 
 
 def changed_scopes(before: Settings, after: Settings) -> dict[str, Scope]:
     """Return the mark of every value that differs, by dotted path."""
-    old, new = flat(effective(before)), flat(effective(after))
+    old, new = flat(_effective(before)), flat(_effective(after))
     return {
         path: _scope(path)
         for path in {**old, **new}
@@ -121,14 +135,13 @@ def _scope(path: str) -> Scope:
 
 
 def _short(value: Any) -> Any:
-    return cut(value, SHOWN_CHARS_MAX) if isinstance(value, str) else value
+    return cut(masked(value), SHOWN_CHARS_MAX) if isinstance(value, str) else value
 
 
 def _remote_fields(section: BaseModel) -> dict[str, Any]:
     fields = type(section).model_fields
     names = {name for name, field in fields.items() if scope_of(field) is not Scope.LOCAL_ONLY}
-    dumped = section.model_dump(mode="json", include=names)
-    return {name: masked(value) if isinstance(value, str) else value for name, value in dumped.items()}
+    return section.model_dump(mode="json", include=names)
 
 
 @cache
