@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import platform
 import queue
 import secrets
 import threading
@@ -23,7 +22,6 @@ from agent.core.outbox import Outbox
 from agent.delivery import build_keeping, metrics_server
 from agent.device.signals import DeviceSignals
 from agent.engine.process import lock_memory, prepare_serving
-from agent.engine.session import runtime_version
 from agent.errors import ConfigError
 from agent.handover import Handover
 from agent.interfaces import Sink, Source
@@ -31,7 +29,7 @@ from agent.loops.control import ControlLoop
 from agent.loops.egress import EgressLoop, Keeping
 from agent.loops.governor import GovernorLoop
 from agent.loops.hangs import HangLoop
-from agent.loops.health import HealthLoop, process_figures, resident_bytes
+from agent.loops.health import HealthLoop, process_figures, resident_bytes, versions
 from agent.loops.inbox import Inbox
 from agent.loops.inference import CurrentRun, InferenceLoop
 from agent.loops.log_relay import relaying
@@ -39,6 +37,7 @@ from agent.loops.trace import TraceRecorder
 from agent.loops.worker import Worker
 from agent.marks import HANGS_MAX, Marks
 from agent.pipelines import Pipelines
+from agent.remote import Remote
 from agent.settings import Settings
 from agent.sinks.embedded import EmbeddedBroker
 from agent.sinks.stdout import StdoutSink
@@ -49,6 +48,8 @@ DRAIN_NS = 4 * NS_PER_S + 500 * NS_PER_MS
 """From a signal to the summary: below the 5 s that service managers and users are promised."""
 TRACE_DRAIN_S = 0.5
 """Of the drain time, what the trace may take to write its last lines."""
+CONTROL_DRAIN_S = 0.5
+"""Of the drain time, what a request or a picture that is under way may take to its end."""
 FLUSH_AT_END_NS = 30 * NS_PER_S
 """When every stream has ended by itself there is no hurry: what was accepted is delivered first."""
 
@@ -87,6 +88,7 @@ class Daemon:
         self._wakeups: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._stop_reason = ""
         self._hang_reason = ""
+        self._restart_reason = ""
         memory_mb = settings.limits.memory_mb
         self._memory_limit_bytes = None if memory_mb is None else memory_mb << 20
         # OpenCV's own pool would come on top of the inference threads.
@@ -112,16 +114,29 @@ class Daemon:
         self._inbox = Inbox(policies, self._clock, scheduling, self._trace)
         self._control = ControlLoop(self._clock)
         self._egress = self._build_egress(output)
+        self._remote = Remote(
+            settings,
+            control=self._control,
+            emit=self._egress.emit,
+            report=self._egress.report,
+            boot=self._boot,
+            commands=[] if before is None else before.commands,
+            clock=self._clock,
+        )
         self._pipelines = Pipelines(
             settings,
             self._models,
             self._sources,
             inbox=self._inbox,
             emit=self._egress.emit,
+            show=self._remote.images.show,
             report=self._egress.report,
             wake=self._look_around,
             clock=self._clock,
         )
+        inferences = self._pipelines.inferences
+        streams = {stream.name: inferences[stream.model] for stream in self._pipelines.streams}
+        self._remote.attach(streams, is_alive=self._pipelines.is_alive, restart=self.request_restart)
         self._hangs = HangLoop(
             loops=self._pipelines.inferences.values(),
             hung=self._hung,
@@ -163,6 +178,14 @@ class Daemon:
         """End `run` in order. Any thread and signal handlers: `SimpleQueue.put` is reentrant."""
         self._wakeups.put(reason)
 
+    def request_restart(self, reason: str) -> None:
+        """End `run` in order so that a new run can take over settings and messages. Any thread."""
+        if self._stop_reason or self._restart_reason:
+            return  # It ends already.
+        self._restart_reason = reason
+        self._egress.carries_over = True
+        self.request_stop(reason)
+
     def handover(self) -> Handover | None:
         """Return what a new run needs when this one ended because it must be replaced; None otherwise."""
         if not self._egress.carries_over or self._stop_was_asked_for():
@@ -171,7 +194,8 @@ class Daemon:
             settings=self._settings.model_dump(mode="json", exclude_unset=True),
             messages=self._egress.carried,
             marks=self._marks.export(),
-            reason=self._hang_reason,
+            commands=self._remote.export(),
+            reason=self._restart_reason,
             restarts=1 + (0 if self._before is None else self._before.restarts),
             end_ns=None if self._end_ns == NEVER_NS else self._end_ns,
         )
@@ -188,15 +212,10 @@ class Daemon:
             "streams": self._inbox.snapshot(),
             "delivery": self._egress.snapshot(),
             "models": self._pipelines.snapshot() | self._left_out,
-            "control": self._control.snapshot(),
+            "control": self._remote.snapshot(),
             "degradation": self._governor.snapshot(),
             "process": {**process, "memory_locked": self._lock_refusal is None},
-            "versions": {
-                "edgebeat": __version__,
-                "onnxruntime": runtime_version(),
-                "opencv": cv2.__version__,
-                "python": platform.python_version(),
-            },
+            "versions": versions(),
         }
 
     def _report_start(self) -> None:
@@ -216,15 +235,14 @@ class Daemon:
 
     def _hung(self, loop: InferenceLoop, run: CurrentRun, overdue_s: float) -> None:
         """End this run so that another can replace it: a thread in native code cannot be ended. The hang thread."""
-        if self._hang_reason or self._stop_reason:
+        if self._restart_reason or self._stop_reason:
             return  # Another one hung first, or somebody asked to stop: this run ends already.
         model = loop.model.name
         hangs = self._marks.add({variant.sha256 for variant in loop.model.variants}, model, self._clock.wall_ns())
         consequence = "is not loaded again" if hangs >= HANGS_MAX else "gets one more chance"
         self._hang_reason = f"{model} hung: {overdue_s:g} s after it should have ended; it {consequence}"
-        self._egress.carries_over = True
         # Before anything that may wait, such as the reader of standard output.
-        self.request_stop(self._hang_reason)
+        self.request_restart(self._hang_reason)
         log.error("%s; the agent restarts itself", self._hang_reason)
         stream = "" if run.frame is None else run.frame.stream
         figures = {"model": model, "variant": run.variant.name, "sha256": run.variant.sha256, "stream": stream}
@@ -233,9 +251,9 @@ class Daemon:
     def _stop_was_asked_for(self) -> bool:
         """Return whether somebody asked to stop as well, so that no new run must begin."""
         while not self._wakeups.empty():
-            if (reason := self._wakeups.get()) and reason != self._hang_reason:
+            if (reason := self._wakeups.get()) and reason != self._restart_reason:
                 self._stop_reason = reason
-        return self._stop_reason != self._hang_reason
+        return self._stop_reason != self._restart_reason
 
     def _main_loop(self) -> str:
         """Wait for a reason to stop and return it."""
@@ -264,6 +282,9 @@ class Daemon:
         if self._trace is not None:
             self._trace.stop()
             self._workers["trace"].join_or_leave(TRACE_DRAIN_S)
+        self._remote.images.stop()
+        for name in self._remote.bodies():
+            self._workers[name].join_or_leave(CONTROL_DRAIN_S)
         self._health.send()
         self._drain_egress(begun_ns, has_ended=has_ended)
         if self._broker is not None:
@@ -355,7 +376,7 @@ class Daemon:
         """Return the threads beside the pipelines in the order of their start: the sink first."""
         bodies: dict[str, Callable[[], None]] = {
             "egress": self._egress.run,
-            "control": self._control.run,
+            **self._remote.bodies(),
             "health": self._health.run,
             "governor": self._governor.run,
             "hangs": self._hangs.run,

@@ -9,13 +9,15 @@ from typing import Any
 from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, Clock
 from agent.core.backoff import Backoff
 from agent.core.scheduler import EGRESS_RESERVE_NS
+from agent.frame import Frame
 from agent.interfaces import LoadedModel, Source
 from agent.loops.abort import AbortTimer
 from agent.loops.annotate import AnnotateLoop
 from agent.loops.capture import CaptureLoop, ReportEvent
 from agent.loops.inbox import Inbox
-from agent.loops.inference import Emit, InferenceLoop
+from agent.loops.inference import Emit, InferenceLoop, ShowResult
 from agent.loops.worker import Worker
+from agent.result import Payload
 from agent.settings import Settings, StreamSettings
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,7 @@ class Pipelines:
         sources: by stream; a stream without one does not run.
         inbox: with the policies of the streams that run.
         emit: hands a message to egress.
+        show: called with every published frame and its payload, beside the annotated picture.
         report: sends an event.
         wake: called when a thread has ended.
         clock: the agent's.
@@ -48,6 +51,7 @@ class Pipelines:
         *,
         inbox: Inbox,
         emit: Emit,
+        show: ShowResult,
         report: ReportEvent,
         wake: Callable[[], None],
         clock: Clock,
@@ -56,6 +60,7 @@ class Pipelines:
         self._models = models
         self._inbox = inbox
         self._emit = emit
+        self._show = show
         self._report = report
         self._clock = clock
         self.streams = [stream for stream in settings.streams if stream.name in sources]
@@ -88,6 +93,10 @@ class Pipelines:
         """
         inferring = [self.workers[f"infer-{name}"] for name in self.inferences]
         return bool(inferring) and not any(worker.is_alive for worker in inferring)
+
+    def is_alive(self, loop: InferenceLoop) -> bool:
+        """Return whether an inference loop still serves. Any thread."""
+        return self.workers[f"infer-{loop.model.name}"].is_alive
 
     @property
     def failures(self) -> list[str]:
@@ -139,6 +148,10 @@ class Pipelines:
             loop.stop()
         self._join("annotate", self._clock.now_ns() + DRAIN_CAPTURE_NS)
 
+    def _show_all(self, frame: Frame, payload: Payload) -> None:
+        self._annotate.show(frame, payload)
+        self._show(frame, payload)
+
     def _join(self, prefix: str, by_ns: int) -> None:
         for name, worker in self.workers.items():
             if name.startswith(prefix):
@@ -155,7 +168,7 @@ class Pipelines:
             timer=self._timer,
             emit=self._emit,
             marks_late=frozenset(stream.name for stream in self.streams if marks(stream)),
-            show=self._annotate.show,
+            show=self._show_all,
             clock=self._clock,
             keep_warm_ns=NEVER_NS if keep_warm_s is None else int(keep_warm_s * NS_PER_S),
         )

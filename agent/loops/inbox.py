@@ -33,6 +33,8 @@ class Nothing(Enum):
 
     IDLE = "idle"
     """Nothing came for the time that was given."""
+    NUDGED = "nudged"
+    """`nudge` was called."""
     ENDED = "ended"
     """Nothing will come any more."""
 
@@ -102,6 +104,7 @@ class Inbox:
         self._is_closed = False
         self._forgotten: dict[str, set[int]] = {name: set() for name in policies}
         self._warm_runs: dict[str, Abort] = {}
+        self._nudged: set[str] = set()
 
     def offer(self, stream: str, capture: Capture) -> None:
         """Count a captured frame and queue it; an every_frame stream waits here for room.
@@ -156,6 +159,9 @@ class Inbox:
                     return frame
                 if not self._is_open(session) and not self._intake.scheduler.is_wanted(session):
                     return Nothing.ENDED
+                if session in self._nudged:
+                    self._nudged.discard(session)
+                    return Nothing.NUDGED
                 if now_ns >= idle_at_ns:
                     return Nothing.IDLE
                 self._changed.wait(None if idle_at_ns == NEVER_NS else (idle_at_ns - now_ns) / NS_PER_S)
@@ -164,6 +170,12 @@ class Inbox:
     def _is_open(self, session: str) -> bool:
         policies = self._intake.policies
         return any(self._figures[name].is_open for name, policy in policies.items() if policy.session == session)
+
+    def nudge(self, session: str) -> None:
+        """Let a session's `take` return `Nothing.NUDGED` as soon as no frame waits."""
+        with self._lock:
+            self._nudged.add(session)
+            self._changed.notify_all()
 
     def begin_warm_run(self, session: str, abort: Abort) -> bool:
         """Occupy a session for a run that only keeps it warm; False when threads are taken or a frame came.

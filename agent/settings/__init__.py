@@ -20,6 +20,7 @@ from agent.settings.delivery import (
     StateSettings,
 )
 from agent.settings.limits import DegradationSettings, LimitsSettings, SchedulerSettings
+from agent.settings.remote import HomeAssistantSettings, ImageSettings
 from agent.settings.streams import DEADLINE_MS_LIVE, ModelSettings, StreamSettings
 
 __all__ = [
@@ -27,6 +28,8 @@ __all__ = [
     "DegradationSettings",
     "DeviceSettings",
     "HealthSettings",
+    "HomeAssistantSettings",
+    "ImageSettings",
     "LimitsSettings",
     "LogSettings",
     "ModelSettings",
@@ -59,6 +62,8 @@ class Settings(BaseSettings):
     spool: SpoolSettings = SpoolSettings()
     health: HealthSettings = HealthSettings()
     log: LogSettings = LogSettings()
+    images: ImageSettings = ImageSettings()
+    home_assistant: HomeAssistantSettings = HomeAssistantSettings()
     models: tuple[ModelSettings, ...] = Field(default=(), max_length=16)
     """The models, at most 16."""
     streams: tuple[StreamSettings, ...] = Field(default=(), max_length=64)
