@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import platform
 import queue
 import secrets
 import threading
@@ -36,7 +35,6 @@ from agent.desired.receiver import SettingsReceiver, Surroundings
 from agent.desired.start import Start
 from agent.device.signals import DeviceSignals
 from agent.engine.process import lock_memory, prepare_serving
-from agent.engine.session import runtime_version
 from agent.errors import ConfigError
 from agent.handover import Handover
 from agent.interfaces import LoadedModel, Sink, Source
@@ -44,7 +42,7 @@ from agent.loops.control import ControlLoop
 from agent.loops.egress import EgressLoop, Keeping
 from agent.loops.governor import GovernorLoop
 from agent.loops.hangs import HangLoop
-from agent.loops.health import HealthLoop, process_figures, resident_bytes
+from agent.loops.health import HealthLoop, process_figures, resident_bytes, versions
 from agent.loops.inbox import Inbox
 from agent.loops.inference import CurrentRun, InferenceLoop
 from agent.loops.log_relay import relaying
@@ -52,6 +50,7 @@ from agent.loops.trace import TraceRecorder
 from agent.loops.worker import Worker
 from agent.marks import HANGS_MAX, Marks
 from agent.pipelines import Pipelines, runnable
+from agent.remote import Remote
 from agent.settings import Settings
 from agent.sinks.embedded import EmbeddedBroker
 from agent.sinks.stdout import StdoutSink
@@ -63,8 +62,8 @@ DRAIN_NS = 4 * NS_PER_S + 500 * NS_PER_MS
 """From a signal to the summary: below the 5 s that service managers and users are promised."""
 TRACE_DRAIN_S = 0.5
 """Of the drain time, what the trace may take to write its last lines."""
-CONTROL_DRAIN_S = 0.2
-"""Of the drain time, what a change of settings may take to end."""
+CONTROL_DRAIN_S = 0.5
+"""Of the drain time, what a request or a picture that is under way may take to its end."""
 FLUSH_AT_END_NS = 30 * NS_PER_S
 """When every stream has ended by itself there is no hurry: what was accepted is delivered first."""
 
@@ -133,6 +132,15 @@ class Daemon:
         self._inbox = Inbox(policies, self._clock, scheduling, self._trace)
         self._control = ControlLoop(self._clock)
         self._egress = self._build_egress(output)
+        self._remote = Remote(
+            settings,
+            control=self._control,
+            emit=self._egress.emit,
+            report=self._egress.report,
+            boot=self._boot,
+            commands=[] if before is None else before.commands,
+            clock=self._clock,
+        )
         self._pipelines = Pipelines(
             self._updates.effective(settings),
             models,
@@ -141,9 +149,13 @@ class Daemon:
             marks=self._marks,
             inbox=self._inbox,
             emit=self._egress.emit,
+            show=self._remote.images.show,
             report=self._egress.report,
             wake=self._look_around,
             clock=self._clock,
+        )
+        self._remote.attach(
+            self._pipelines.by_stream, is_alive=self._pipelines.is_alive, restart=self.request_restart
         )
         self._hangs = HangLoop(
             loops=lambda: self._pipelines.inferences,
@@ -227,6 +239,7 @@ class Daemon:
             layers=self._start.layers.export(),
             messages=self._egress.carried,
             marks=self._marks.export(),
+            commands=self._remote.export(),
             reason=self._restart_reason,
             restarts=1 + (0 if self._before is None else self._before.restarts),
             end_ns=None if self._end_ns == NEVER_NS else self._end_ns,
@@ -244,17 +257,12 @@ class Daemon:
             "streams": self._inbox.snapshot(),
             "delivery": self._egress.snapshot(),
             "models": self._pipelines.snapshot(),
-            "control": self._control.snapshot(),
             "updates": self._updates.snapshot(),
             "settings": {} if self._receiver is None else self._receiver.snapshot(),
+            "control": self._remote.snapshot(),
             "degradation": self._governor.snapshot(),
             "process": {**process, "memory_locked": self._lock_refusal is None},
-            "versions": {
-                "edgebeat": __version__,
-                "onnxruntime": runtime_version(),
-                "opencv": cv2.__version__,
-                "python": platform.python_version(),
-            },
+            "versions": versions(),
         }
 
     def _report_start(self) -> None:
@@ -327,6 +335,9 @@ class Daemon:
         if self._trace is not None:
             self._trace.stop()
             self._workers["trace"].join_or_leave(TRACE_DRAIN_S)
+        self._remote.images.stop()
+        for name in self._remote.bodies():
+            self._workers[name].join_or_leave(CONTROL_DRAIN_S)
         self._health.send()
         self._drain_egress(begun_ns, has_ended=has_ended)
         if self._broker is not None:
@@ -481,8 +492,8 @@ class Daemon:
         """Return the threads beside the pipelines in the order of their start: the sink first."""
         bodies: dict[str, Callable[[], None]] = {
             "egress": self._egress.run,
-            "control": self._control.run,
             "update": self._updater.run,
+            **self._remote.bodies(),
             "health": self._health.run,
             "governor": self._governor.run,
             "hangs": self._hangs.run,

@@ -118,6 +118,8 @@ class Variant:
         decoder: outputs to payload.
         warm_inputs: real-shaped inputs for runs that only keep it warm.
         fastest_ns: the fastest run through the whole path that was seen in the warm-up.
+        judge: says how the outputs of a run on `warm_inputs` differ from the golden sample, nothing when they do not;
+            None for a model without one. Raises PermanentError as `decoder` does. Inference thread.
     """
 
     name: str
@@ -127,6 +129,7 @@ class Variant:
     decoder: Decoder
     warm_inputs: Mapping[str, Tensor]
     fastest_ns: int
+    judge: Callable[[list[Tensor]], list[str]] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,6 +153,8 @@ class Packet:
     content_type: str = "application/json"
     expiry_s: int | None = None
     """Seconds after which the broker may forget it instead of delivering it (MQTT 5); None for never."""
+    correlation: bytes = b""
+    """What an answer brings back of its request (MQTT 5)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,6 +126,24 @@ class Log(_Body):
     replay: Literal[True] | None = None
 
 
+class Response(_OpenBody):
+    """The answer to a command; further fields by command."""
+
+    id: str
+    """Of the command; in MQTT 5 without an `id` in its body, the CorrelationData in hexadecimal."""
+    command: str
+    state: Literal["ok", "error"]
+    code: str | None = None
+    """Of an error, one word for programs."""
+    message: str | None = None
+    """Of an error, for people."""
+    repeated: Literal[True] | None = None
+    """The id was answered before: this is that answer, and nothing was done."""
+    boot: str
+    seq: int = Field(ge=1)
+    at: str = Field(json_schema_extra={"format": "date-time"})
+
+
 class Quantiles(_Body):
     """Milliseconds since the start; null where nothing was recorded."""
 
@@ -301,6 +319,7 @@ CHANNELS: dict[str, tuple[str, type[BaseModel], bool, int]] = {
     "log": ("log", Log, False, 0),
     "reported": ("settings/reported", Reported, True, 1),
     "desired": ("settings/desired", Desired, True, 1),
+    "response": ("responses/{client}", Response, False, 1),
 }
 """Name: topic below `{prefix}/{device}/`, body, retained, QoS."""
 
@@ -311,6 +330,7 @@ _PARAMETERS = {
     "prefix": "mqtt.topic_prefix, by default `edgebeat/v1`",
     "device": "device.id",
     "stream": "the stream's name",
+    "client": "who asked",
     "type": "what happened, such as `source_lost`",
 }
 

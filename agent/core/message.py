@@ -41,23 +41,28 @@ class KindPolicy:
         is_kept: it goes to disk when it waits, and survives a restart.
         is_written_ahead: it is on disk before it is published: not even a power cut loses it.
         waiting_max: messages of this kind that wait in memory at most, None for the common limit alone.
+        is_carried: it goes to the run that replaces this one, where memory alone holds it.
     """
 
     is_kept: bool = False
     is_written_ahead: bool = False
     waiting_max: int | None = None
+    is_carried: bool = True
 
 
 KINDS: dict[str, KindPolicy] = {
     "log": KindPolicy(waiting_max=100),
-    "image": KindPolicy(),
+    "image": KindPolicy(is_carried=False),
     "health": KindPolicy(),
     "state": KindPolicy(),
+    "discovery": KindPolicy(is_carried=False),
     "result": KindPolicy(is_kept=True),
+    "response": KindPolicy(waiting_max=32),
     "event": KindPolicy(is_kept=True, is_written_ahead=True),
 }
 """Every kind, in the order in which they are given up: events outlive results, results outlive what a newer state or
-a log line replaces. 100 log lines at 300 bytes are 30 kB."""
+a log line replaces. 100 log lines at 300 bytes are 30 kB; 32 answers 10 kB, and 6 MB where each holds a picture.
+Pictures and discovery are states: a run that follows makes its own."""
 SEND_ORDER = tuple(reversed(KINDS))
 """What goes first when several kinds wait."""
 KEPT_KINDS = tuple(kind for kind, policy in KINDS.items() if policy.is_kept)
@@ -80,6 +85,10 @@ class Message:
         emitted_at_ns: when inference handed a result over; 0 for the other kinds.
         boot: of the run that made it; empty for this run.
         captured_wall_ns: the capture in wall time, fixed when the message went to disk; 0 before that.
+        correlation: of an answer, as its request had it, in hexadecimal (MQTT 5).
+        payload: sent as it is in the place of `body`; empty to remove a retained state. None for all that is encoded.
+        content_type: of `payload`.
+        expiry_s: of `payload`: when the broker may forget it (MQTT 5), None for never.
     """
 
     kind: str
@@ -94,6 +103,10 @@ class Message:
     emitted_at_ns: int = 0
     boot: str = ""
     captured_wall_ns: int = 0
+    correlation: str = ""
+    payload: bytes | None = None
+    content_type: str = "application/json"
+    expiry_s: int | None = None
 
     @property
     def identity(self) -> tuple[str, int]:

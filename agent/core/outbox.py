@@ -182,7 +182,12 @@ class Outbox:
 
     def carry_over(self) -> list[Message]:
         """Hand what memory alone holds to the run that replaces this one; it is counted as `carried`."""
-        held = self._leave()
+        held = []
+        for message in self._leave():
+            if KINDS[message.kind].is_carried:
+                held.append(message)
+            else:
+                self.book.drop(message.kind, Drop.SHUTDOWN)
         self.book.carried.update(message.kind for message in held)
         return held
 

@@ -282,13 +282,17 @@ class EgressLoop:
         return True
 
     def _packet(self, message: Message, now_ns: int, *, replay: bool) -> Packet:
+        if message.payload is not None:
+            head = (message.topic, message.payload, message.qos, message.retain)
+            return Packet(*head, message.content_type, message.expiry_s)
         body = envelope(message, self._boot, now_ns=now_ns, wall_ns=self._clock.wall_ns(), replay=replay)
         expiry_s = None
         if KINDS[message.kind].is_kept:
             # One lifetime, here and at the broker: its clock does not know how long a message waited here.
             expiry_s = max(1, self._expiry_s - (now_ns - message.captured_at_ns) // NS_PER_S)
         payload = encode_json(body).encode()
-        return Packet(message.topic, payload, message.qos, message.retain, expiry_s=expiry_s)
+        correlation = bytes.fromhex(message.correlation)
+        return Packet(message.topic, payload, message.qos, message.retain, expiry_s=expiry_s, correlation=correlation)
 
     def _drop(self, message: Message, cause: Drop, reason: str) -> None:
         with self._has_room:

@@ -21,6 +21,7 @@ from agent.settings.delivery import (
 )
 from agent.settings.limits import DegradationSettings, LimitsSettings, SchedulerSettings
 from agent.settings.probation import RemoteSettings
+from agent.settings.remote import HomeAssistantSettings, ImageSettings
 from agent.settings.streams import DEADLINE_MS_LIVE, ModelSettings, StreamSettings
 from agent.settings.updates import UpdatesSettings
 
@@ -29,6 +30,8 @@ __all__ = [
     "DegradationSettings",
     "DeviceSettings",
     "HealthSettings",
+    "HomeAssistantSettings",
+    "ImageSettings",
     "LimitsSettings",
     "LogSettings",
     "ModelSettings",
@@ -63,6 +66,8 @@ class Settings(BaseSettings):
     health: HealthSettings = HealthSettings()
     log: LogSettings = LogSettings()
     remote: RemoteSettings = RemoteSettings()
+    images: ImageSettings = ImageSettings()
+    home_assistant: HomeAssistantSettings = HomeAssistantSettings()
     models: tuple[ModelSettings, ...] = Field(default=(), max_length=16)
     """The models, at most 16."""
     updates: UpdatesSettings = UpdatesSettings()

@@ -227,3 +227,34 @@ def test_emit_waits_for_room_where_the_reader_sets_the_pace() -> None:
     loop.stop("done", SystemClock().now_ns() + NS_PER_S)
     consumer.join(10)
     assert [json.loads(packet.payload)["n"] for packet in sink.packets] == [0, 1, 2]
+
+
+def test_what_is_encoded_already_goes_out_as_it_is() -> None:
+    """A picture, and the empty payload that takes it away; an answer brings its correlation back."""
+    bench = Bench(MemorySink())
+    for payload in (b"jpeg", b""):
+        bench.loop.emit(
+            Message("image", "image/s", {}, 0, qos=0, retain=True, payload=payload, content_type="image/jpeg")
+        )
+        bench.loop.turn()
+    bench.loop.emit(Message("response", "responses/desk", {"id": "1"}, 0, correlation="07ff"))
+    bench.loop.turn()
+    picture, removal, answer = bench.sink.packets
+    assert (picture.payload, picture.retain, picture.content_type) == (b"jpeg", True, "image/jpeg")
+    assert (removal.payload, removal.retain) == (b"", True)
+    assert answer.correlation == b"\x07\xff"
+    assert json.loads(answer.payload)["id"] == "1"
+
+
+def test_pictures_are_not_carried_into_the_next_run() -> None:
+    """It makes its own; what was answered goes on."""
+    bench = Bench(MemorySink(connected=False))
+    bench.loop.carries_over = True
+    bench.loop.emit(Message("image", "image/s", {}, 0, qos=0, retain=True, payload=b"jpeg"))
+    bench.loop.emit(Message("response", "responses/desk", {"id": "1"}, 0))
+    bench.loop.stop("restart", bench.clock.now_ns() + NS_PER_S)
+    bench.loop.run()
+    assert [message.kind for message in bench.loop.carried] == ["response"]
+    book = bench.loop.snapshot()
+    assert book["is_exact"]
+    assert book["classes"]["image"]["dropped"] == {"shutdown": 1}
