@@ -9,7 +9,6 @@ of the wall clock between capture and publication moves the stamp and never the 
 from __future__ import annotations
 
 import datetime
-import threading
 import time
 from typing import Protocol
 
@@ -18,6 +17,16 @@ NS_PER_MS = 1_000_000
 
 NEVER_NS = 2**62
 """A deadline that is never reached (146 years of uptime)."""
+
+
+class Waitable(Protocol):
+    """A `threading.Event`, or an `agent.wake.Wake`."""
+
+    def wait(self, timeout: float, /) -> bool:
+        """Block until it is set or so many seconds have passed."""
+
+    def is_set(self) -> bool:
+        """Return whether it is set."""
 
 
 class Clock(Protocol):
@@ -29,7 +38,7 @@ class Clock(Protocol):
     def wall_ns(self) -> int:
         """Return nanoseconds since 1970 UTC. May step. Any thread."""
 
-    def wait(self, event: threading.Event, timeout_ns: int) -> bool:
+    def wait(self, event: Waitable, timeout_ns: int) -> bool:
         """Block until the event is set or the time has passed; return whether it is set."""
 
 
@@ -44,7 +53,7 @@ class SystemClock:
         """See `Clock.wall_ns`."""
         return time.clock_gettime_ns(time.CLOCK_REALTIME)
 
-    def wait(self, event: threading.Event, timeout_ns: int) -> bool:
+    def wait(self, event: Waitable, timeout_ns: int) -> bool:
         """See `Clock.wait`."""
         return event.wait(max(0, timeout_ns) / NS_PER_S)
 

@@ -43,6 +43,7 @@ from agent.marks import HANGS_MAX, Marks
 from agent.settings import Settings, StreamSettings
 from agent.sinks.embedded import EmbeddedBroker
 from agent.sinks.stdout import StdoutSink
+from agent.wake import Wake
 
 log = logging.getLogger(__name__)
 
@@ -338,7 +339,7 @@ class Daemon:
         return sources
 
     def _build_egress(self, output: Output) -> EgressLoop:
-        wake = threading.Event()
+        wake = Wake()
         return EgressLoop(
             sink=self._build_sink(output, wake),
             outbox=Outbox(self._settings.mqtt.queue_messages),
@@ -350,7 +351,7 @@ class Daemon:
             keeping=Keeping() if output == "stdout" else build_keeping(self._settings),
         )
 
-    def _build_sink(self, output: Output, wake: threading.Event) -> Sink:
+    def _build_sink(self, output: Output, wake: Wake) -> Sink:
         if output == "stdout":
             return StdoutSink()
         from agent.sinks.mqtt import MqttSink  # paho takes 9 MiB; not needed for standard output.

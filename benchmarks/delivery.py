@@ -30,6 +30,7 @@ from agent.loops.egress import EgressLoop, Keeping
 from agent.settings import MqttSettings
 from agent.sinks.mqtt import MqttSink
 from agent.spool.sqlite import SqliteSpool
+from agent.wake import Wake
 from benchmarks import harness
 
 IN_FLIGHT = 64
@@ -80,7 +81,7 @@ class Egress:
 
     def __init__(self, port: int, spool: SqliteSpool | None = None, *, replay_per_s: int = 10_000) -> None:
         self.clock = SystemClock()
-        wake = threading.Event()
+        wake = Wake()
         settings = MqttSettings(url=f"mqtt://127.0.0.1:{port}", in_flight_max=IN_FLIGHT)
         self.live_ages_ns: list[int] = []
         self.loop = EgressLoop(

@@ -18,6 +18,7 @@ from agent.errors import TransientError
 from agent.interfaces import Acknowledged, Connected, Noticed, Packet, Sink, SinkEvent, Spool
 from agent.loops.quiet_log import QuietLog
 from agent.loops.spooler import Spooler
+from agent.wake import Wake
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class EgressLoop:
         outbox: Outbox,
         clock: Clock,
         boot: str,
-        wake: threading.Event,
+        wake: Wake,
         record_sent: RecordSent,
         waits_for_room: bool,
         keeping: Keeping = Keeping(),

@@ -11,6 +11,7 @@ from agent.core.outbox import Message, Outbox
 from agent.errors import TransientError
 from agent.interfaces import Acknowledged
 from agent.loops.egress import EgressLoop
+from agent.wake import Wake
 from tests.fakes import ManualClock, MemorySink
 
 
@@ -27,7 +28,7 @@ class Bench:
             outbox=self.outbox,
             clock=self.clock,
             boot="b00t",
-            wake=threading.Event(),
+            wake=Wake(),
             record_sent=lambda stream, age_ns, _: self.ages.append((stream, age_ns)),
             waits_for_room=False,
         )
@@ -205,7 +206,7 @@ def test_emit_waits_for_room_where_the_reader_sets_the_pace() -> None:
         outbox=Outbox(1),
         clock=SystemClock(),
         boot="b",
-        wake=threading.Event(),
+        wake=Wake(),
         record_sent=lambda stream, age_ns, hand_over_ns: None,
         waits_for_room=True,
     )

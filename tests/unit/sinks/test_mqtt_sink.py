@@ -29,6 +29,7 @@ from agent.sinks.mqtt import (
 )
 from agent.sinks.paho_client import break_off, new_client, open_connection
 from agent.sinks.properties import PACKET_BYTES_IN_MAX
+from agent.wake import Wake
 from tests.fakes import ManualClock
 
 CONNACK = bytes([0x20, 3, 0, 0, 0])
@@ -114,7 +115,7 @@ class Bench:
 
     def __init__(self, port: int, **settings: object) -> None:
         self.clock = ManualClock()
-        self.wake = threading.Event()
+        self.wake = Wake()
         values = {"url": f"mqtt://127.0.0.1:{port}", **settings}
         self.sink = MqttSink(
             MqttSettings.model_validate(values),

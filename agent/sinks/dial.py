@@ -1,0 +1,73 @@
+"""Opens connections in a thread of their own: a name look-up and a handshake end by themselves alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import paho.mqtt.client as mqtt
+
+from agent.sinks.paho_client import break_off
+from agent.wake import Wake
+
+
+class Dialer:
+    """Makes one attempt at a time; all methods are the waiting thread's.
+
+    An attempt that hangs (a resolver, a peer that drips) is given up by whoever asked, and its thread left behind
+    until it ends: `is_busy` until then, so that there is never a second.
+
+    Args:
+        wake: set when an attempt has ended.
+    """
+
+    def __init__(self, wake: Wake) -> None:
+        self._wake = wake
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._outcome: mqtt.Client | Exception | None = None
+        self._is_wanted = False
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether an attempt has not ended, wanted or not."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self, opening: Callable[[], mqtt.Client]) -> None:
+        """Begin an attempt; `opening` runs in the other thread."""
+        self._outcome, self._is_wanted = None, True
+        self._thread = threading.Thread(target=self._run, args=(opening,), name="mqtt-dial", daemon=True)
+        self._thread.start()
+
+    def take(self) -> mqtt.Client | None:
+        """Return the client once it is open, None before.
+
+        Raises:
+            Exception: what the attempt raised; TransientError where the world is to blame.
+        """
+        with self._lock:
+            outcome, self._outcome = self._outcome, None
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def give_up(self) -> None:
+        """Want the attempt no more: what it still opens is closed by its own thread."""
+        with self._lock:
+            outcome, self._outcome, self._is_wanted = self._outcome, None, False
+        if isinstance(outcome, mqtt.Client):
+            break_off(outcome)
+
+    def _run(self, opening: Callable[[], mqtt.Client]) -> None:
+        outcome: mqtt.Client | Exception
+        try:
+            outcome = opening()
+        except Exception as error:  # noqa: BLE001  A thread's entry: `take` raises it in the thread that asked.
+            outcome = error
+        with self._lock:
+            is_wanted = self._is_wanted
+            if is_wanted:
+                self._outcome = outcome
+        if not is_wanted and isinstance(outcome, mqtt.Client):
+            break_off(outcome)
+        self._wake.set()
