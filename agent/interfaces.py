@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -139,8 +139,7 @@ class LoadedModel:
     variants: tuple[Variant, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Packet:
+class Packet(NamedTuple):
     """A message in its wire form. `topic` is below the device's tree."""
 
     topic: str
@@ -169,8 +168,7 @@ class Disconnected:
     cause: str
 
 
-@dataclass(frozen=True, slots=True)
-class Acknowledged:
+class Acknowledged(NamedTuple):
     """The sink's answer for one packet."""
 
     token: Hashable

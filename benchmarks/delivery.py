@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import random
 import signal
@@ -161,9 +162,11 @@ def _cpu_us_of_paho(port: int, count: int) -> float:
     def send() -> None:
         nonlocal seq
         seq += 1
-        head = {"id": f"b00t-{seq}", "boot": "b00t", "seq": seq, "stream": "door", "age_ms": 12.345}
-        captured_at = "2026-11-23T23:51:37.174Z"
-        payload = json.dumps({**head, "captured_at": captured_at, **BODY}, separators=(",", ":"))
+        captured_ns = time.perf_counter_ns()
+        stamp = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")  # noqa: TID251  As users do.
+        age_ms = round((time.perf_counter_ns() - captured_ns) / 1e6, 3)
+        head = {"id": f"b00t-{seq}", "boot": "b00t", "seq": seq, "stream": "door", "captured_at": stamp}
+        payload = json.dumps({**head, "age_ms": age_ms, **BODY}, separators=(",", ":"))
         client.publish("edgebeat/v1/bench/results/door", payload, 1)
 
     began = time.process_time()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from agent.core.envelope import encode_json
 from agent.core.message import Message
 from agent.core.spool_policy import age_on_disk_ns
 from agent.interfaces import KeptMessage, SpoolDamagedError
@@ -24,7 +25,7 @@ def to_kept(message: Message, boot: str, *, now_ns: int, wall_ns: int) -> KeptMe
         stream=message.stream,
         captured_at_ns=message.captured_at_ns,
         captured_wall_ns=message.captured_wall_ns or wall_ns - (now_ns - message.captured_at_ns),
-        body=json.dumps(message.body, separators=(",", ":")),
+        body=encode_json(message.body),
     )
 
 

@@ -184,9 +184,9 @@ class EgressLoop:
 
     def _book(self, event: SinkEvent) -> None:
         if isinstance(event, Acknowledged):
-            with self._has_room:
+            with self._lock:
                 message = self._outbox.settle(event.token, accepted=event.accepted)
-                self._has_room.notify_all()
+                self._tell_room()
             if message is not None and not event.accepted:
                 self._set_aside(message, f"refused {message.topic}", event.reason)
         elif isinstance(event, Connected):
@@ -204,17 +204,24 @@ class EgressLoop:
     def _send_all(self) -> None:
         while self.broken is None and (room := self._sink.room()) > 0:
             now_ns = self._clock.now_ns()
-            replays = self._may_replay(room, now_ns)
-            if replays and (self._stop_by_ns is None or self._flushes_spool):
-                self._spooler.load()
             with self._lock:
-                taken = self._outbox.take(now_ns, replays=replays)
+                taken = self._outbox.take(now_ns, replays=False)
             if taken is None:
+                taken = self._take_replay(room, now_ns)
+            if taken is None or not self._send(*taken, now_ns=now_ns):
                 return
-            if taken[1] and self._bucket is not None:
-                self._bucket.spend(now_ns)
-            if not self._send(*taken, now_ns=now_ns):
-                return
+
+    def _take_replay(self, room: int, now_ns: int) -> tuple[Message, bool] | None:
+        """Return an old message, now that no fresh one waits."""
+        if not self._may_replay(room, now_ns):
+            return None
+        if self._stop_by_ns is None or self._flushes_spool:
+            self._spooler.load()
+        with self._lock:
+            taken = self._outbox.take(now_ns)
+        if taken is not None and taken[1] and self._bucket is not None:
+            self._bucket.spend(now_ns)
+        return taken
 
     def _may_replay(self, room: int, now_ns: int) -> bool:
         """Return whether an old message may go: at the rate, and in half of the window; the rest is for the fresh."""
@@ -260,10 +267,10 @@ class EgressLoop:
                 self._has_room.notify_all()
             self.broken = "the reader of standard output went away"
             return False
-        with self._has_room:
+        with self._lock:
             if token is None:
                 self._outbox.delivered(replay=replay, kind=message.kind)
-                self._has_room.notify_all()
+                self._tell_room()
             else:
                 self._outbox.handed_over(token, message, replay=replay)
         if message.kind == "result" and not replay and "late" not in message.body:
@@ -280,10 +287,15 @@ class EgressLoop:
         return Packet(message.topic, payload, message.qos, message.retain, expiry_s=expiry_s)
 
     def _drop(self, message: Message, cause: Drop, reason: str) -> None:
-        with self._has_room:
+        with self._lock:
             self._outbox.drop(message, cause)
-            self._has_room.notify_all()
+            self._tell_room()
         self._set_aside(message, f"{message.topic} not sent ({cause})", reason)
+
+    def _tell_room(self) -> None:
+        """Wake who waits in `emit`; the lock is held. For a broker nobody does."""
+        if self._waits_for_room:
+            self._has_room.notify_all()
 
     def _set_aside(self, message: Message, what: str, reason: str) -> None:
         """Say that a message can never be delivered, and keep it for whoever looks into it."""

@@ -24,20 +24,15 @@ class Dialer:
     def __init__(self, wake: Wake) -> None:
         self._wake = wake
         self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
         self._outcome: mqtt.Client | Exception | None = None
         self._is_wanted = False
-
-    @property
-    def is_busy(self) -> bool:
+        self.is_busy = False
         """Whether an attempt has not ended, wanted or not."""
-        return self._thread is not None and self._thread.is_alive()
 
     def start(self, opening: Callable[[], mqtt.Client]) -> None:
         """Begin an attempt; `opening` runs in the other thread."""
-        self._outcome, self._is_wanted = None, True
-        self._thread = threading.Thread(target=self._run, args=(opening,), name="mqtt-dial", daemon=True)
-        self._thread.start()
+        self._outcome, self._is_wanted, self.is_busy = None, True, True
+        threading.Thread(target=self._run, args=(opening,), name="mqtt-dial", daemon=True).start()
 
     def take(self) -> mqtt.Client | None:
         """Return the client once it is open, None before.
@@ -67,7 +62,9 @@ class Dialer:
         with self._lock:
             is_wanted = self._is_wanted
             if is_wanted:
-                self._outcome = outcome
-        if not is_wanted and isinstance(outcome, mqtt.Client):
-            break_off(outcome)
+                self._outcome, self.is_busy = outcome, False
+        if not is_wanted:
+            if isinstance(outcome, mqtt.Client):
+                break_off(outcome)
+            self.is_busy = False
         self._wake.set()

@@ -235,7 +235,8 @@ class MqttSink:
         return events
 
     def _set_will(self, client: mqtt.Client) -> None:
-        client.max_inflight_messages_set(self._settings.in_flight_max + 8)  # Status messages come on top.
+        # No limit of paho's: `Window` keeps one, and paho would walk through all that is in flight at each PUBACK.
+        client.max_inflight_messages_set(0)
         will = self._status("offline", "connection lost")
         properties = will_properties() if self._is_v5 else None
         client.will_set(f"{self._base}/status", will, 1, retain=True, properties=properties)
@@ -259,7 +260,9 @@ class MqttSink:
         if kind == "puback":
             if not self._window.remove(first):
                 return []  # A status message of our own, or one of QoS 0 that is on the wire now.
-            return [Acknowledged(first, not second.is_failure, str(second))]
+            # The reason's name is worth looking up only where somebody will read it.
+            is_refused = second.is_failure
+            return [Acknowledged(first, not is_refused, str(second) if is_refused else "")]
         if kind == "disconnect":
             is_taken_over = getattr(first, "value", 0) == SESSION_TAKEN_OVER
             return self._fail(f"{self._settings.url}: the connection was lost: {first}", is_taken_over=is_taken_over)
