@@ -20,7 +20,7 @@ from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, Clock, SystemClock
 from agent.core.backoff import Backoff
 from agent.core.outbox import Outbox
 from agent.core.scheduler import EGRESS_RESERVE_NS
-from agent.delivery import build_keeping, metrics_server
+from agent.delivery import build_encodings, build_keeping, metrics_server
 from agent.device.signals import DeviceSignals
 from agent.engine.process import lock_memory, prepare_serving
 from agent.engine.session import runtime_version
@@ -349,6 +349,7 @@ class Daemon:
             record_sent=self._inbox.record_sent,
             waits_for_room=output == "stdout",
             keeping=Keeping() if output == "stdout" else build_keeping(self._settings),
+            encodings={} if output == "stdout" else build_encodings(self._settings),
         )
 
     def _build_sink(self, output: Output, wake: Wake) -> Sink:

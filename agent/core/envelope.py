@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from agent.clock import NS_PER_MS, iso_utc
 from agent.core.message import Message
@@ -28,6 +28,21 @@ def encode_json(body: Mapping[str, Any]) -> str:
         return "".join(_chunks(body, 0)) if _chunks else _encoder.encode(body)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+class Encoding(NamedTuple):
+    """How bodies of a kind go out.
+
+    Attributes:
+        content_type: what MQTT 5 tells the receiver.
+        encode: raises TypeError or ValueError for what it cannot say.
+    """
+
+    content_type: str
+    encode: Callable[[Mapping[str, Any]], bytes]
+
+
+JSON = Encoding("application/json", lambda body: encode_json(body).encode())
 
 
 def envelope(message: Message, boot: str, *, now_ns: int, wall_ns: int, replay: bool) -> dict[str, Any]:

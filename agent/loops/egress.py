@@ -6,10 +6,11 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from agent.clock import NS_PER_MS, NS_PER_S, Clock
-from agent.core.envelope import encode_json, envelope
+from agent.core.envelope import JSON, Encoding, envelope
 from agent.core.message import KINDS, Drop, Message
 from agent.core.outbox import Outbox
 from agent.core.spool_policy import SpoolLimits
@@ -64,6 +65,7 @@ class EgressLoop:
         waits_for_room: `emit` blocks while the outbox is full instead of dropping the oldest: for standard
             output, where the reader's pace is the run's pace. Never for a broker.
         keeping: of what waits.
+        encodings: of kinds that are not JSON.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class EgressLoop:
         record_sent: RecordSent,
         waits_for_room: bool,
         keeping: Keeping = Keeping(),
+        encodings: Mapping[str, Encoding] = MappingProxyType({}),
     ) -> None:
         self._sink = sink
         self._outbox = outbox
@@ -85,6 +88,7 @@ class EgressLoop:
         self._wake = wake
         self._record_sent = record_sent
         self._waits_for_room = waits_for_room
+        self._encodings = {kind: encodings.get(kind, JSON) for kind in KINDS}
         self._lock = threading.Lock()
         self._has_room = threading.Condition(self._lock)
         self._faults = QuietLog(log, clock)
@@ -283,8 +287,8 @@ class EgressLoop:
         if KINDS[message.kind].is_kept:
             # One lifetime, here and at the broker: its clock does not know how long a message waited here.
             expiry_s = max(1, self._expiry_s - (now_ns - message.captured_at_ns) // NS_PER_S)
-        payload = encode_json(body).encode()
-        return Packet(message.topic, payload, message.qos, message.retain, expiry_s=expiry_s)
+        content_type, encode = self._encodings[message.kind]
+        return Packet(message.topic, encode(body), message.qos, message.retain, content_type, expiry_s)
 
     def _drop(self, message: Message, cause: Drop, reason: str) -> None:
         with self._lock:

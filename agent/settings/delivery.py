@@ -36,6 +36,9 @@ class MqttSettings(Section):
         Literal["5", "3.1.1"], BeforeValidator(lambda value: str(value) if value in (5, "5") else value)
     ] = "5"
     """MQTT version, 5 or "3.1.1". Default 5: it tells why a broker refuses, and its limits."""
+    payload: Literal["json", "cbor"] = "json"
+    """Form of results and events: `json`, or `cbor` (RFC 8949, extra `cbor`), whose raw tensors are bytes (RFC 8746)
+    of their own type. Everything else stays JSON: people and Home Assistant read it. Default `json`: any tool."""
     username: str | None = None
     """User name at the broker. Default: none."""
     password_file: Path | None = None

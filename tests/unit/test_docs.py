@@ -29,9 +29,13 @@ def test_the_schemas_and_the_asyncapi_document_are_current() -> None:
         Draft202012Validator.check_schema(json.loads(path.read_text()))
     document = json.loads((REPOSITORY / "docs/asyncapi.json").read_text())
     for name, channel in document["channels"].items():
-        (reference,) = (message["$ref"] for message in channel["messages"].values())
-        message = document["components"]["messages"][reference.rpartition("/")[2]]
-        assert (REPOSITORY / "docs" / message["payload"]["schema"]["$ref"]).is_file()
+        forms = [
+            document["components"]["messages"][form["$ref"].rpartition("/")[2]]
+            for form in channel["messages"].values()
+        ]
+        types = {form["contentType"] for form in forms}
+        assert types == {"application/json"} | ({"application/cbor"} if name in ("result", "event") else set())
+        assert all((REPOSITORY / "docs" / form["payload"]["schema"]["$ref"]).is_file() for form in forms)
         assert document["operations"][f"send_{name}"]["channel"]["$ref"] == f"#/channels/{name}"
         assert set(re.findall(r"{(\w+)}", channel["address"])) == set(channel["parameters"])
 

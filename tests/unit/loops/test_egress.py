@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Mapping
 from typing import Any
 
+import cbor2
+
 from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, SystemClock
+from agent.core.cbor import CBOR
+from agent.core.envelope import Encoding
 from agent.core.outbox import Message, Outbox
 from agent.errors import TransientError
 from agent.interfaces import Acknowledged
@@ -18,7 +23,7 @@ from tests.fakes import ManualClock, MemorySink
 class Bench:
     """An egress loop on a memory sink, stepped by hand."""
 
-    def __init__(self, sink: MemorySink, *, capacity: int = 100) -> None:
+    def __init__(self, sink: MemorySink, *, capacity: int = 100, encodings: Mapping[str, Encoding] = {}) -> None:
         self.clock = ManualClock()
         self.sink = sink
         self.ages: list[tuple[str, int]] = []
@@ -31,6 +36,7 @@ class Bench:
             wake=Wake(),
             record_sent=lambda stream, age_ns, _: self.ages.append((stream, age_ns)),
             waits_for_room=False,
+            encodings=encodings,
         )
 
     def emit(self, deadline_ms: float | None = 250, **body: Any) -> None:
@@ -78,6 +84,27 @@ def test_captured_at_is_wall_time_at_capture() -> None:
     bench.clock.ns += 40 * NS_PER_MS
     (sent,) = bench.step()
     assert sent["captured_at"].endswith(f".{captured_wall_ns // NS_PER_MS % 1000:03}Z")
+
+
+def test_kinds_go_out_in_their_own_form() -> None:
+    """Results as CBOR where that was asked for, the rest as JSON, each with its content type."""
+    bench = Bench(MemorySink(), encodings={"result": CBOR})
+    bench.emit(n=1)
+    bench.loop.emit(Message("health", "health", {"n": 2}, 0, qos=0, retain=True))
+    bench.loop.turn()
+    types = {packet.topic: packet.content_type for packet in bench.sink.packets}
+    assert types == {"results/s": "application/cbor", "health": "application/json"}
+    payloads = {packet.topic: packet.payload for packet in bench.sink.packets}
+    assert cbor2.loads(payloads["results/s"])["n"] == 1
+    assert json.loads(payloads["health"])["n"] == 2
+
+
+def test_numbers_that_are_none_are_not_sent() -> None:
+    """NaN is no JSON: a strict reader would refuse the whole message."""
+    bench = Bench(MemorySink())
+    bench.emit(value=float("nan"))
+    assert bench.step() == []
+    assert bench.finish()["dropped"]["unencodable"] == 1
 
 
 def test_after_an_outage_fresh_goes_first_and_old_is_marked() -> None:
