@@ -32,7 +32,8 @@ RETRY_MAX_NS = 5 * NS_PER_S
 MESSAGES_WAITING_MAX = 10_000
 """That one `pump` takes: 10 s of 1,000 messages a second; then the oldest is dropped and counted."""
 PACKET_BYTES_MAX = 1 << 19
-"""Told to the broker (MQTT 5): the largest message of the contract is a picture of 256 KiB."""
+"""A broker of MQTT 5 keeps what is larger, in 3.1.1 it ends the connection. The largest message of the contract is a
+picture of 256 KiB."""
 
 OnMessage = Callable[[str, bytes], object]
 OnConnection = Callable[[bool, str], object]
@@ -111,6 +112,7 @@ class Viewer:
         try:
             # A name of its own each time: two watchers with one name would throw each other out for ever.
             client = new_client(self._settings, f"edgebeat-watch-{secrets.token_hex(4)}")
+            client.packet_bytes_in_max = PACKET_BYTES_MAX
             client.on_connect = lambda _c, _u, _f, reason, _p: self._report("connack", reason)
             client.on_subscribe = lambda _c, _u, _m, reasons, _p: self._report("suback", reasons[0])
             client.on_disconnect = lambda _c, _u, _f, reason, _p: self._report("disconnect", reason)
@@ -135,7 +137,7 @@ class Viewer:
         if self._link is None:
             return  # The last word of a connection that was given up.
         if kind == "disconnect":
-            self._lost(f"{self._settings.url}: the connection was lost: {reason}")
+            self._lost(f"{self._settings.url}: the connection was lost: {self._link.client.refused or reason}")
         elif reason.is_failure:
             what = "the broker refuses" if kind == "connack" else f"may not read {self._settings.topic_prefix}/#"
             self._lost(f"{self._settings.url}: {what}: {reason}")

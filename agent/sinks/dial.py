@@ -5,9 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-import paho.mqtt.client as mqtt
-
-from agent.sinks.paho_client import break_off
+from agent.sinks.paho_client import BoundedClient, break_off
 from agent.wake import Wake
 
 
@@ -24,17 +22,17 @@ class Dialer:
     def __init__(self, wake: Wake) -> None:
         self._wake = wake
         self._lock = threading.Lock()
-        self._outcome: mqtt.Client | Exception | None = None
+        self._outcome: BoundedClient | Exception | None = None
         self._is_wanted = False
         self.is_busy = False
         """Whether an attempt has not ended, wanted or not."""
 
-    def start(self, opening: Callable[[], mqtt.Client]) -> None:
+    def start(self, opening: Callable[[], BoundedClient]) -> None:
         """Begin an attempt; `opening` runs in the other thread."""
         self._outcome, self._is_wanted, self.is_busy = None, True, True
         threading.Thread(target=self._run, args=(opening,), name="mqtt-dial", daemon=True).start()
 
-    def take(self) -> mqtt.Client | None:
+    def take(self) -> BoundedClient | None:
         """Return the client once it is open, None before.
 
         Raises:
@@ -50,11 +48,11 @@ class Dialer:
         """Want the attempt no more: what it still opens is closed by its own thread."""
         with self._lock:
             outcome, self._outcome, self._is_wanted = self._outcome, None, False
-        if isinstance(outcome, mqtt.Client):
+        if isinstance(outcome, BoundedClient):
             break_off(outcome)
 
-    def _run(self, opening: Callable[[], mqtt.Client]) -> None:
-        outcome: mqtt.Client | Exception
+    def _run(self, opening: Callable[[], BoundedClient]) -> None:
+        outcome: BoundedClient | Exception
         try:
             outcome = opening()
         except Exception as error:  # noqa: BLE001  A thread's entry: `take` raises it in the thread that asked.
@@ -64,7 +62,7 @@ class Dialer:
             if is_wanted:
                 self._outcome, self.is_busy = outcome, False
         if not is_wanted:
-            if isinstance(outcome, mqtt.Client):
+            if isinstance(outcome, BoundedClient):
                 break_off(outcome)
             self.is_busy = False
         self._wake.set()

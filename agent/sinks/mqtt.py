@@ -24,7 +24,7 @@ from agent.interfaces import Acknowledged, Connected, Disconnected, Noticed, Pac
 from agent.settings import MqttSettings
 from agent.sinks import credentials
 from agent.sinks.dial import Dialer
-from agent.sinks.paho_client import Link, new_client, open_connection
+from agent.sinks.paho_client import BoundedClient, Link, new_client, open_connection
 from agent.sinks.properties import PublishProperties, connect_properties, will_properties
 from agent.sinks.window import Window
 from agent.wake import Wake
@@ -64,7 +64,7 @@ class _Phase(Enum):
 class _Connection(Link):
     """An open client and what its callbacks reported. They run in the egress thread, inside of paho's own calls."""
 
-    def __init__(self, client: mqtt.Client, wake: Wake) -> None:
+    def __init__(self, client: BoundedClient, wake: Wake) -> None:
         super().__init__(client, wake)
         self.reports: deque[tuple[str, Any, Any]] = deque()
         self._is_told = wake.set
@@ -205,7 +205,7 @@ class MqttSink:
         self._credentials_at_ns = now_ns + CREDENTIALS_EVERY_NS
         self._dialer.start(self._open)
 
-    def _open(self) -> mqtt.Client:
+    def _open(self) -> BoundedClient:
         """Return a client that has sent CONNECT. The dialer's thread."""
         client = new_client(self._settings, self._device)
         self._set_will(client)
@@ -265,7 +265,9 @@ class MqttSink:
             return [Acknowledged(first, not is_refused, str(second) if is_refused else "")]
         if kind == "disconnect":
             is_taken_over = getattr(first, "value", 0) == SESSION_TAKEN_OVER
-            return self._fail(f"{self._settings.url}: the connection was lost: {first}", is_taken_over=is_taken_over)
+            assert self._connection is not None
+            why = self._connection.client.refused or first
+            return self._fail(f"{self._settings.url}: the connection was lost: {why}", is_taken_over=is_taken_over)
         if first.is_failure:
             return self._fail(f"{self._settings.url}: the broker refuses: {first}")
         return [self._online(second)]

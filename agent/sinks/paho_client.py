@@ -21,6 +21,7 @@ from paho.mqtt.properties import Properties
 from agent.errors import TransientError
 from agent.settings import MqttSettings
 from agent.sinks.credentials import read_password, tls_context
+from agent.sinks.properties import PACKET_BYTES_IN_MAX
 from agent.wake import READABLE, WRITABLE, Wake
 
 CONNECT_TIMEOUT_S = 3.0
@@ -35,7 +36,28 @@ PORTS = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
 _log = logging.getLogger(__name__)
 
 
-def new_client(settings: MqttSettings, client_id: str) -> mqtt.Client:
+class BoundedClient(mqtt.Client):
+    """Refuses what is too large before it has read any of it.
+
+    MQTT 5 lets a client tell its MaximumPacketSize; MQTT 3.1.1 has no such thing, and 50 MB that somebody publishes
+    under a topic that we read would cost 144 MiB. Overrides paho's own reader: no public way comes before the memory.
+
+    Attributes:
+        packet_bytes_in_max: of a packet's rest after its length.
+        refused: why the connection was ended by this, empty for not.
+    """
+
+    packet_bytes_in_max = PACKET_BYTES_IN_MAX
+    refused = ""
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        if bufsize > self.packet_bytes_in_max:
+            self.refused = f"a message of {bufsize} bytes came in, more than {self.packet_bytes_in_max}"
+            raise ConnectionAbortedError(self.refused)
+        return super()._sock_recv(bufsize)
+
+
+def new_client(settings: MqttSettings, client_id: str) -> BoundedClient:
     """Return a client that is ready for its callbacks, its will and `open_connection`.
 
     Raises:
@@ -43,7 +65,7 @@ def new_client(settings: MqttSettings, client_id: str) -> mqtt.Client:
     """
     url = urlsplit(settings.url)
     is_v5 = settings.protocol == "5"
-    client = mqtt.Client(
+    client = BoundedClient(
         CallbackAPIVersion.VERSION2,
         client_id=client_id,
         clean_session=None if is_v5 else True,
@@ -101,7 +123,7 @@ class Link:
         wake: watches the socket.
     """
 
-    def __init__(self, client: mqtt.Client, wake: Wake) -> None:
+    def __init__(self, client: BoundedClient, wake: Wake) -> None:
         self.client = client
         self._wake = wake
         self._descriptor = -1
