@@ -65,6 +65,7 @@ def outage(plan: Plan = Plan()) -> tuple[dict[str, Any], list[harness.Verdict]]:
                 back_ms = time.time_ns() / 1e6  # noqa: TID251
                 harness.pause(plan.replay_s)
             # `_agent` ends with SIGKILL.
+            warnings = (folder / "log").read_text(encoding="utf-8").count(" WARNING ")
             dead_ms = time.time_ns() / 1e6  # noqa: TID251
             with _agent(folder, broker.port, plan) as second:
                 first_boot = read(file)[0].boot
@@ -75,13 +76,30 @@ def outage(plan: Plan = Plan()) -> tuple[dict[str, Any], list[harness.Verdict]]:
             summary = json.loads(output.splitlines()[-1])
             harness.pause(1.0)
         heard = read(file)
-    return judge(heard, summary, plan, killed_ms=killed_ms, back_ms=back_ms, dead_ms=dead_ms)
+    return judge(heard, summary, plan, killed_ms=killed_ms, back_ms=back_ms, dead_ms=dead_ms, warnings=warnings)
 
 
 def judge(
-    heard: list[Heard], summary: dict[str, Any], plan: Plan, *, killed_ms: float, back_ms: float, dead_ms: float
+    heard: list[Heard],
+    summary: dict[str, Any],
+    plan: Plan,
+    *,
+    killed_ms: float,
+    back_ms: float,
+    dead_ms: float,
+    warnings: int,
 ) -> tuple[dict[str, Any], list[harness.Verdict]]:
-    """Return figures and verdicts of what arrived."""
+    """Return figures and verdicts of what arrived.
+
+    Args:
+        heard: everything.
+        summary: of the second run.
+        plan: what was done.
+        killed_ms: wall time of the broker's death.
+        back_ms: of its return.
+        dead_ms: of the agent's death.
+        warnings: lines of the first run's log that took a number: those are of QoS 0 and not kept.
+    """
     first = [one for one in heard if one.boot == heard[0].boot]
     kept = {one.seq: one for one in first if one.kind in ("results", "events")}
     others = {one.seq for one in first} - set(kept)
@@ -111,11 +129,12 @@ def judge(
         "replays": sum(one.is_replay for one in heard),
         "duplicates": duplicates,
         "missing at the broker's death": len(at_the_kill),
+        "missing otherwise, log lines of QoS 0": f"{len(missing) - len(at_the_kill)}, {warnings}",
         "gap between frames, ms": {name: round(value, 1) for name, value in gaps.items()},
         "fresh on arrival, ms p50, p99, max": [round(harness.quantile(fresh, q), 1) for q in (0.5, 0.99, 1.0)],
         "dropped by the second run": {cause: count for cause, count in dropped.items() if count},
     }
-    missed = len(missing) - len(at_the_kill)
+    missed = max(0, len(missing) - len(at_the_kill) - warnings)
     periods = gaps["outage"] / (1000 / plan.fps)
     dip = gaps["outage"] / gaps["before"]
     return figures, [
@@ -217,7 +236,10 @@ deadline_ms = 250
 """
     )
     command: list[str | Path] = [sys.executable, "-m", "agent", "run", "--config", config]
-    with harness.running(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    with (
+        (folder / "log").open("wb") as log,
+        harness.running(command, stdout=subprocess.PIPE, stderr=log) as process,
+    ):
         yield process
         if process.poll() is None:
             process.kill()
