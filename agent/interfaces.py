@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -144,7 +144,7 @@ class Packet(NamedTuple):
 
     topic: str
     payload: bytes
-    qos: int
+    qos: Literal[0, 1]
     retain: bool
     content_type: str = "application/json"
     expiry_s: int | None = None

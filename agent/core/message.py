@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from agent.clock import NEVER_NS
 
@@ -76,7 +76,7 @@ class Message:
         captured_at_ns: `Clock.now_ns` of the frame's capture; of creation for the other kinds.
         deadline_ns: after this it is sent marked as a replay; `NEVER_NS` for none.
         seq: given by `Outbox.put`; counts its boot's messages, so that receivers drop duplicates by `boot` and `seq`.
-        qos: 0 or 1.
+        qos: never 2: receivers drop duplicates by themselves, and it takes twice the round trips.
         retain: it is a state: a newer one of the same topic replaces it while it waits.
         stream: whose result it is; empty for the other kinds.
         emitted_at_ns: when inference handed a result over; 0 for the other kinds.
@@ -90,7 +90,7 @@ class Message:
     captured_at_ns: int
     deadline_ns: int = NEVER_NS
     seq: int = 0
-    qos: int = 1
+    qos: Literal[0, 1] = 1
     retain: bool = False
     stream: str = ""
     emitted_at_ns: int = 0

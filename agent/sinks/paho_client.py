@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import paho.mqtt.client as mqtt
@@ -156,7 +156,13 @@ class Link:
         self._watch()
 
     def publish(
-        self, topic: str, payload: bytes | str, qos: int, *, retain: bool, properties: Properties | None = None
+        self,
+        topic: str,
+        payload: bytes | str,
+        qos: Literal[0, 1],
+        *,
+        retain: bool,
+        properties: Properties | None = None,
     ) -> tuple[int, bool]:
         """Send a message; return its identifier and whether its last byte went to the kernel already.
 

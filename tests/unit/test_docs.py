@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import typing
 
 from jsonschema import Draft202012Validator
 
 from agent.cli.load import load_settings
+from agent.core.message import Message
+from agent.interfaces import Packet
 from tests.paths import REPOSITORY
 from tests.schemas import validator
 from tools.settings_reference import manifest_page, settings_page
@@ -38,6 +41,13 @@ def test_the_schemas_and_the_asyncapi_document_are_current() -> None:
         assert all((REPOSITORY / "docs" / form["payload"]["schema"]["$ref"]).is_file() for form in forms)
         assert document["operations"][f"send_{name}"]["channel"]["$ref"] == f"#/channels/{name}"
         assert set(re.findall(r"{(\w+)}", channel["address"])) == set(channel["parameters"])
+
+
+def test_qos_2_is_never_used() -> None:
+    """Trap 15: by the contract, and by the types of what is sent."""
+    document = json.loads((REPOSITORY / "docs/asyncapi.json").read_text())
+    assert {operation["bindings"]["mqtt"]["qos"] for operation in document["operations"].values()} == {0, 1}
+    assert typing.get_type_hints(Message)["qos"] == typing.get_type_hints(Packet)["qos"] == typing.Literal[0, 1]
 
 
 def test_the_example_result_of_the_docs_is_valid() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import cbor2
@@ -14,7 +14,7 @@ from agent.core.cbor import CBOR
 from agent.core.envelope import Encoding
 from agent.core.outbox import Message, Outbox
 from agent.errors import TransientError
-from agent.interfaces import Acknowledged
+from agent.interfaces import Acknowledged, Packet, SinkEvent
 from agent.loops.egress import EgressLoop
 from agent.wake import Wake
 from tests.fakes import ManualClock, MemorySink
@@ -196,6 +196,36 @@ def test_a_sink_that_breaks_while_sending_loses_nothing() -> None:
     bench.sink.come_back()
     assert [item["n"] for item in bench.step()] == [1]
     assert bench.finish()["acknowledged"] == 1
+
+
+def test_a_sink_that_emits_while_it_is_called_is_no_deadlock() -> None:
+    """Trap 2: no lock of ours is held while the sink is called. A warning of paho's goes to the log relay, which emits."""
+
+    class Talkative(MemorySink):
+        def send(self, packet: Packet) -> Hashable | None:
+            if packet.topic == "results/s":
+                loop.report("from_within", {})
+            return super().send(packet)
+
+        def advance(self, now_ns: int) -> list[SinkEvent]:
+            if len(self.packets) == 1:
+                loop.report("from_advance", {})
+            return super().advance(now_ns)
+
+    sink = Talkative()
+    bench = Bench(sink)
+    loop = bench.loop
+    bench.emit(n=1)
+
+    def turn_twice() -> None:
+        loop.turn()
+        loop.turn()
+
+    thread = threading.Thread(target=turn_twice, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert {packet.topic for packet in sink.packets} >= {"results/s", "events/from_within"}
 
 
 def test_only_so_many_are_in_flight() -> None:
