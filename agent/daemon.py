@@ -30,7 +30,7 @@ from agent.core.inbound import SUBSCRIPTIONS
 from agent.core.message import Message
 from agent.core.outbox import Outbox
 from agent.core.probation import Readings
-from agent.delivery import build_keeping, metrics_server
+from agent.delivery import build_encodings, build_keeping, metrics_server
 from agent.desired.receiver import SettingsReceiver, Surroundings
 from agent.desired.start import Start
 from agent.device.signals import DeviceSignals
@@ -55,6 +55,7 @@ from agent.settings import Settings
 from agent.sinks.embedded import EmbeddedBroker
 from agent.sinks.stdout import StdoutSink
 from agent.updating import Updates
+from agent.wake import Wake
 
 log = logging.getLogger(__name__)
 
@@ -395,7 +396,7 @@ class Daemon:
         return sources
 
     def _build_egress(self, output: Output) -> EgressLoop:
-        wake = threading.Event()
+        wake = Wake()
         return EgressLoop(
             sink=self._build_sink(output, wake),
             outbox=Outbox(self._settings.mqtt.queue_messages),
@@ -406,9 +407,10 @@ class Daemon:
             waits_for_room=output == "stdout",
             keeping=Keeping() if output == "stdout" else build_keeping(self._settings),
             hear=self._control.hear,
+            encodings={} if output == "stdout" else build_encodings(self._settings),
         )
 
-    def _build_sink(self, output: Output, wake: threading.Event) -> Sink:
+    def _build_sink(self, output: Output, wake: Wake) -> Sink:
         if output == "stdout":
             return StdoutSink()
         from agent.sinks.mqtt import MqttSink  # paho takes 9 MiB; not needed for standard output.

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from agent.core.outbox import Message
+from agent.core.typed_array import for_disk, from_disk
 
 VARIABLE = "EDGEBEAT_HANDOVER_FD"
 """Names the descriptor to the next run. No setting."""
@@ -72,9 +73,13 @@ def receive(environ: MutableMapping[str, str] = os.environ) -> Handover | None:
         with os.fdopen(int(text), "rb") as stream:
             stream.seek(0)
             head, *rest = stream.read(2 * BYTES_MAX).splitlines()
-        return Handover(**{**json.loads(head), "messages": [Message(**json.loads(line)) for line in rest]})
-    except (OSError, ValueError, TypeError):
+        return Handover(**{**json.loads(head), "messages": [_message(json.loads(line)) for line in rest]})
+    except (OSError, ValueError, TypeError, KeyError):
         return None
+
+
+def _message(values: dict[str, Any]) -> Message:
+    return Message(**{**values, "body": from_disk(values["body"])})
 
 
 def _lines(handover: Handover) -> list[bytes]:
@@ -82,7 +87,8 @@ def _lines(handover: Handover) -> list[bytes]:
     kept: list[bytes] = []
     room = BYTES_MAX
     for message in reversed(handover.messages):
-        line = _encode({one.name: getattr(message, one.name) for one in fields(message)})
+        values = {field.name: getattr(message, field.name) for field in fields(message)}
+        line = _encode({**values, "body": for_disk(message.body)})
         room -= len(line)
         if room < 0:
             break

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -142,13 +142,12 @@ class LoadedModel:
     variants: tuple[Variant, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Packet:
+class Packet(NamedTuple):
     """A message in its wire form. `topic` is below the device's tree; one with a leading slash is absolute."""
 
     topic: str
     payload: bytes
-    qos: int
+    qos: Literal[0, 1]
     retain: bool
     content_type: str = "application/json"
     expiry_s: int | None = None
@@ -174,8 +173,7 @@ class Disconnected:
     cause: str
 
 
-@dataclass(frozen=True, slots=True)
-class Acknowledged:
+class Acknowledged(NamedTuple):
     """The sink's answer for one packet."""
 
     token: Hashable

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cbor2
+import numpy as np
 import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
@@ -21,6 +23,9 @@ from paho.mqtt.properties import Properties
 
 from agent.clock import NS_PER_MS, NS_PER_S, SystemClock
 from agent.sinks.embedded import free_ports
+
+_TYPES = {64: "<u1", 78: "<i4", 79: "<i8", 84: "<f2", 85: "<f4", 86: "<f8"}
+"""RFC 8746, as far as models of the tests need it."""
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
 
@@ -120,12 +125,15 @@ class Message:
         self.payload = message.payload
         self.retain = message.retain
         self.qos = message.qos
+        self.content_type = getattr(message.properties, "ContentType", "")
         self.arrived_wall_ns = SystemClock().wall_ns()
 
     @property
     def body(self) -> Any:
-        """The payload as JSON."""
-        return json.loads(self.payload)
+        """The payload, JSON or CBOR as its content type says; typed arrays are lists."""
+        if self.content_type != "application/cbor":
+            return json.loads(self.payload)
+        return cbor2.loads(self.payload, tag_hook=lambda tag, _: np.frombuffer(tag.value, _TYPES[tag.tag]).tolist())
 
 
 class Subscriber:

@@ -12,7 +12,7 @@ WILL_DELAY_S = 20
 SESSION_EXPIRY_S = 3600
 """The broker keeps the session so that the will can be delayed and revoked."""
 PACKET_BYTES_IN_MAX = 262_144
-"""Told to the broker: a 50 MB inbound message would cost 144 MiB of memory."""
+"""Told to the broker, and held to in MQTT 3.1.1 too: a 50 MB inbound message would cost 144 MiB of memory."""
 EXPIRY_STEP_S = 60
 """Expiries are rounded down to a minute: paho takes 20 us to build properties, and so few are built."""
 _CACHED_MAX = 64
