@@ -73,6 +73,12 @@ class Engine(Protocol):
             PermanentError: wrong name, dtype, shape or byte order, or the runtime failed.
         """
 
+    def release(self) -> None:
+        """Drop the network from memory once a run has ended; the next `run` loads it again. Any thread."""
+
+    def shrink(self) -> None:
+        """Let the next run give back what activations left in memory. Any thread."""
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:

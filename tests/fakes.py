@@ -95,6 +95,14 @@ class ScriptedEngine:
     def __init__(self, body: Callable[[ScriptedAbort], None] = lambda abort: None) -> None:
         self._body = body
         self.runs = 0
+        self.released = 0
+        self.shrunk = 0
+
+    def release(self) -> None:
+        self.released += 1
+
+    def shrink(self) -> None:
+        self.shrunk += 1
 
     def new_abort(self) -> ScriptedAbort:
         return ScriptedAbort()

@@ -31,6 +31,10 @@ def prepare_process() -> None:
     # FFmpeg and OpenCV write to standard error on their own; what matters reaches our log as an error.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    # numpy's BLAS starts a thread a CPU at import, outside the budget and with 20 MiB of address space each; nothing
+    # here multiplies matrices. OpenMP is what some execution providers bring.
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = "1"
     _set_thresholds(LOADING_THRESHOLD_BYTES)
 
 
