@@ -21,6 +21,8 @@ from agent.core.backoff import Backoff
 from agent.core.outbox import Outbox
 from agent.delivery import build_keeping, metrics_server
 from agent.device.signals import DeviceSignals
+from agent.engine.cpus import place_threads
+from agent.engine.memory import MemoryGauge, MemoryKeeper
 from agent.engine.process import lock_memory, prepare_serving
 from agent.engine.session import runtime_version
 from agent.errors import ConfigError
@@ -29,7 +31,7 @@ from agent.interfaces import Sink, Source
 from agent.loops.egress import EgressLoop, Keeping
 from agent.loops.governor import GovernorLoop
 from agent.loops.hangs import HangLoop
-from agent.loops.health import HealthLoop, process_figures, resident_bytes
+from agent.loops.health import HealthLoop, process_figures
 from agent.loops.inbox import Inbox
 from agent.loops.inference import CurrentRun, InferenceLoop
 from agent.loops.log_relay import relaying
@@ -37,6 +39,7 @@ from agent.loops.trace import TraceRecorder
 from agent.loops.worker import Worker
 from agent.marks import HANGS_MAX, Marks
 from agent.pipelines import Pipelines
+from agent.provision import Provision
 from agent.settings import Settings
 from agent.sinks.embedded import EmbeddedBroker
 from agent.sinks.stdout import StdoutSink
@@ -85,8 +88,6 @@ class Daemon:
         self._wakeups: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._stop_reason = ""
         self._hang_reason = ""
-        memory_mb = settings.limits.memory_mb
-        self._memory_limit_bytes = None if memory_mb is None else memory_mb << 20
         # OpenCV's own pool would come on top of the inference threads.
         cv2.setNumThreads(1)
 
@@ -94,14 +95,19 @@ class Daemon:
         is_named = "dir" in settings.state.model_fields_set
         carried = None if before is None else before.marks
         self._marks = Marks(settings.state.dir, carried, may_make=is_named)
-        self._models, self._left_out = load_models(settings, self._marks, self._clock, must_all_load=before is None)
+        self._provision = Provision(settings)
+        self._memory_limit_bytes = self._provision.limit.limit_bytes
+        self._models, self._left_out = load_models(
+            settings, self._provision, self._marks, self._clock, must_all_load=before is None
+        )
+        self._cores: dict[str, Any] = {}
         self._sources = self._build_sources(settings)
         prepare_serving()
         self._lock_refusal = lock_memory() if settings.limits.lock_memory else "not asked for"
         if settings.limits.lock_memory and self._lock_refusal is not None:
             log.warning("limits.lock_memory: refused: %s: raise LimitMEMLOCK", self._lock_refusal)
         self._broker: EmbeddedBroker | None = None
-        scheduling = scheduler_policy(settings)
+        scheduling = scheduler_policy(settings, self._provision)
         policies = {stream.name: stream_policy(stream) for stream in settings.streams if stream.name in self._sources}
         self._trace: TraceRecorder | None = None
         if trace is not None:
@@ -149,6 +155,9 @@ class Daemon:
         for worker in self._workers.values():
             worker.start()
         self._pipelines.start()
+        workers = self._pipelines.workers
+        inferring = [worker.native_id for name, worker in workers.items() if name.startswith("infer-")]
+        self._cores = place_threads(self._provision.cores, [thread for thread in inferring if thread is not None])
         ready = ", ".join(f"{stream.name} <- {stream.model}" for stream in self._pipelines.streams)
         log.info("ready: %s", ready or "no stream can run")
         self._stop_reason = self._main_loop()
@@ -185,6 +194,7 @@ class Daemon:
             "streams": self._inbox.snapshot(),
             "delivery": self._egress.snapshot(),
             "models": self._pipelines.snapshot() | self._left_out,
+            "engine": self._provision.snapshot(self._models, self._cores),
             "degradation": self._governor.snapshot(),
             "process": {**process, "memory_locked": self._lock_refusal is None},
             "versions": {
@@ -208,6 +218,8 @@ class Daemon:
         for name, why in self._left_out.items():
             event = "model_marked" if "marked" in why else "model_failed"
             self._egress.report(event, {"model": name, **why.get("marked", {"problems": why.get("failed")})})
+        for event, body in self._provision.events():
+            self._egress.report(event, body)
         self._pipelines.report_unreachable()
 
     def _hung(self, loop: InferenceLoop, run: CurrentRun, overdue_s: float) -> None:
@@ -333,14 +345,14 @@ class Daemon:
         )
 
     def _build_governor(self) -> GovernorLoop:
-        limit_bytes = self._memory_limit_bytes
         return GovernorLoop(
             loops=self._pipelines.inferences.values(),
             inbox=self._inbox,
             live_streams=[stream.name for stream in self._pipelines.streams if stream.mode == "live"],
             ladder=build_ladder(self._settings.degradation, self._pipelines.streams, self._models),
             signals=DeviceSignals(temperature_limit_c=self._settings.degradation.temperature_c_max),
-            memory_ratio=lambda: None if limit_bytes is None else resident_bytes() / limit_bytes,
+            memory=MemoryGauge(self._provision.limit),
+            giving=MemoryKeeper(self._provision.limit),
             report=self._egress.report,
             clock=self._clock,
         )

@@ -1,9 +1,10 @@
 """Compiled networks in the state folder: what ONNX Runtime's optimiser made, loaded in a tenth of the time.
 
-An entry is a folder, named by the digest of everything that it depends on, with three files: the optimised network, its
-weights, which are mapped and not read, and `entry.json`, which holds those facts and the digests of both. An entry is
-never changed: it is written beside its place, flushed, and moved there as a whole; it is unlinked as a whole, which
-leaves a session that maps it undisturbed (overwriting it would change results, truncating it would end the process).
+An entry is a folder, named by the digest of everything that it depends on, with three files: the optimised network,
+its weights, which are mapped and not read, and `entry.json`, which holds those facts and the digests of both. An
+entry is never changed: it is written beside its place, flushed, and moved there as a whole; it is unlinked as a
+whole, which leaves a session that maps it undisturbed (overwriting it would change results, truncating it would end
+the process).
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ def check_external_data(file: Path, digests: Mapping[str, str]) -> None:
         digests: SHA-256 by file name, as in model.toml's `model.external_data`.
 
     Raises:
-        ConfigError: unreadable, not ONNX, truncated; a file that is absolute, leaves the folder, is a symbolic link, is
-            absent or too short, is not in `digests` or differs from its digest.
+        ConfigError: unreadable, not ONNX, truncated; a file that is absolute, leaves the folder, is a symbolic link,
+            is absent or too short, is not in `digests` or differs from its digest.
     """
     try:
         content = file.read_bytes()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.engine.cgroup import cgroup_folders, read_words
+from agent.engine.process import give_back, set_frugal
 
 MIB = 1 << 20
 
@@ -77,7 +77,8 @@ class MemoryReading:
     Attributes:
         resident_bytes: of this process.
         ratio: the nearer of: resident memory of the agent's limit, the cgroup's use of the cgroup's limit.
-        pressure: percent of the last 10 s in which a task of the cgroup waited for memory; None where that is unknown.
+        pressure: percent of the last 10 s in which a task of the cgroup waited for memory; None where that is
+            unknown.
     """
 
     resident_bytes: int
@@ -114,11 +115,11 @@ class MemoryGauge:
 class Leash:
     """RLIMIT_DATA, held so that private memory cannot grow past the limit within a second.
 
-    The kernel counts address space, not pages: stacks and reserves that nobody touched are data too (60 MiB and more of
-    it). So the cap is set anew at each look: data now, plus what is left of the limit. An allocation above it
-    fails where it is made: numpy raises MemoryError and ONNX Runtime an error, and that frame fails; in any other thread
-    it ends the agent in order. File-backed pages (libraries, mapped weights) do not count; the kernel takes those back by
-    itself.
+    The kernel counts address space, not pages: stacks and reserves that nobody touched are data too (60 MiB and more
+    of it). So the cap is set anew at each look: data now, plus what is left of the limit. An allocation above it
+    fails where it is made: numpy raises MemoryError and ONNX Runtime an error, and that frame fails; in any other
+    thread it ends the agent in order. File-backed pages (libraries, mapped weights) do not count; the kernel takes
+    those back by itself.
 
     Args:
         limit: of the agent.
@@ -143,6 +144,32 @@ class Leash:
         resource.setrlimit(resource.RLIMIT_DATA, (self._soft, self._hard))
 
 
+class MemoryKeeper:
+    """Holds the process to its limit, and gives back what can be given. The governor's thread.
+
+    Args:
+        limit: of the agent.
+    """
+
+    def __init__(self, limit: MemoryLimit) -> None:
+        self._leash = Leash(limit)
+        self._is_frugal = False
+
+    def hold(self) -> None:
+        """See `Leash.hold`."""
+        self._leash.hold()
+
+    def set_frugal(self, is_frugal: bool) -> None:
+        """See `process.set_frugal`; costs nothing when nothing changes."""
+        if is_frugal != self._is_frugal:
+            self._is_frugal = is_frugal
+            set_frugal(is_frugal)
+
+    def give_back(self) -> None:
+        """See `process.give_back`."""
+        give_back()
+
+
 def resident_bytes(root: Path = Path("/")) -> int:
     """Return this process's resident memory; 0 where /proc is missing. 10 us."""
     try:
@@ -161,13 +188,6 @@ def proportional_mb() -> float | None:
     """Return this process's share of all pages that it maps (PSS), MiB; None where /proc does not tell. 2 ms."""
     kib = _key_values(Path("/proc/self/smaps_rollup")).get("Pss")
     return None if kib is None else round(kib / 1024, 1)
-
-
-def give_back() -> None:
-    """Return freed heap to the system; 1 to 9 ms, in which other threads wait for their allocations."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)
 
 
 def _own_limit(folder: Path) -> int | None:

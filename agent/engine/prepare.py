@@ -1,4 +1,4 @@
-"""Before a network is loaded: what it costs here, and its compiled form, made once and remembered in the state folder."""
+"""Before a network is loaded: what it costs here, and its compiled form, both made once and remembered."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from agent.engine.cache import FORMAT, CompiledCache, cpu_flags
+from agent.engine.digest import sha256_of
 from agent.engine.memory import MemoryLimit
 from agent.engine.providers import CPU
-from agent.engine.session import ProviderMissingError, SessionSetup, runtime_version, verified_sha256
+from agent.engine.session import EXTENSIONS, ProviderMissingError, SessionSetup, runtime_version, verified_sha256
 from agent.engine.trial import Cost, TensorShape, Trial, compile_network, measure
 from agent.json_file import read_json, write_json
 
@@ -80,10 +81,12 @@ class Workshop:
         """Return how to load a network, after trying it where that was not done before.
 
         Raises:
-            ConfigError: it cannot be used: damaged, refused by ONNX Runtime, without an end, or larger than the limit.
+            ConfigError: it cannot be used: damaged, refused by ONNX Runtime, without an end, or larger than the
+                limit.
         """
         verified_sha256(network.file, network.sha256)
-        setup, missing = self._setup, []
+        setup = self._setup
+        missing: list[str] = []
         while True:
             try:
                 compiled = self._compiled(network, setup)
@@ -161,7 +164,7 @@ def _facts(network: Network, setup: SessionSetup) -> dict[str, str]:
         "onnxruntime": runtime_version(),
         "cpu": cpu_flags(),
         "providers": ",".join(f"{provider.name}{provider.options or ''}" for provider in setup.providers),
-        "custom_ops": ",".join(setup.custom_ops),
+        "custom_ops": ",".join(op if op == EXTENSIONS else sha256_of(Path(op)) for op in setup.custom_ops),
         "optimised": "all",
     }
 

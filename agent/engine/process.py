@@ -40,10 +40,20 @@ def prepare_process() -> None:
 
 def prepare_serving() -> None:
     """Give back what loading left (9 ms), then keep frame buffers for use. Call once before the threads start."""
+    give_back()
+    set_frugal(False)
+
+
+def set_frugal(is_frugal: bool) -> None:
+    """Return freed buffers to the system at once (1.5 ms a frame), or keep them for the next frame."""
+    _set_thresholds(LOADING_THRESHOLD_BYTES if is_frugal else SERVING_THRESHOLD_BYTES)
+
+
+def give_back() -> None:
+    """Return freed heap to the system; 1 to 9 ms, in which other threads wait for their allocations."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
-    _set_thresholds(SERVING_THRESHOLD_BYTES)
 
 
 def lock_memory() -> str | None:

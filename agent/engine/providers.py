@@ -24,35 +24,6 @@ NAMES: Mapping[str, str] = {
 """By the name in the settings. ONNX Runtime takes an unknown name, and a provider that its build lacks, without an
 error and runs on the CPU."""
 
-OPTIONS: Mapping[str, Mapping[str, type]] = {
-    "cuda": {
-        "device_id": int,
-        "gpu_mem_limit": int,
-        "arena_extend_strategy": str,
-        "cudnn_conv_algo_search": str,
-        "do_copy_in_default_stream": bool,
-        "use_tf32": bool,
-    },
-    "tensorrt": {
-        "device_id": int,
-        "trt_max_workspace_size": int,
-        "trt_fp16_enable": bool,
-        "trt_int8_enable": bool,
-        "trt_engine_cache_enable": bool,
-        "trt_engine_cache_path": str,
-        "trt_timing_cache_enable": bool,
-        "trt_timing_cache_path": str,
-    },
-    "openvino": {"device_type": str, "precision": str, "num_of_threads": int, "num_streams": int, "cache_dir": str},
-    "xnnpack": {"intra_op_num_threads": int},
-    "acl": {"enable_fast_math": bool},
-    "qnn": {"backend_path": str, "htp_performance_mode": str, "profiling_level": str, "device_id": int},
-    "coreml": {"ModelFormat": str, "MLComputeUnits": str, "RequireStaticInputShapes": bool},
-    "cpu": {},
-}
-"""Those that make sense on a device, from ONNX Runtime's documentation. It ignores what it does not know, so that a
-misspelt option would do nothing in silence."""
-
 
 @dataclass(frozen=True, slots=True)
 class Provider:
@@ -90,13 +61,13 @@ class ProviderPlan:
 
 
 def plan_providers(
-    asked: Sequence[str], options: Mapping[str, Mapping[str, Option]], available: Sequence[str]
+    asked: Sequence[str], options: Mapping[Any, Mapping[str, Option]], available: Sequence[str]
 ) -> ProviderPlan:
     """Return what can be tried.
 
     Args:
         asked: `engine.providers`.
-        options: `engine.provider_options`, checked by `option_problems`.
+        options: `engine.provider_options`.
         available: `onnxruntime.get_available_providers()`.
 
     Raises:
@@ -113,23 +84,6 @@ def plan_providers(
             f"{', '.join(available)}: install the build for your accelerator, or add 'cpu' to the list"
         )
     return ProviderPlan(tuple(asked), usable)
-
-
-def option_problems(options: Mapping[str, Mapping[str, Option]]) -> list[str]:
-    """Return what is wrong with provider options, one text each."""
-    problems = []
-    for name, given in options.items():
-        if name not in OPTIONS:
-            problems.append(f"{name!r} is no provider: known are {', '.join(OPTIONS)}")
-            continue
-        for key, value in given.items():
-            wanted = OPTIONS[name].get(key)
-            known = ", ".join(OPTIONS[name]) or "none"
-            if wanted is None:
-                problems.append(f"{name}.{key} is no option that Edgebeat passes on: known are {known}")
-            elif type(value) is not wanted:
-                problems.append(f"{name}.{key} is {value!r}: it must be {_KINDS[wanted]}")
-    return problems
 
 
 def device_memory() -> list[dict[str, Any]]:
@@ -164,9 +118,6 @@ def _gpu(library: ctypes.CDLL, index: int) -> dict[str, Any] | None:
     if library.nvmlDeviceGetMemoryInfo(device, ctypes.byref(memory)) != 0:
         return None
     return {"device": index, "used_mb": memory.used >> 20, "total_mb": memory.total >> 20}
-
-
-_KINDS = {int: "a whole number", bool: "true or false", str: "a text"}
 
 
 def _text(value: Option) -> str:

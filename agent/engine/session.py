@@ -62,8 +62,8 @@ class SessionSetup:
 def share_arena(max_bytes: int) -> None:
     """Make the one arena from which all sessions take their activations; once in a process, before the first of them.
 
-    A run that needs more than is left of it fails with an error, and the session stays usable. Four sessions took 231 MB
-    instead of 443.
+    A run that needs more than is left of it fails with an error, and the session stays usable. Four sessions took 231
+    MB instead of 443.
     """
     # Strategy 1 extends by what is asked for instead of the next power of two.
     config = ort.OrtArenaCfg({"max_mem": max_bytes, "arena_extend_strategy": 1})
@@ -112,8 +112,8 @@ class OrtEngine:
             QuantizeLinear and DequantizeLinear, which tells what its integer kernels ought to give.
         setup: how the session is made.
         compiled: the same network, optimised, from the cache that verified it; it is loaded in the place of `file`.
-        input_bytes_max: of all inputs together; a larger frame of a network with open dimensions is refused instead of
-            growing the arena for good. None for no limit.
+        input_bytes_max: of all inputs together; a larger frame of a network with open dimensions is refused instead
+            of growing the arena for good. None for no limit.
 
     Raises:
         ConfigError: the file is missing, differs from its digest, or ONNX Runtime refuses it.
@@ -143,15 +143,19 @@ class OrtEngine:
         self.sha256 = verified_sha256(file, sha256)
         session = self._open()
         self._session: ort.InferenceSession | None = session
-        self.providers = tuple(session.get_providers())
-        """What ONNX Runtime uses, by its own names, in order."""
+        self._providers = tuple(session.get_providers())
         self.inputs = tuple(_spec(node, file) for node in session.get_inputs())
         self.outputs = tuple(_spec(node, file) for node in session.get_outputs())
         self._inputs_by_name = {spec.name: spec for spec in self.inputs}
 
     @property
+    def providers(self) -> tuple[str, ...]:
+        """See `Engine.providers`."""
+        return self._providers
+
+    @property
     def is_loaded(self) -> bool:
-        """Whether it is in memory. Any thread."""
+        """See `Engine.is_loaded`."""
         return self._session is not None
 
     def new_abort(self) -> Abort:
@@ -165,6 +169,12 @@ class OrtEngine:
     def shrink(self) -> None:
         """See `Engine.shrink`."""
         self._shrinks = True
+
+    def takes(self, inputs: Mapping[str, tuple[str, Sequence[int]]]) -> bool:
+        """Return whether inputs of these types and shapes, by name, fit the network."""
+        return inputs.keys() == self._inputs_by_name.keys() and all(
+            self._inputs_by_name[name].fits(np.dtype(dtype), shape) for name, (dtype, shape) in inputs.items()
+        )
 
     def run(self, inputs: Mapping[str, Tensor], abort: Abort) -> list[Tensor]:
         """See `Engine.run`."""
@@ -231,10 +241,7 @@ class OrtEngine:
             raise PermanentError(f"model inputs are {sorted(self._inputs_by_name)}, got {sorted(inputs)}")
         for name, tensor in inputs.items():
             spec = self._inputs_by_name[name]
-            fits = len(tensor.shape) == len(spec.shape) and all(
-                wanted is None or wanted == size for wanted, size in zip(spec.shape, tensor.shape, strict=True)
-            )
-            if tensor.dtype != spec.dtype or not fits or tensor.size == 0:
+            if not spec.fits(tensor.dtype, tensor.shape) or tensor.size == 0:
                 raise PermanentError(f"model input is {spec}, got {tensor.dtype}{list(tensor.shape)}")
             if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
                 raise PermanentError(f"model input {name} holds NaN or infinity")
@@ -242,8 +249,8 @@ class OrtEngine:
         if self._input_bytes_max is not None and given_bytes > self._input_bytes_max:
             shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in inputs.items())
             raise PermanentError(
-                f"model input {shapes} has {given_bytes} bytes: activations grow with it, and limits.memory_mb leaves "
-                f"room for {self._input_bytes_max}"
+                f"model input {shapes} has {given_bytes} bytes: activations grow with it, and limits.memory_mb "
+                f"leaves room for {self._input_bytes_max}"
             )
 
 

@@ -1,7 +1,7 @@
 """Tries a network in a child process first: compiles it, and measures what it takes, within limits that end it.
 
-A network is a program from elsewhere. It may ask for gigabytes, never end or crash ONNX Runtime; whatever it does to the
-child, the running model does not notice. `trial_child` is the child's side.
+A network is a program from elsewhere. It may ask for gigabytes, never end or crash ONNX Runtime; whatever it does to
+the child, the running model does not notice. `trial_child` is the child's side.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class Cost:
 
     def __str__(self) -> str:
         return (
-            f"{_mib(self.steady_bytes)} ({_mib(self.session_bytes)} of weights and kernels, {_mib(self.run_bytes)} of "
-            f"activations), {_mib(self.peak_bytes)} at its peak"
+            f"{_mib(self.steady_bytes)} ({_mib(self.session_bytes)} of weights and kernels, {_mib(self.run_bytes)} "
+            f"of activations), {_mib(self.peak_bytes)} at its peak"
         )
 
 
@@ -151,4 +151,3 @@ def _in_child(
 
 def _mib(size_bytes: float) -> str:
     return f"{size_bytes / MIB:.1f} MiB"
-

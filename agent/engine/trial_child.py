@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from agent.engine.process import prepare_process
+from agent.engine.process import give_back, prepare_process
 
 prepare_process()  # Before numpy and onnxruntime are imported.
 
@@ -24,7 +24,7 @@ import numpy as np  # noqa: E402
 import onnxruntime as ort  # noqa: E402
 
 from agent.engine.cache import NETWORK_NAME, WEIGHTS_NAME  # noqa: E402
-from agent.engine.memory import data_bytes, give_back, resident_bytes  # noqa: E402
+from agent.engine.memory import data_bytes, resident_bytes  # noqa: E402
 from agent.engine.providers import Provider  # noqa: E402
 from agent.engine.session import OrtEngine, ProviderMissingError, SessionSetup, session_options  # noqa: E402
 from agent.errors import ConfigError, EdgebeatError  # noqa: E402
@@ -132,11 +132,14 @@ def _engine(job: dict[str, Any], file: Path) -> OrtEngine:
 
 
 def _inputs(job: dict[str, Any], engine: OrtEngine) -> Iterable[dict[str, Tensor]]:
-    """Yield one input of each shape, of numbers that look like pictures."""
-    if len(engine.inputs) != 1:
-        return  # The agent refuses it with a better text.
+    """Yield one input of each shape that the network takes, of numbers that look like pictures.
+
+    What does not fit is left out: the agent refuses it with a text that names the manifest's line.
+    """
     random = np.random.default_rng(0)
     for given in job["inputs"]:
+        if not engine.takes({given["name"]: (given["dtype"], given["shape"])}):
+            continue
         dtype = np.dtype(given["dtype"])
         values = random.integers(0, 256, given["shape"], np.uint8)
         yield {given["name"]: values.astype(dtype) if dtype.kind != "f" else (values / 255).astype(dtype)}

@@ -19,6 +19,7 @@ from agent.settings.delivery import (
     SpoolSettings,
     StateSettings,
 )
+from agent.settings.engine import EngineSettings
 from agent.settings.limits import DegradationSettings, LimitsSettings, SchedulerSettings
 from agent.settings.streams import DEADLINE_MS_LIVE, ModelSettings, StreamSettings
 
@@ -26,6 +27,7 @@ __all__ = [
     "DEADLINE_MS_LIVE",
     "DegradationSettings",
     "DeviceSettings",
+    "EngineSettings",
     "HealthSettings",
     "LimitsSettings",
     "LogSettings",
@@ -53,6 +55,7 @@ class Settings(BaseSettings):
     device: DeviceSettings = DeviceSettings()
     mqtt: MqttSettings = MqttSettings()
     limits: LimitsSettings = LimitsSettings()
+    engine: EngineSettings = EngineSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
     degradation: DegradationSettings = DegradationSettings()
     state: StateSettings = StateSettings()

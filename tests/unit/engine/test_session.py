@@ -102,6 +102,7 @@ def test_inference_threads_stay_inside_the_budget_and_do_not_spin() -> None:
     session = OrtEngine(MODELS / "slow" / "model.onnx", threads=2, sha256=None)
     session.run({"images": pixels((1, 3, 160, 160))}, session.new_abort())
     assert len(list(tasks.iterdir())) - before <= 1
+    assert session._session is not None
     options = session._session.get_session_options()
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 

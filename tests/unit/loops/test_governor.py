@@ -9,6 +9,7 @@ from agent.clock import NS_PER_MS, NS_PER_S
 from agent.core.degradation import Ladder, Step, StepKind
 from agent.core.scheduler import StreamPolicy
 from agent.device.signals import Signals
+from agent.engine.memory import MemoryReading
 from agent.frame import Capture
 from agent.loops.abort import AbortTimer
 from agent.loops.governor import GovernorLoop
@@ -33,6 +34,34 @@ class ScriptedSignals:
         return self.now
 
 
+class ScriptedMemory:
+    """Memory that is as full as it is told to be."""
+
+    def __init__(self) -> None:
+        self.ratio = 0.5
+
+    def read(self) -> MemoryReading:
+        return MemoryReading(0, self.ratio, None)
+
+
+class Giving:
+    """Remembers what it is told to give back."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+        self.is_frugal = False
+        self.given_back = 0
+
+    def hold(self) -> None:
+        self.looks += 1
+
+    def set_frugal(self, is_frugal: bool) -> None:
+        self.is_frugal = is_frugal
+
+    def give_back(self) -> None:
+        self.given_back += 1
+
+
 class Bench:
     """A governor over one real, idle inference loop."""
 
@@ -50,6 +79,8 @@ class Bench:
             clock=self.clock,
         )
         self.signals = ScriptedSignals()
+        self.memory = ScriptedMemory()
+        self.giving = Giving()
         self.events: list[tuple[str, Mapping[str, Any]]] = []
         self.governor = GovernorLoop(
             loops=[self.loop],
@@ -57,7 +88,8 @@ class Bench:
             live_streams=["door", "yard"],
             ladder=Ladder(steps),
             signals=self.signals,
-            memory_ratio=lambda: None,
+            memory=self.memory,
+            giving=self.giving,
             report=lambda event, body: self.events.append((event, body)),
             clock=self.clock,
         )
