@@ -21,7 +21,6 @@ from agent.core.backoff import Backoff
 from agent.core.outbox import Outbox
 from agent.delivery import build_keeping, metrics_server
 from agent.device.signals import DeviceSignals
-from agent.engine.cpus import place_threads
 from agent.engine.memory import MemoryGauge, MemoryKeeper
 from agent.engine.process import lock_memory, prepare_serving
 from agent.engine.session import runtime_version
@@ -100,7 +99,7 @@ class Daemon:
         self._models, self._left_out = load_models(
             settings, self._provision, self._marks, self._clock, must_all_load=before is None
         )
-        self._cores: dict[str, Any] = {}
+        self._cores = self._provision.cores.in_force()
         self._sources = self._build_sources(settings)
         prepare_serving()
         self._lock_refusal = lock_memory() if settings.limits.lock_memory else "not asked for"
@@ -157,7 +156,7 @@ class Daemon:
         self._pipelines.start()
         workers = self._pipelines.workers
         inferring = [worker.native_id for name, worker in workers.items() if name.startswith("infer-")]
-        self._cores = place_threads(self._provision.cores, [thread for thread in inferring if thread is not None])
+        self._cores = self._provision.cores.place_threads([thread for thread in inferring if thread is not None])
         ready = ", ".join(f"{stream.name} <- {stream.model}" for stream in self._pipelines.streams)
         log.info("ready: %s", ready or "no stream can run")
         self._stop_reason = self._main_loop()

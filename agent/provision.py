@@ -89,6 +89,11 @@ class Provision:
             _arena_is_shared = True
         self.budget = budget
 
+    @property
+    def spare_bytes(self) -> int:
+        """What may still be taken now, for a model that is to be loaded beside those that serve. Any thread."""
+        return self.limit.limit_bytes - resident_bytes()
+
     def recipe(self, model: str) -> Recipe:
         """Return how a model that was surveyed is loaded; after `fit`."""
         assert self.budget is not None

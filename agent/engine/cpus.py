@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -65,6 +66,40 @@ class CorePlan:
     inference: tuple[int, ...] = ()
     others: tuple[int, ...] = ()
 
+    def place_threads(self, inference: Collection[int]) -> dict[str, Any]:
+        """Bring the threads of this process to their CPUs; return what is in force, for health.
+
+        ONNX Runtime's own threads were placed by their sessions: a thread whose CPUs are inference CPUs already is left
+        alone. Threads that start later inherit the place of the one that starts them.
+
+        Args:
+            inference: native ids of the threads that run models.
+        """
+        if self.inference:
+            for thread in map(int, os.listdir("/proc/self/task")):  # noqa: PTH208  A Path a thread buys nothing.
+                try:
+                    if thread in inference:
+                        os.sched_setaffinity(thread, self.inference)
+                    elif not os.sched_getaffinity(thread) <= set(self.inference):
+                        os.sched_setaffinity(thread, self.others)
+                except ProcessLookupError:
+                    continue  # It ended meanwhile.
+                except OSError as error:
+                    log.warning("limits.inference_cores: thread %d is not placed: %s", thread, error.strerror)
+        return self.in_force(inference)
+
+    def in_force(self, inference: Collection[int] = ()) -> dict[str, Any]:
+        """Return what was asked for, and the CPUs of these threads and of the calling one."""
+        cpus: set[int] = set()
+        for thread in inference:
+            with contextlib.suppress(ProcessLookupError):
+                cpus |= os.sched_getaffinity(thread)
+        return {
+            "asked": self.asked if isinstance(self.asked, str) else list(self.asked),
+            "inference": sorted(cpus),
+            "others": sorted(os.sched_getaffinity(0)),
+        }
+
 
 def plan_cores(asked: str | tuple[int, ...], *, root: Path = Path("/")) -> CorePlan:
     """Return where the threads go; `any` pins nothing, `big` finds the fast cores, numbers name them.
@@ -100,36 +135,3 @@ def big_cores(allowed: Iterable[int], root: Path) -> list[int]:
         if len(known) == len(sizes) and known:
             return [cpu for cpu, size in known.items() if size >= 0.9 * max(known.values())]
     return list(allowed)
-
-
-def place_threads(plan: CorePlan, inference: Collection[int]) -> dict[str, Any]:
-    """Bring the threads of this process to their CPUs; return what was asked for and what is in force, for health.
-
-    Args:
-        plan: from `plan_cores`.
-        inference: native ids of the threads that run models. ONNX Runtime's own threads were placed by their session
-            and are known by not being Python's: a thread whose CPUs are all inference CPUs already is left alone.
-    """
-    if plan.inference:
-        for thread in map(int, os.listdir("/proc/self/task")):  # noqa: PTH208  A Path a thread buys nothing.
-            cpus = plan.inference if thread in inference else plan.others
-            try:
-                if thread in inference or not os.sched_getaffinity(thread) <= set(plan.inference):
-                    os.sched_setaffinity(thread, cpus)
-            except ProcessLookupError:
-                continue  # It ended meanwhile.
-            except OSError as error:
-                log.warning("limits.inference_cores: thread %d cannot be placed: %s", thread, error.strerror)
-    in_force = sorted(set().union(*(_affinity(thread) for thread in inference)))
-    return {
-        "asked": plan.asked if isinstance(plan.asked, str) else list(plan.asked),
-        "inference": in_force,
-        "others": sorted(_affinity(0)),
-    }
-
-
-def _affinity(thread: int) -> set[int]:
-    try:
-        return os.sched_getaffinity(thread)
-    except ProcessLookupError:
-        return set()

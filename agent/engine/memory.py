@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,10 +155,20 @@ class MemoryKeeper:
     def __init__(self, limit: MemoryLimit) -> None:
         self._leash = Leash(limit)
         self._is_frugal = False
+        self._has_let_go = False
+        self._lock = threading.Lock()
 
     def hold(self) -> None:
-        """See `Leash.hold`."""
-        self._leash.hold()
+        """See `Leash.hold`; does nothing once `let_go` was called."""
+        with self._lock:
+            if not self._has_let_go:
+                self._leash.hold()
+
+    def let_go(self) -> None:
+        """Take the cap back for good: it would outlive execve, and bind the run that replaces this one. Any thread."""
+        with self._lock:
+            self._has_let_go = True
+            self._leash.let_go()
 
     def set_frugal(self, is_frugal: bool) -> None:
         """See `process.set_frugal`; costs nothing when nothing changes."""

@@ -21,8 +21,8 @@ from agent.engine.memory import MIB
 from agent.engine.session import ProviderMissingError, SessionSetup
 from agent.errors import ConfigError
 
-TRIAL_LIMIT_S = 300.0
-"""For creating one session and a few runs: a 100 MB network on a slow SD card takes a minute."""
+TRIAL_LIMIT_S = 120.0
+"""For creating a session or two and a few runs: a 100 MB network on a slow SD card takes a minute."""
 
 REPLY_BYTES_MAX = 65_536
 """Of what the child prints: a few numbers or one error."""

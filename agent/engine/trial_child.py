@@ -162,8 +162,8 @@ def _said(error: EdgebeatError, job: dict[str, Any]) -> str:
 
 def _too_much(job: dict[str, Any]) -> str:
     return (
-        f"it asks for more than the {job['limit_bytes'] / 2**20:.0f} MiB that limits.memory_mb leaves for it: raise "
-        "that, or use a smaller network"
+        f"it asks for more than the {job['limit_bytes'] / 2**20:.0f} MiB that the whole agent may take: raise "
+        "limits.memory_mb, or use a smaller network"
     )
 
 

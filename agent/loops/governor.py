@@ -43,6 +43,9 @@ class Giving(Protocol):
     def hold(self) -> None:
         """Set the cap on private memory for the next second."""
 
+    def let_go(self) -> None:
+        """Take that cap back for good. Any thread."""
+
     def set_frugal(self, is_frugal: bool) -> None:
         """Return what is freed to the system at once, or keep it for the next frame."""
 
@@ -106,8 +109,9 @@ class GovernorLoop:
             self.read_device()
 
     def stop(self) -> None:
-        """End the thread."""
+        """End the thread, and the cap on memory: what is left to do is to put messages in safety."""
         self._stopping.set()
+        self._giving.let_go()
 
     def read_device(self) -> None:
         """Look at the device and at the misses, and take or take back a step."""

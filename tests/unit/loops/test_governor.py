@@ -51,9 +51,13 @@ class Giving:
         self.looks = 0
         self.is_frugal = False
         self.given_back = 0
+        self.has_let_go = False
 
     def hold(self) -> None:
         self.looks += 1
+
+    def let_go(self) -> None:
+        self.has_let_go = True
 
     def set_frugal(self, is_frugal: bool) -> None:
         self.is_frugal = is_frugal
