@@ -69,8 +69,8 @@ class CorePlan:
     def place_threads(self, inference: Collection[int]) -> dict[str, Any]:
         """Bring the threads of this process to their CPUs; return what is in force, for health.
 
-        ONNX Runtime's own threads were placed by their sessions: a thread whose CPUs are inference CPUs already is left
-        alone. Threads that start later inherit the place of the one that starts them.
+        ONNX Runtime's own threads were placed by their sessions: a thread whose CPUs are inference CPUs already is
+        left alone. Threads that start later inherit the place of the one that starts them.
 
         Args:
             inference: native ids of the threads that run models.

@@ -165,7 +165,7 @@ class MemoryKeeper:
                 self._leash.hold()
 
     def let_go(self) -> None:
-        """Take the cap back for good: it would outlive execve, and bind the run that replaces this one. Any thread."""
+        """Take the cap back for good: it would outlive execve and bind the run that follows. Any thread."""
         with self._lock:
             self._has_let_go = True
             self._leash.let_go()
