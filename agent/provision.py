@@ -10,7 +10,7 @@ from typing import Any
 from agent.engine.budget import FRAME_BYTES, FRAMES_A_STREAM, SERVING_BYTES, Budget, Need
 from agent.engine.cpus import effective_cpus, plan_cores
 from agent.engine.custom_ops import check_custom_ops
-from agent.engine.memory import MIB, memory_limit, resident_bytes
+from agent.engine.memory import MIB, memory_limit, resident_bytes, trial_bytes
 from agent.engine.prepare import Prepared, Workshop
 from agent.engine.providers import device_memory, plan_providers
 from agent.engine.session import SessionSetup, available_providers, share_arena
@@ -55,7 +55,7 @@ class Provision:
             custom_ops=engine.custom_ops,
             uses_shared_arena=True,
         )
-        self._workshop = Workshop(setup, self.limit, _state_folder(settings), engine.cache_mb * MIB)
+        self._workshop = Workshop(setup, trial_bytes(self.limit), _state_folder(settings), engine.cache_mb * MIB)
         self._surveyed: dict[str, tuple[Need, dict[str, Prepared]]] = {}
         self.budget: Budget | None = None
         """Once everything was found to fit."""

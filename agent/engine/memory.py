@@ -22,6 +22,9 @@ page cache and whatever else the device is for."""
 LEASH_BYTES_MIN = 8 * MIB
 """What may always be allocated beyond now: the error of a frame that failed for want of memory needs some too."""
 
+TRIAL_BYTES_MAX = 1024 * MIB
+"""A network that needs more than this beyond the agent's limit does not fit by far: figures would be no help."""
+
 _UNLIMITED_BYTES = 1 << 60
 """cgroup v1 writes a number near 2^63 for no limit."""
 
@@ -58,6 +61,16 @@ def memory_limit(asked_mb: int | None, *, root: Path = Path("/")) -> MemoryLimit
     if not device_bytes:
         return MemoryLimit(_UNLIMITED_BYTES, "none is known")
     return MemoryLimit(int(device_bytes * DEVICE_SHARE), f"{DEVICE_SHARE:.0%} of the device's memory")
+
+
+def trial_bytes(limit: MemoryLimit, *, root: Path = Path("/")) -> int:
+    """Return what a network may take in the child process that tries it: at least the whole limit.
+
+    More where the device has it, so that a limit that is too small can be answered with figures; half of what is
+    free, because other programs live there too.
+    """
+    free_bytes = _key_values(root / "proc/meminfo").get("MemAvailable", 0) * 1024
+    return max(limit.limit_bytes, min(TRIAL_BYTES_MAX, free_bytes // 2))
 
 
 def cgroup_limit_bytes(root: Path) -> int | None:

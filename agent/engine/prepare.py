@@ -12,7 +12,6 @@ from typing import Any
 
 from agent.engine.cache import FORMAT, CompiledCache, cpu_flags
 from agent.engine.digest import sha256_of
-from agent.engine.memory import MemoryLimit
 from agent.engine.providers import CPU
 from agent.engine.session import EXTENSIONS, ProviderMissingError, SessionSetup, runtime_version, verified_sha256
 from agent.engine.trial import Cost, TensorShape, Trial, compile_network, measure
@@ -63,14 +62,14 @@ class Workshop:
 
     Args:
         setup: how sessions are made.
-        limit: the most that a network may ask for while it is tried.
+        limit_bytes: the most that a network may ask for while it is tried.
         folder: in the state folder; None where nothing can be kept: then each start measures, and none compiles.
         cache_bytes: for compiled networks; 0 for none.
     """
 
-    def __init__(self, setup: SessionSetup, limit: MemoryLimit, folder: Path | None, cache_bytes: int) -> None:
+    def __init__(self, setup: SessionSetup, limit_bytes: int, folder: Path | None, cache_bytes: int) -> None:
         self._setup = setup
-        self._limit = limit
+        self._limit_bytes = limit_bytes
         self._cache = CompiledCache(folder / "compiled", cache_bytes) if folder is not None and cache_bytes else None
         self._costs_file = None if folder is None else folder / "costs.json"
         self._costs = {} if self._costs_file is None else read_json(self._costs_file)
@@ -112,7 +111,7 @@ class Workshop:
         trial = Trial(network.file, _for_child(setup), network.inputs, network.external)
         try:
             made = self._cache.add(
-                facts, lambda folder: compile_network(trial, folder, limit_bytes=self._limit.limit_bytes)
+                facts, lambda folder: compile_network(trial, folder, limit_bytes=self._limit_bytes)
             )
         except OSError as error:
             why = f"{network.file}: is used as it is, without a compiled form: {error.strerror or error}"
@@ -131,7 +130,7 @@ class Workshop:
         trial = Trial(
             compiled or network.file, _for_child(setup), network.inputs, network.external, compiled is not None
         )
-        cost = measure(trial, limit_bytes=self._limit.limit_bytes)
+        cost = measure(trial, limit_bytes=self._limit_bytes)
         self._costs.pop(key.hexdigest(), None)
         self._costs[key.hexdigest()] = {"file": network.file.name, **asdict(cost)}
         self._remember()

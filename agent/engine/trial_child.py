@@ -156,14 +156,14 @@ def _agree(one: Tensor, other: Tensor) -> bool:
 
 def _said(error: EdgebeatError, job: dict[str, Any]) -> str:
     text = str(error).removeprefix(f"{job['file']}: ")
-    is_memory = any(words in text for words in ("bad_alloc", "Failed to allocate memory", "alloc"))
+    is_memory = any(words in text for words in ("bad_alloc", "Failed to allocate", "Available memory of"))
     return _too_much(job) if is_memory else text
 
 
 def _too_much(job: dict[str, Any]) -> str:
     return (
-        f"it asks for more than the {job['limit_bytes'] / 2**20:.0f} MiB that the whole agent may take: raise "
-        "limits.memory_mb, or use a smaller network"
+        f"it asks for more than the {job['limit_bytes'] / 2**20:.0f} MiB that it may have here: use a smaller network, "
+        "or raise limits.memory_mb"
     )
 
 

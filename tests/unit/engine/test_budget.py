@@ -29,7 +29,8 @@ def test_what_does_not_fit_is_refused_with_figures_and_ways_out() -> None:
     refused = budget(120, DOOR).refusal()
     assert refused[0] == (
         "memory: the agent would take 160 MiB and may take 120 MiB (limits.memory_mb): 80 MiB for itself, 20 MiB to "
-        "serve its streams, door 40.0 MiB (30.0 MiB of weights and kernels, 10.0 MiB of activations), 60.0 MiB at its peak"
+        "serve its streams, door 40.0 MiB (30.0 MiB of weights and kernels, 10.0 MiB of activations), 60.0 MiB at "
+        "its peak"
     )
     assert refused[1:] == [
         "  what would fit: set limits.memory_mb to at least 160 MiB",

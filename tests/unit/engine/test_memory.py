@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.engine.memory import MIB, MemoryGauge, MemoryLimit, cgroup_limit_bytes, memory_limit
+from agent.engine.memory import MIB, MemoryGauge, MemoryLimit, cgroup_limit_bytes, memory_limit, trial_bytes
 from tests.paths import REPOSITORY
 from tests.unit.engine.trees import tree
 
@@ -46,6 +46,14 @@ def test_the_least_limit_holds_and_says_where_it_is_from(tmp_path: Path) -> None
     assert str(memory_limit(300, root=root)) == "200 MiB (the cgroup's memory limit)"
     assert str(memory_limit(100, root=root)) == "100 MiB (limits.memory_mb)"
     assert str(memory_limit(None, root=root)) == "200 MiB (the cgroup's memory limit)"
+
+
+def test_a_trial_may_take_the_limit_and_more_where_there_is_more(tmp_path: Path) -> None:
+    """So that a limit that is too small is answered with figures; half of what is free, 1 GiB at most."""
+    limit = MemoryLimit(100 * MIB, "limits.memory_mb")
+    for free_mb, expected_mb in ((50, 100), (600, 300), (100_000, 1024)):
+        root = tree(tmp_path, {"proc/meminfo": f"MemAvailable: {free_mb * 1024} kB\n"})
+        assert trial_bytes(limit, root=root) == expected_mb * MIB
 
 
 def test_the_gauge_reads_the_nearer_limit(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_the_cost_of_the_default_model() -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (gigabytes, "it asks for more than the 256 MiB that the whole agent may take: raise limits.memory_mb"),
+        (gigabytes, "it asks for more than the 256 MiB that it may have here: use a smaller network"),
         (endless, "did not end within 2 s: the network may hold an endless loop"),
         (unknown_operator, "name their library in engine.custom_ops"),
     ],
