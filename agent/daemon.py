@@ -10,7 +10,7 @@ import secrets
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 
@@ -34,7 +34,6 @@ from agent.loops.health import HealthLoop, process_figures
 from agent.loops.inbox import Inbox
 from agent.loops.inference import CurrentRun, InferenceLoop
 from agent.loops.log_relay import relaying
-from agent.loops.trace import TraceRecorder
 from agent.loops.worker import Worker
 from agent.marks import HANGS_MAX, Marks
 from agent.pipelines import Pipelines
@@ -42,6 +41,9 @@ from agent.provision import Provision
 from agent.settings import Settings
 from agent.sinks.embedded import EmbeddedBroker
 from agent.sinks.stdout import StdoutSink
+
+if TYPE_CHECKING:
+    from agent.loops.trace import TraceRecorder
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +112,8 @@ class Daemon:
         policies = {stream.name: stream_policy(stream) for stream in settings.streams if stream.name in self._sources}
         self._trace: TraceRecorder | None = None
         if trace is not None:
+            from agent.loops.trace import TraceRecorder  # With the simulator that reads it; nobody else needs them.
+
             is_continued = before is not None
             self._trace = TraceRecorder(trace, policies, scheduling, self._clock, is_continued=is_continued)
         self._inbox = Inbox(policies, self._clock, scheduling, self._trace)

@@ -103,7 +103,7 @@ def main() -> int:
     rows: list[dict[str, Any]] = []
     verdicts: list[harness.Verdict] = []
     with harness.broker() as port, tempfile.TemporaryDirectory() as state:
-        for part in (_refused(state), *([_limited(port, state, args.frames)] if args.frames else ())):
+        for part in (_refused(), *([_limited(port, state, args.frames)] if args.frames else ())):
             rows.append(part[0])
             verdicts += part[1]
         if args.minutes:
@@ -124,7 +124,7 @@ def _sections(state: str, limit_mb: int | None) -> str:
     return f'{limits}[state]\ndir = "{state}"\n[spool]\nmax_mb = 0\n'
 
 
-def _refused(state: str) -> Part:
+def _refused() -> Part:
     """Start with a limit that is too small, with nothing remembered."""
     begun_s = time.perf_counter()
     with tempfile.TemporaryDirectory() as fresh, tempfile.NamedTemporaryFile("w", suffix=".toml") as config:

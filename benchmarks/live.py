@@ -1,4 +1,4 @@
-"""Live over MQTT, at 10 fps unless said otherwise: no result older than its deadline, and CPU a frame against the bare loop's."""
+"""Live over MQTT: no result older than its deadline, and CPU a frame against the bare loop's."""
 
 from __future__ import annotations
 

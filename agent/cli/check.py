@@ -10,6 +10,7 @@ from agent.cli import exit_codes
 from agent.cli.load import load_settings
 from agent.cli.run import add_settings_arguments, config_file, overrides
 from agent.settings import Settings
+from agent.settings.documentation import document
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print every value with its origin; ConfigError carries what is wrong."""
     if args.schema:
-        print(json.dumps(Settings.model_json_schema(), indent=2))
+        print(json.dumps(document(Settings).model_json_schema(), indent=2))
         return exit_codes.DONE
     loaded = load_settings(config_file(args), overrides(args))
     if args.load:

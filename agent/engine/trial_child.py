@@ -162,8 +162,8 @@ def _said(error: EdgebeatError, job: dict[str, Any]) -> str:
 
 def _too_much(job: dict[str, Any]) -> str:
     return (
-        f"it asks for more than the {job['limit_bytes'] / 2**20:.0f} MiB that it may have here: use a smaller network, "
-        "or raise limits.memory_mb"
+        f"it asks for more than the {job['limit_bytes'] / 2**20:.0f} MiB that it may have here: use a smaller "
+        "network, or raise limits.memory_mb"
     )
 
 

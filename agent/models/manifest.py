@@ -19,7 +19,7 @@ FULL = "full"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 FileName = Annotated[str, Field(pattern=r"^[^/\\]+$")]
