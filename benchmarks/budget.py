@@ -22,7 +22,7 @@ GROWTH_MB_HOUR_MAX = 0.2
 SETTLED_AFTER_S = 60.0
 """Queues, histograms and allocators have their size after the first minute."""
 SAMPLE_S = 0.5
-FPS = 200.0
+FPS = 60.0
 """More than the model can take: inference never waits."""
 
 IN_CGROUP = "import os, sys; open(sys.argv[1], 'w').write(str(os.getpid())); os.execv(sys.argv[2], sys.argv[2:])"

@@ -204,8 +204,8 @@ def agent(
 ) -> Iterator[subprocess.Popen[str]]:
     """Run the agent live on the repeated clip; its summary is on its standard output once it has ended.
 
-    `more` are further sections of the settings, or keys of [limits] where `threads` is given; `prefix` is a program that
-    runs it, such as one that puts it into a cgroup.
+    `more` are further sections of the settings, or keys of [limits] where `threads` is given; `prefix` is a program
+    that runs it, such as one that puts it into a cgroup.
     """
     sections = [
         f"""\

@@ -1,7 +1,7 @@
 """The text under each field as its description, for the reference pages and the JSON Schema.
 
-pydantic can do this when a class is made (`use_attribute_docstrings`), at the price of parsing every class's source at
-each start: 80 ms of the agent's 900, on a desk. Nobody reads descriptions in a running agent.
+pydantic can do this when a class is made (`use_attribute_docstrings`), at the price of parsing every class's source
+at each start: 80 ms of the agent's 900, on a desk. Nobody reads descriptions in a running agent.
 """
 
 from __future__ import annotations
