@@ -12,12 +12,12 @@ from agent.clock import NS_PER_MS, NS_PER_S, Clock
 from agent.core.degradation import Ladder, LadderPolicy, Step, StepKind
 from agent.core.predictor import PredictorPolicy
 from agent.core.scheduler import Overflow, SchedulerPolicy, StreamPolicy
-from agent.engine.cpus import effective_cpus
 from agent.errors import ConfigError
 from agent.interfaces import LoadedModel, Source
 from agent.loading import load_model
 from agent.marks import HANGS_MAX, Marks
 from agent.models.manifest import load_manifest
+from agent.provision import Provision
 from agent.settings import DegradationSettings, ModelSettings, Settings, StreamSettings
 
 log = logging.getLogger(__name__)
@@ -39,13 +39,13 @@ def used_models(settings: Settings) -> list[ModelSettings]:
 
 
 def load_models(
-    wanted: Sequence[ModelSettings], threads: int, marks: Marks, clock: Clock, *, must_all_load: bool
+    wanted: Sequence[ModelSettings], provision: Provision, marks: Marks, clock: Clock, *, must_all_load: bool
 ) -> tuple[dict[str, LoadedModel], dict[str, dict[str, Any]]]:
     """Load models, but for those that hung too often.
 
     Args:
         wanted: the models.
-        threads: of one run.
+        provision: what they may take; every network is tried in a child process before any is loaded.
         marks: of those that hung.
         clock: times the warm-up.
         must_all_load: whether one that cannot be loaded ends the agent, as at a first start. A run that replaces a
@@ -57,9 +57,15 @@ def load_models(
     Raises:
         ConfigError: with every problem of every model.
     """
+    surveyed: list[ModelSettings] = []
     models: dict[str, LoadedModel] = {}
     left_out: dict[str, dict[str, Any]] = {}
     problems: list[str] = []
+
+    def refuse(model: ModelSettings, error: ConfigError) -> None:
+        problems.extend(error.problems)
+        left_out[model.name] = {"failed": error.problems[:10]}
+
     for model in wanted:
         try:
             _, manifest = load_manifest(model.path)
@@ -73,29 +79,32 @@ def load_models(
                 )
                 left_out[model.name] = {"marked": {"hangs": hangs, "file": str(marks.file)}}
                 continue
-            models[model.name] = load_model(model, threads, clock)
+            provision.survey(model)
+            surveyed.append(model)
         except ConfigError as error:
-            problems += error.problems
-            left_out[model.name] = {"failed": error.problems[:10]}
+            refuse(model, error)
+    provision.fit()
+    for model in surveyed:
+        try:
+            models[model.name] = load_model(model, provision.threads, clock, provision.recipe(model.name))
+        except ConfigError as error:
+            refuse(model, error)
     if problems and must_all_load:
         raise ConfigError(problems)
     for problem in problems:
         log.error("left out: %s", problem)
-    log.info("models warm and verified: %s; %d inference threads each", ", ".join(models) or "none", threads)
+    log.info(
+        "models warm and verified: %s; %d inference threads each", ", ".join(models) or "none", provision.threads
+    )
     return models, left_out
 
 
-def run_threads(settings: Settings) -> int:
-    """Return the threads of one inference: all CPUs divided evenly among the models, at least 1."""
-    return max(1, effective_cpus(settings.limits.threads) // max(1, len(used_models(settings))))
-
-
-def scheduler_policy(settings: Settings) -> SchedulerPolicy:
+def scheduler_policy(settings: Settings, provision: Provision) -> SchedulerPolicy:
     """Return what holds for all streams and sessions."""
-    scheduler, cpus = settings.scheduler, effective_cpus(settings.limits.threads)
+    scheduler = settings.scheduler
     return SchedulerPolicy(
-        threads=cpus,
-        run_threads=run_threads(settings),
+        threads=provision.cpus,
+        run_threads=provision.threads,
         min_share=scheduler.min_share,
         predictor=PredictorPolicy(
             confidence=scheduler.confidence,
@@ -113,7 +122,11 @@ def build_ladder(
     steps: list[Step] = []
     highest = max((stream.priority for stream in streams), default=0)
     for kind in settings.steps:
-        if kind == "stride" and any(stream.mode == "live" for stream in streams):
+        if kind == "trim":
+            steps.append(Step(StepKind.TRIM, "", 0, "unused memory given back"))
+        elif kind == "unload" and any(_has_standby(model) for model in models.values()):
+            steps.append(Step(StepKind.UNLOAD, "", 0, "variants that are not in use unloaded"))
+        elif kind == "stride" and any(stream.mode == "live" for stream in streams):
             steps += [Step(StepKind.STRIDE, "", stride, f"stride {stride}") for stride in (2, 3)]
         elif kind == "variant":
             steps += [
@@ -136,6 +149,11 @@ def build_ladder(
         better_after_ns=int(settings.better_after_s * NS_PER_S),
     )
     return Ladder(steps, policy)
+
+
+def _has_standby(model: LoadedModel) -> bool:
+    """Whether variants have networks of their own that could leave the memory."""
+    return len({id(variant.engine) for variant in model.variants}) > 1
 
 
 def build_source(stream: StreamSettings, clock: Clock) -> Source:

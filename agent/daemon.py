@@ -9,7 +9,7 @@ import secrets
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 
@@ -18,7 +18,6 @@ from agent.assembly import (
     build_ladder,
     build_source,
     load_models,
-    run_threads,
     scheduler_policy,
     stream_policy,
     used_models,
@@ -34,6 +33,7 @@ from agent.delivery import build_encodings, build_keeping, metrics_server
 from agent.desired.receiver import SettingsReceiver, Surroundings
 from agent.desired.start import Start
 from agent.device.signals import DeviceSignals
+from agent.engine.memory import MemoryGauge, MemoryKeeper, resident_bytes
 from agent.engine.process import lock_memory, prepare_serving
 from agent.errors import ConfigError
 from agent.handover import Handover
@@ -42,20 +42,23 @@ from agent.loops.control import ControlLoop
 from agent.loops.egress import EgressLoop, Keeping
 from agent.loops.governor import GovernorLoop
 from agent.loops.hangs import HangLoop
-from agent.loops.health import HealthLoop, process_figures, resident_bytes, versions
+from agent.loops.health import HealthLoop, process_figures, versions
 from agent.loops.inbox import Inbox
 from agent.loops.inference import CurrentRun, InferenceLoop
 from agent.loops.log_relay import relaying
-from agent.loops.trace import TraceRecorder
 from agent.loops.worker import Worker
 from agent.marks import HANGS_MAX, Marks
 from agent.pipelines import Pipelines, runnable
+from agent.provision import Provision
 from agent.remote import Remote
 from agent.settings import Settings
 from agent.sinks.embedded import EmbeddedBroker
 from agent.sinks.stdout import StdoutSink
 from agent.updating import Updates
 from agent.wake import Wake
+
+if TYPE_CHECKING:
+    from agent.loops.trace import TraceRecorder
 
 log = logging.getLogger(__name__)
 
@@ -108,26 +111,30 @@ class Daemon:
         self._stop_reason = ""
         self._hang_reason = ""
         self._restart_reason = ""
-        self._memory_limit_bytes = _limit_bytes(settings)
         # OpenCV's own pool would come on top of the inference threads.
         cv2.setNumThreads(1)
 
         # Everything that can be refused is refused here, before the first thread starts.
         is_named = "dir" in settings.state.model_fields_set
         carried = None if before is None else before.marks
-        self._updates = Updates(settings, self._clock)
         self._marks = Marks(settings.state.dir, carried, may_make=is_named)
-        models, self._left_out = self._load_models(settings, must_all_load=before is None)
+        self._updates = Updates(settings, self._marks, self._clock)
+        provision = Provision(settings)
+        self._memory_limit_bytes = provision.limit.limit_bytes
+        models, self._left_out = self._load_models(settings, provision, must_all_load=before is None)
+        self._cores = provision.cores.in_force()
         sources = self._build_sources(settings, models)
         prepare_serving()
         self._lock_refusal = lock_memory() if settings.limits.lock_memory else "not asked for"
         if settings.limits.lock_memory and self._lock_refusal is not None:
             log.warning("limits.lock_memory: refused: %s: raise LimitMEMLOCK", self._lock_refusal)
         self._broker: EmbeddedBroker | None = None
-        scheduling = scheduler_policy(settings)
+        scheduling = scheduler_policy(settings, provision)
         policies = {stream.name: stream_policy(stream) for stream in runnable(settings, models, sources)}
         self._trace: TraceRecorder | None = None
         if trace is not None:
+            from agent.loops.trace import TraceRecorder  # With the simulator that reads it; nobody else needs them.
+
             is_continued = before is not None
             self._trace = TraceRecorder(trace, policies, scheduling, self._clock, is_continued=is_continued)
         self._inbox = Inbox(policies, self._clock, scheduling, self._trace)
@@ -147,6 +154,7 @@ class Daemon:
             models,
             sources,
             self._left_out,
+            provision=provision,
             marks=self._marks,
             inbox=self._inbox,
             emit=self._egress.emit,
@@ -190,6 +198,7 @@ class Daemon:
         for worker in self._workers.values():
             worker.start()
         self._pipelines.start()
+        self._place_threads()
         ready = ", ".join(f"{stream.name} <- {stream.model}" for stream in self._pipelines.streams)
         log.info("ready: %s", ready or "no stream can run")
         self._stop_reason = self._main_loop()
@@ -206,10 +215,10 @@ class Daemon:
         with self._applying:
             self._pipelines.apply(self._updates.effective(settings))
             self._settings = settings
-        self._memory_limit_bytes = _limit_bytes(settings)
+        self._place_threads()
         self._hangs.hang_ns = int(settings.limits.hang_s * NS_PER_S)
         period_ns = int(settings.health.period_s * NS_PER_S)
-        self._health.follow(period_ns=period_ns, memory_limit_bytes=self._memory_limit_bytes)
+        self._health.follow(period_ns=period_ns)
         logging.getLogger().setLevel(settings.log.level.upper())
         if self._trace is not None:
             log.warning("the trace ends: other settings are in force now")
@@ -258,6 +267,7 @@ class Daemon:
             "streams": self._inbox.snapshot(),
             "delivery": self._egress.snapshot(),
             "models": self._pipelines.snapshot(),
+            "engine": self._pipelines.provision.snapshot(self._pipelines.models, self._cores),
             "updates": self._updates.snapshot(),
             "settings": {} if self._receiver is None else self._receiver.snapshot(),
             "control": self._remote.snapshot(),
@@ -279,7 +289,13 @@ class Daemon:
         for name, why in self._left_out.items():
             event = "model_marked" if "marked" in why else "model_failed"
             self._egress.report(event, {"model": name, **why.get("marked", {"problems": why.get("failed")})})
+        for event, body in self._pipelines.provision.events():
+            self._egress.report(event, body)
         self._pipelines.report_unreachable()
+
+    def _place_threads(self) -> None:
+        """Bring every thread to its CPUs; one that starts later inherits those of the thread that starts it."""
+        self._cores = self._pipelines.provision.cores.place_threads(self._pipelines.inference_threads())
 
     def _hung(self, loop: InferenceLoop, run: CurrentRun, overdue_s: float) -> None:
         """End this run so that another can replace it: a thread in native code cannot be ended. The hang thread."""
@@ -361,18 +377,17 @@ class Daemon:
             self._egress.give_up()
 
     def _load_models(
-        self, settings: Settings, *, must_all_load: bool
+        self, settings: Settings, provision: Provision, *, must_all_load: bool
     ) -> tuple[dict[str, LoadedModel], dict[str, dict[str, Any]]]:
         """Load the models, each from its release where it has one that can be loaded.
 
         Raises:
             ConfigError: the settings' own cannot be loaded either.
         """
-        threads = run_threads(settings)
         while True:
             wanted = used_models(self._updates.effective(settings))
             try:
-                return load_models(wanted, threads, self._marks, self._clock, must_all_load=must_all_load)
+                return load_models(wanted, provision, self._marks, self._clock, must_all_load=must_all_load)
             except ConfigError as error:
                 if not self._updates.step_down(error.problems):
                     raise
@@ -438,7 +453,8 @@ class Daemon:
             live_streams=self._live_streams(),
             ladder=self._build_ladder(),
             signals=DeviceSignals(temperature_limit_c=self._settings.degradation.temperature_c_max),
-            memory_ratio=self._memory_ratio,
+            memory=MemoryGauge(self._pipelines.provision.limit),
+            giving=MemoryKeeper(self._pipelines.provision.limit),
             report=self._egress.report,
             clock=self._clock,
         )
@@ -461,16 +477,19 @@ class Daemon:
 
     def readings(self) -> Readings:
         """Return what a change is judged by. Any thread."""
-        return Readings(self._inbox.tallies(), self._memory_ratio(), self._egress.is_connected)
+        return Readings(self._inbox.tallies(), resident_bytes() / self._memory_limit_bytes, self._egress.is_connected)
 
     def inference(self, model: str) -> InferenceLoop | None:
         """Return the loop that serves a model. Any thread."""
         return next((loop for loop in self._pipelines.inferences if loop.model.name == model), None)
 
-    def spare_bytes(self) -> int | None:
-        """Return what is left of the memory limit, None without one. Any thread."""
-        limit_bytes = self._memory_limit_bytes
-        return None if limit_bytes is None else limit_bytes - resident_bytes()
+    def provision(self) -> Provision:
+        """Return what the models of the moment were given. Any thread."""
+        return self._pipelines.provision
+
+    def spare_bytes(self) -> int:
+        """Return what is left of the memory limit. Any thread."""
+        return self._pipelines.provision.spare_bytes
 
     def emit(self, message: Message) -> None:
         """Hand a message to egress. Any thread."""
@@ -479,10 +498,6 @@ class Daemon:
     def report(self, event: str, body: Mapping[str, Any]) -> None:
         """Send an event. Any thread."""
         self._egress.report(event, body)
-
-    def _memory_ratio(self) -> float | None:
-        limit_bytes = self._memory_limit_bytes
-        return None if limit_bytes is None else resident_bytes() / limit_bytes
 
     def _build_ladder(self) -> Ladder:
         return build_ladder(self._settings.degradation, self._pipelines.streams, self._pipelines.models)
@@ -514,8 +529,3 @@ class Daemon:
     def _metrics(self) -> contextlib.AbstractContextManager[object]:
         port = self._settings.health.prometheus_port
         return contextlib.nullcontext() if port is None else metrics_server(port, self.summary)
-
-
-def _limit_bytes(settings: Settings) -> int | None:
-    memory_mb = settings.limits.memory_mb
-    return None if memory_mb is None else memory_mb << 20

@@ -47,6 +47,14 @@ class TensorSpec:
     dtype: np.dtype[Any]
     shape: tuple[int | None, ...]
 
+    def fits(self, dtype: np.dtype[Any], shape: Sequence[int]) -> bool:
+        """Return whether a tensor of this type and shape may be given for it."""
+        return (
+            dtype == self.dtype
+            and len(shape) == len(self.shape)
+            and all(wanted in (None, size) for wanted, size in zip(self.shape, shape, strict=True))
+        )
+
     def __str__(self) -> str:
         dimensions = ",".join("?" if size is None else str(size) for size in self.shape)
         return f"{self.name} {self.dtype}[{dimensions}]"
@@ -62,6 +70,14 @@ class Abort(Protocol):
 class Engine(Protocol):
     """Runs one model. One inference thread calls `run`."""
 
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """What runs it, by ONNX Runtime's names, the first that takes operators first."""
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether it is in memory. Any thread."""
+
     def new_abort(self) -> Abort:
         """Return the means to stop one run; 1.6 us."""
 
@@ -72,6 +88,12 @@ class Engine(Protocol):
             InferenceAbortedError: `abort.set()` came first.
             PermanentError: wrong name, dtype, shape or byte order, or the runtime failed.
         """
+
+    def release(self) -> None:
+        """Drop the network from memory once a run has ended; the next `run` loads it again. Any thread."""
+
+    def shrink(self) -> None:
+        """Let the next run give back what activations left in memory. Any thread."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ import json
 import logging
 import queue
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,7 +16,11 @@ import numpy as np
 
 from agent.clock import NEVER_NS, Clock
 from agent.decoders.options import DecoderInput
+from agent.engine.budget import Need
+from agent.engine.prepare import Network, Prepared, Workshop
+from agent.engine.process import give_back
 from agent.engine.session import OrtEngine
+from agent.engine.trial import TensorShape
 from agent.errors import ConfigError, PermanentError
 from agent.frame import Pixels, Tensor
 from agent.interfaces import Decoder, Engine, LoadedModel, Placement, Preprocess, Variant
@@ -63,13 +67,57 @@ class Attempt:
     problems: tuple[str, ...] = ()
 
 
-def load_model(settings: ModelSettings, threads: int, clock: Clock) -> LoadedModel:
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How the networks of a model folder are loaded; the empty one takes them as they are and keeps them all.
+
+    Attributes:
+        prepared: by file name, from `survey`.
+        input_bytes_max: of one run, by file name.
+        keeps_all: False to drop each variant from memory once it is verified, but for the model itself.
+    """
+
+    prepared: Mapping[str, Prepared] = field(default_factory=dict)
+    input_bytes_max: Mapping[str, int] = field(default_factory=dict)
+    keeps_all: bool = True
+
+
+def survey(settings: ModelSettings, workshop: Workshop) -> tuple[Need, dict[str, Prepared]]:
+    """Try every network of a model folder in a child process, and load none.
+
+    Returns:
+        What each variant costs, and how each network is loaded, by file name.
+
+    Raises:
+        ConfigError: the folder, its manifest or one of its networks cannot be used.
+    """
+    folder, manifest = load_manifest(settings.path)
+    shapes: dict[str, list[TensorShape]] = {}
+    owners: dict[str, tuple[str, Manifest]] = {}
+    for name, own in _variants(manifest):
+        shapes.setdefault(own.model.path, []).append(_input_shape(own.input))
+        owners.setdefault(own.model.path, (name, own))
+    prepared, costs, problems = {}, {}, []
+    for path, (name, own) in owners.items():
+        network = Network(folder / path, own.model.sha256, tuple(shapes[path]), own.model.external_data)
+        try:
+            prepared[path] = workshop.prepare(network)
+        except ConfigError as error:
+            problems += error.problems
+        else:
+            costs[name] = prepared[path].cost
+    if problems:
+        raise ConfigError(problems)
+    return Need(settings.name, costs), prepared
+
+
+def load_model(settings: ModelSettings, threads: int, clock: Clock, recipe: Recipe | None = None) -> LoadedModel:
     """Load a model folder with its variants, warm each and check its golden sample.
 
     Raises:
         ConfigError: everything that is wrong with the folder, its networks or what they make of the sample.
     """
-    manifest, attempts = try_variants(settings.path, threads, clock)
+    manifest, attempts = try_variants(settings.path, threads, clock, recipe)
     # Variants share labels and sample, so that one mistake would be told once for each of them.
     problems = list(dict.fromkeys(problem for attempt in attempts for problem in attempt.problems))
     if problems:
@@ -78,46 +126,73 @@ def load_model(settings: ModelSettings, threads: int, clock: Clock) -> LoadedMod
     return LoadedModel(settings.name, manifest.version, manifest.task, variants)
 
 
-def try_variants(path: Path, threads: int, clock: Clock) -> tuple[Manifest, list[Attempt]]:
+def try_variants(
+    path: Path, threads: int, clock: Clock, recipe: Recipe | None = None
+) -> tuple[Manifest, list[Attempt]]:
     """Try the model itself and each of its variants, whatever becomes of the others.
 
     Raises:
         ConfigError: there is no folder, or its manifest is wrong.
     """
+    recipe = recipe or Recipe()
     folder, manifest = load_manifest(path)
     attempts: list[Attempt] = []
-    engines: dict[str, Engine] = {}
-    for name, own in [(FULL, manifest), *((spec.name, manifest.variant(spec)) for spec in manifest.variants)]:
+    engines: dict[str, OrtEngine] = {}
+    for name, own in _variants(manifest):
         file = folder / own.model.path
         try:
-            variant = load_variant(name, folder, own, threads, clock, engines.get(own.model.path))
+            engine = engines.get(own.model.path) or load_engine(folder, own, threads, recipe)
+            variant = load_variant(name, folder, own, engine, clock)
         except ConfigError as error:
             attempts.append(Attempt(name, file, None, tuple(error.problems)))
-        else:
-            engines.setdefault(own.model.path, variant.engine)
-            attempts.append(Attempt(name, file, variant))
+            continue
+        engines.setdefault(own.model.path, engine)
+        attempts.append(Attempt(name, file, variant))
+        if not recipe.keeps_all:
+            engine.release()
+            give_back()
+    if not recipe.keeps_all and attempts and (first := attempts[0].variant) is not None:
+        first.engine.run(first.warm_inputs, first.engine.new_abort())  # Loads it again.
     return manifest, attempts
 
 
-def load_variant(
-    name: str, folder: Path, manifest: Manifest, threads: int, clock: Clock, engine: Engine | None = None
-) -> Variant:
-    """Load the network that a manifest describes, warm it and check its golden sample.
+def load_engine(folder: Path, manifest: Manifest, threads: int, recipe: Recipe) -> OrtEngine:
+    """Load the network that a manifest describes.
+
+    Raises:
+        ConfigError: it cannot be used, or does not end.
+    """
+    network = manifest.model
+    file = folder / network.path
+    prepared = recipe.prepared.get(network.path)
+
+    def load() -> OrtEngine:
+        return OrtEngine(
+            file,
+            threads=threads,
+            sha256=network.sha256,
+            external=network.external_data,
+            setup=None if prepared is None else prepared.setup,
+            compiled=None if prepared is None else prepared.compiled,
+            input_bytes_max=recipe.input_bytes_max.get(network.path),
+        )
+
+    return within(LOAD_LIMIT_S, f"{file}: loading", load)
+
+
+def load_variant(name: str, folder: Path, manifest: Manifest, engine: OrtEngine, clock: Clock) -> Variant:
+    """Warm a network in the way that a manifest describes and check its golden sample.
 
     Args:
         name: of the variant.
         folder: where the manifest's files are.
         manifest: of the model itself, or what `Manifest.variant` makes of it.
-        threads: for one run.
+        engine: its network.
         clock: times the warm-up.
-        engine: the network where it is loaded already, as for a variant that only has another size.
 
     Raises:
         ConfigError: anything that is wrong with it.
     """
-    if not isinstance(engine, OrtEngine):
-        file, sha256 = folder / manifest.model.path, manifest.model.sha256
-        engine = within(LOAD_LIMIT_S, f"{file}: loading", lambda: OrtEngine(file, threads=threads, sha256=sha256))
     preprocess, decoder = build_steps(folder, manifest, engine)
     picture = _golden_picture(folder, manifest)
     try:
@@ -135,6 +210,18 @@ def load_variant(
         return compare(decoder.decode(outputs, placement))
 
     return Variant(name, engine.sha256, preprocess, engine, decoder, warm_inputs, fastest_ns, judge)
+
+
+def _variants(manifest: Manifest) -> list[tuple[str, Manifest]]:
+    """Return name and manifest of the model itself and of each of its variants."""
+    return [(FULL, manifest), *((spec.name, manifest.variant(spec)) for spec in manifest.variants)]
+
+
+def _input_shape(spec: InputSpec) -> TensorShape:
+    channels = 1 if spec.color == "GRAY" else 3
+    plane = (spec.height, spec.width)
+    shape = (1, *plane, channels) if spec.layout == "NHWC" else (1, channels, *plane)
+    return TensorShape(spec.name, spec.dtype, shape)
 
 
 def build_steps(folder: Path, manifest: Manifest, engine: OrtEngine) -> tuple[Preprocess, Decoder]:
@@ -165,9 +252,7 @@ def _build_decoder(given: DecoderInput) -> Decoder:
 
 
 def _check_input(spec: InputSpec, engine: OrtEngine, place: str) -> None:
-    channels = 1 if spec.color == "GRAY" else 3
-    plane = (spec.height, spec.width)
-    shape = (1, *plane, channels) if spec.layout == "NHWC" else (1, channels, *plane)
+    shape = _input_shape(spec).shape
     seen = ", ".join(map(str, engine.inputs))
     if len(engine.inputs) != 1 or engine.inputs[0].name != spec.name:
         raise ConfigError(f"{place}: [input] describes {spec.name!r}; the model takes {seen}")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from agent.json_file import read_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Marks:
         self._file = folder / "marks.json"
         self._may_make = may_make
         self._marks: dict[str, dict[str, Any]] = {}
-        for values in (_read(self._file), carried or {}):
+        for values in (read_json(self._file), carried or {}):
             self._marks.update({key: dict(value) for key, value in values.items() if _is_mark(value)})
 
     @property
@@ -68,7 +68,7 @@ class Marks:
         try:
             if self._may_make:
                 self._file.parent.mkdir(parents=True, exist_ok=True)
-            _write(self._file, self._marks)
+            write_json(self._file, self._marks)
         except OSError as error:
             log.warning("%s: cannot be written (%s): the mark lasts until the agent ends", self._file, error.strerror)
 
@@ -84,30 +84,3 @@ def _is_mark(value: Any) -> bool:
         and isinstance(value.get("last_s"), int)
         and isinstance(value.get("model"), str)
     )
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """Return the marks of a file; a file that is missing or damaged holds none."""
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        log.warning("%s: cannot be read and is ignored: %s", file, error)
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
-def _write(file: Path, values: Mapping[str, Any]) -> None:
-    """Replace the file as a whole, so that a power cut leaves the old or the new one."""
-    partial = file.with_name(f".{file.name}.part")
-    with partial.open("w", encoding="utf-8") as stream:
-        json.dump(values, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(file)
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agent.assembly import build_source, load_models, run_threads, scheduler_policy, stream_policy, used_models
+from agent.assembly import build_source, load_models, scheduler_policy, stream_policy, used_models
 from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, Clock
 from agent.core.backoff import Backoff
 from agent.core.scheduler import EGRESS_RESERVE_NS, SchedulerPolicy, StreamPolicy
-from agent.engine.process import loading, trim
+from agent.engine.process import give_back, loading
 from agent.errors import ConfigError
 from agent.frame import Frame
 from agent.interfaces import LoadedModel, Source
@@ -23,6 +23,7 @@ from agent.loops.inbox import Inbox
 from agent.loops.inference import Emit, InferenceLoop, ShowResult
 from agent.loops.worker import Worker
 from agent.marks import Marks
+from agent.provision import Provision
 from agent.result import Payload
 from agent.settings import ModelSettings, Settings, StreamSettings
 
@@ -62,6 +63,7 @@ class _Plan:
 
     Attributes:
         settings: the others.
+        provision: what the models are given by these.
         streams: those that run or are off.
         policies: of these.
         scheduling: of all.
@@ -71,6 +73,7 @@ class _Plan:
     """
 
     settings: Settings
+    provision: Provision
     streams: list[StreamSettings]
     policies: dict[str, StreamPolicy]
     scheduling: SchedulerPolicy
@@ -87,6 +90,7 @@ class Pipelines:
         models: verified and warm, by name.
         sources: by stream.
         left_out: why models are not there, by name.
+        provision: what the models were given.
         marks: of models that hung.
         inbox: with the policies of the streams that `runnable` returns.
         emit: hands a message to egress.
@@ -103,6 +107,7 @@ class Pipelines:
         sources: Mapping[str, Source],
         left_out: Mapping[str, Figures],
         *,
+        provision: Provision,
         marks: Marks,
         inbox: Inbox,
         emit: Emit,
@@ -113,6 +118,8 @@ class Pipelines:
     ) -> None:
         self._settings = settings
         self._left_out = dict(left_out)
+        self.provision = provision
+        """What the models of the moment were given; replaced as a whole."""
         self._marks = marks
         self._inbox = inbox
         self._emit = emit
@@ -243,6 +250,11 @@ class Pipelines:
         """Return whether an inference loop still serves. Any thread."""
         return any(server.loop is loop and server.worker.is_alive for server in self._servers.values())
 
+    def inference_threads(self) -> list[int]:
+        """Return the native ids of the threads that run models. Any thread."""
+        ids = [server.worker.native_id for server in self._servers.values()]
+        return [native_id for native_id in ids if native_id is not None]
+
     def by_stream(self) -> dict[str, InferenceLoop]:
         """Return the loop that serves each stream of the moment. Any thread."""
         servers = self._servers
@@ -262,8 +274,8 @@ class Pipelines:
         if len(self._left_behind) >= LEFT_BEHIND_MAX:
             raise ConfigError(f"{LEFT_BEHIND_MAX} sources hang in their drivers: restart the agent to change more")
         before = {model.name: model for model in self._settings.models}
-        threads = run_threads(new)
-        has_other_threads = threads != run_threads(self._settings)
+        provision = self.provision.follow(new)
+        has_other_threads = provision.threads != self.provision.threads
 
         def must_load(model: ModelSettings) -> bool:
             known = before.get(model.name)
@@ -274,7 +286,7 @@ class Pipelines:
 
         wanted = [model for model in used_models(new) if must_load(model)]
         with loading():
-            models, refused = load_models(wanted, threads, self._marks, self._clock, must_all_load=True)
+            models, refused = load_models(wanted, provision, self._marks, self._clock, must_all_load=True)
         if refused:
             raise ConfigError([f"models.{name}: {why}" for name, why in refused.items()])
         names = {model.name for model in used_models(new)}
@@ -287,7 +299,8 @@ class Pipelines:
         }
         streams = [stream for stream in new.streams if stream.model in there]
         policies = {stream.name: stream_policy(stream) for stream in streams}
-        return _Plan(new, streams, policies, scheduler_policy(new), sources, models, left_out)
+        scheduling = scheduler_policy(new, provision)
+        return _Plan(new, provision, streams, policies, scheduling, sources, models, left_out)
 
     def _needs_reader(self, stream: StreamSettings) -> bool:
         before = next((known for known in self.streams if known.name == stream.name), None)
@@ -305,12 +318,13 @@ class Pipelines:
             gone = {name: server for name, server in self._servers.items() if name not in names}
             swapped = {name: model for name, model in plan.models.items() if name in self._servers}
             added = {name: model for name, model in plan.models.items() if name not in self._servers}
-            before = scheduler_policy(self._settings)
+            before = self.provision
             self._servers = {name: server for name, server in self._servers.items() if name in names}
             # While models of either number of threads serve, runs are counted with the larger one.
-            busiest = max(before.run_threads, plan.scheduling.run_threads)
+            busiest = max(before.threads, plan.provision.threads)
             self._reconfigure(plan, busiest)
             self._settings, self.streams, self._left_out = plan.settings, plan.streams, plan.left_out
+            self.provision = plan.provision
             self._start_servers(added)
             retired = self._retire_readers(plan)
         self._join(retired, DRAIN_CAPTURE_NS)
@@ -325,7 +339,7 @@ class Pipelines:
         self._join([server.worker for server in gone.values()], DRAIN_INFERENCE_NS)
         if swapped or gone:
             del swapped, gone, plan
-            trim()
+            give_back()
 
     def _reconfigure(self, plan: _Plan, threads_a_run: int) -> None:
         policy = plan.scheduling

@@ -18,6 +18,7 @@ from typing import Any
 import agent
 from agent.core.release import ReleaseRefusedError
 from agent.errors import ConfigError
+from agent.settings import Settings
 
 LIMIT_S = 180.0
 """For loading, warming and verifying every variant, and some runs: an endless loop ends here."""
@@ -28,16 +29,11 @@ NICE = 10
 """The live streams go first on a busy device."""
 
 
-def qualify(
-    name: str, folder: Path, *, threads: int, memory_bytes: int | None, deadline_ms: float | None
-) -> dict[str, Any]:
-    """Load, warm, verify and time a model folder in a child process.
+def qualify(settings: Settings, *, deadline_ms: float | None) -> dict[str, Any]:
+    """Load, warm, verify and time a model in a child process, the way the agent would.
 
     Args:
-        name: of the model.
-        folder: of the release.
-        threads: of one run.
-        memory_bytes: what the child's data may grow to, None for no limit.
+        settings: with this one model, from its release's folder.
         deadline_ms: the tightest one of the streams that it would serve, None for none.
 
     Returns:
@@ -47,7 +43,7 @@ def qualify(
         ReleaseRefusedError: `not_verified`, `hangs`, `crashes`, `too_slow`.
         OSError: no process can be made.
     """
-    job = {"name": name, "folder": str(folder), "threads": threads, "memory_bytes": memory_bytes}
+    job = settings.model_dump(mode="json", exclude_unset=True)
     # The folder of this package first: the working folder, which anyone may have chosen, is not searched (-P).
     environ = {**os.environ, "PYTHONPATH": str(Path(agent.__file__).resolve().parent.parent)}
     command = [sys.executable, "-P", "-m", "agent.qualification"]
@@ -83,40 +79,46 @@ def qualify(
 
 def main() -> None:
     """Do the job. Whatever goes wrong is a sentence in the reply, unless the process itself is ended."""
-    job = json.loads(sys.stdin.buffer.read())
-    _limit(job["memory_bytes"])
+    settings = Settings(**json.loads(sys.stdin.buffer.read()))
+    _limit()
     try:
-        reply = _figures(job)
+        reply = _figures(settings)
     except ConfigError as error:
         reply = {"problems": error.problems[:10]}
     except MemoryError:
-        reply = {"problems": [f"it needs more memory than the {job['memory_bytes'] >> 20} MiB that are left for it"]}
+        reply = {"problems": ["it needs more memory than the agent may take"]}
     sys.stdout.write(json.dumps(reply))
     sys.stdout.flush()
     os._exit(0)  # What a hostile network left behind is not unwound.
 
 
-def _limit(memory_bytes: int | None) -> None:
+def _limit() -> None:
     os.nice(NICE)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT_S, CPU_LIMIT_S))
-    if memory_bytes is not None:
-        resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
 
 
-def _figures(job: dict[str, Any]) -> dict[str, Any]:
+def _figures(settings: Settings) -> dict[str, Any]:
     from agent.engine.process import prepare_process
 
     prepare_process()  # Before numpy and onnxruntime are imported.
+    from agent.assembly import load_models
     from agent.clock import SystemClock
-    from agent.loading import load_model
-    from agent.settings import ModelSettings
+    from agent.engine.memory import Leash
+    from agent.marks import Marks
+    from agent.provision import Provision
 
     clock = SystemClock()
     before = _resident_mb()
-    model = load_model(ModelSettings(name=job["name"], path=Path(job["folder"])), job["threads"], clock)
+    provision = Provision(settings)
+    Leash(provision.limit).hold()
+    marks = Marks(settings.state.dir, may_make=False)
+    models, refused = load_models(settings.models, provision, marks, clock, must_all_load=True)
+    if refused:
+        raise ConfigError([str(why) for why in refused.values()])
+    ((_, model),) = models.items()
     variant = model.variants[0]
     times_ms = []
     for _ in range(RUNS):

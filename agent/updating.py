@@ -11,19 +11,20 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from agent.assembly import run_threads, used_models
+from agent.assembly import load_models, used_models
 from agent.clock import NS_PER_S, Clock
 from agent.core.field_errors import FieldError, field_error
 from agent.core.message import Message
 from agent.core.probation import Bounds, Readings
 from agent.core.release import ReleaseFile, ReleaseRefusedError, Terms, check_terms, parse_release
 from agent.core.shelf import Shelf
-from agent.engine.process import loading, trim
+from agent.engine.process import give_back, loading
 from agent.engine.session import runtime_version
 from agent.errors import ConfigError
-from agent.loading import load_model
 from agent.loops.inference import Canary, InferenceLoop
 from agent.loops.updater import Offer, Surroundings, UpdateLoop
+from agent.marks import Marks
+from agent.provision import Provision
 from agent.qualification import qualify
 from agent.settings import ModelSettings, Settings
 from agent.updates.download import fetch
@@ -50,8 +51,11 @@ class Agent(Protocol):
     def inference(self, model: str) -> InferenceLoop | None:
         """Return the loop that serves a model."""
 
-    def spare_bytes(self) -> int | None:
-        """Return what is left of the memory limit, None without one."""
+    def spare_bytes(self) -> int:
+        """Return what is left of the memory limit."""
+
+    def provision(self) -> Provision:
+        """Return what the models of the moment were given."""
 
     def emit(self, message: Message) -> None:
         """Hand a message to egress."""
@@ -65,14 +69,16 @@ class Updates:
 
     Args:
         settings: those of the device's own file count for what is local-only.
+        marks: of models that hung.
         clock: the agent's.
 
     Raises:
         ConfigError: the keys or the authority that the settings name cannot be used.
     """
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(self, settings: Settings, marks: Marks, clock: Clock) -> None:
         self._settings = settings
+        self._marks = marks
         self._updates = settings.updates
         self._clock = clock
         self._keys = {} if self._updates.keys_file is None else load_keys(self._updates.keys_file)
@@ -206,20 +212,15 @@ class Updates:
 
     def _qualify(self, agent: Agent, name: str, folder: Path) -> Mapping[str, Any]:
         settings, spare = self._settings, agent.spare_bytes()
+        alone = _alone(settings, name, folder)
         deadlines = [s.budget_ms for s in settings.streams if s.model == name and s.budget_ms is not None]
-        figures = qualify(
-            name,
-            folder,
-            threads=run_threads(settings),
-            memory_bytes=None if settings.limits.memory_mb is None else settings.limits.memory_mb << 20,
-            deadline_ms=min(deadlines, default=None),
-        )
+        figures = qualify(alone, deadline_ms=min(deadlines, default=None))
         needed = int(figures["memory_mb"] * (1 << 20)) + SPARE_BYTES
-        if spare is not None and needed > spare:
+        if needed > spare:
             raise ReleaseRefusedError(
                 "too_big",
                 f"it takes {figures['memory_mb']} MiB beside the model in service; {spare >> 20} MiB are left of "
-                f"limits.memory_mb, {SPARE_BYTES >> 20} of them must stay free",
+                f"the agent's limit, {SPARE_BYTES >> 20} of them must stay free",
             )
         return figures
 
@@ -229,10 +230,14 @@ class Updates:
             return {"canary": {"frames": 0}}
         try:
             with loading():
-                model = load_model(ModelSettings(name=name, path=folder), run_threads(self._settings), self._clock)
+                alone = _alone(self._settings, name, folder)
+                provision = agent.provision().follow(alone)
+                models, refused = load_models(alone.models, provision, self._marks, self._clock, must_all_load=True)
         except ConfigError as error:
             raise ReleaseRefusedError("not_verified", "; ".join(error.problems)[:1000]) from error
-        canary = Canary(model.variants[0], wanted)
+        if refused:
+            raise ReleaseRefusedError("not_verified", "its network hung before and is not loaded again")
+        canary = Canary(models[name].variants[0], wanted)
         loop.canary = canary
         try:
             durations_ns = canary.wait(CANARY_LIMIT_S)
@@ -240,10 +245,11 @@ class Updates:
             loop.canary = None
         if canary.failure is not None:
             raise ReleaseRefusedError("canary", f"fails on a live frame: {canary.failure}")
+        stopped = canary.stopped
         middle_ms = round(durations_ns[len(durations_ns) // 2] / 1e6, 2) if durations_ns else None
-        del model
-        trim()
-        return {"canary": {"frames": len(durations_ns), "stopped": canary.stopped, "p50_ms": middle_ms}}
+        del models, canary
+        give_back()
+        return {"canary": {"frames": len(durations_ns), "stopped": stopped, "p50_ms": middle_ms}}
 
     def _save(self, kept: Mapping[str, Shelf]) -> None:
         if self._shelves == kept:
@@ -252,6 +258,13 @@ class Updates:
             self._store.save(self._shelves)
         except OSError as error:
             log.error("%s: the state of updates cannot be written: %s", error.filename, error.strerror)  # noqa: TRY400
+
+
+def _alone(settings: Settings, name: str, folder: Path) -> Settings:
+    """Return settings with one model, from a folder of a release, and the streams that it would serve."""
+    models = tuple(m.model_copy(update={"path": folder}) for m in settings.models if m.name == name)
+    streams = tuple(stream for stream in settings.streams if stream.model == name)
+    return settings.model_copy(update={"models": models, "streams": streams})
 
 
 def _digest(signed: Signed) -> str:

@@ -216,8 +216,14 @@ def agent(
     streams: Sequence[str] = (STREAM,),
     threads: int | None = None,
     arguments: Sequence[str | Path] = (),
+    more: str = "",
+    prefix: Sequence[str] = (),
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run the agent live on the repeated clip; its summary is on its standard output once it has ended."""
+    """Run the agent live on the repeated clip; its summary is on its standard output once it has ended.
+
+    `more` are further sections of the settings, or keys of [limits] where `threads` is given; `prefix` is a program
+    that runs it, such as one that puts it into a cgroup.
+    """
     sections = [
         f"""\
 [device]
@@ -228,7 +234,7 @@ url = "mqtt://127.0.0.1:{port}"
 name = "model"
 path = {json.dumps(str(model))}
 """,
-        "" if threads is None else f"[limits]\nthreads = {threads}\n",
+        more if threads is None else f"[limits]\nthreads = {threads}\n{more}",
         *(
             f"""\
 [[streams]]
@@ -246,7 +252,7 @@ deadline_ms = {deadline_ms}
     with tempfile.NamedTemporaryFile("w", suffix=".toml") as config:
         config.write("".join(sections))
         config.flush()
-        command = [sys.executable, "-m", "agent", "run", "--config", config.name, *arguments]
+        command = [*prefix, sys.executable, "-m", "agent", "run", "--config", config.name, *arguments]
         with running(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
             yield process
 

@@ -12,7 +12,7 @@ from benchmarks import harness
 
 FRAMES = 300
 FPS = 30.0
-EXTRA_MB_MAX = 25.0
+EXTRA_MB_MAX = 15.0
 SAMPLES = 9
 
 

@@ -12,13 +12,14 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from agent.assembly import build_source, load_models, run_threads, scheduler_policy, stream_policy, used_models
+from agent.assembly import build_source, load_models, scheduler_policy, stream_policy, used_models
 from agent.clock import SystemClock
 from agent.core.message import Message
 from agent.engine.process import prepare_process, prepare_serving
 from agent.loops.inbox import Inbox
 from agent.marks import Marks
 from agent.pipelines import Pipelines
+from agent.provision import Provision
 from agent.settings import Settings
 from benchmarks import harness
 
@@ -84,11 +85,12 @@ def _settings(model: Path, fps: float) -> Settings:
 def _running(folder: Path, settings: Settings, frames: list[int]) -> Iterator[tuple[Pipelines, Inbox]]:
     clock = SystemClock()
     marks = Marks(folder / "state", None, may_make=True)
-    models, _ = load_models(used_models(settings), run_threads(settings), marks, clock, must_all_load=True)
+    provision = Provision(settings)
+    models, _ = load_models(used_models(settings), provision, marks, clock, must_all_load=True)
     prepare_serving()
     sources = {stream.name: build_source(stream, clock) for stream in settings.streams}
     policies = {stream.name: stream_policy(stream) for stream in settings.streams}
-    inbox = Inbox(policies, clock, scheduler_policy(settings))
+    inbox = Inbox(policies, clock, scheduler_policy(settings, provision))
     lock = threading.Lock()
 
     def emit(message: Message) -> None:
@@ -100,6 +102,7 @@ def _running(folder: Path, settings: Settings, frames: list[int]) -> Iterator[tu
         models,
         sources,
         {},
+        provision=provision,
         marks=marks,
         inbox=inbox,
         emit=emit,

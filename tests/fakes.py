@@ -95,12 +95,24 @@ class ScriptedEngine:
     def __init__(self, body: Callable[[ScriptedAbort], None] = lambda abort: None) -> None:
         self._body = body
         self.runs = 0
+        self.providers = ("CPUExecutionProvider",)
+        self.is_loaded = True
+        self.released = 0
+        self.shrunk = 0
+
+    def release(self) -> None:
+        self.released += 1
+        self.is_loaded = False
+
+    def shrink(self) -> None:
+        self.shrunk += 1
 
     def new_abort(self) -> ScriptedAbort:
         return ScriptedAbort()
 
     def run(self, inputs: Mapping[str, Tensor], abort: Any) -> list[Tensor]:
         self.runs += 1
+        self.is_loaded = True
         self._body(abort)
         return [np.array([1.0])]
 

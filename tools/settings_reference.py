@@ -15,6 +15,7 @@ from pydantic_core import PydanticUndefined
 
 from agent.models.manifest import Manifest
 from agent.settings import Settings
+from agent.settings.documentation import document
 from agent.settings.scope import Scope, scope_of, section_of
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -57,6 +58,7 @@ def manifest_page() -> str:
 
 def _page(title: str, introduction: str, model: type[BaseModel], *, has_scopes: bool = False) -> str:
     parts = [HEAD.format(title=title, introduction=introduction)]
+    document(model)
     top, sections = [], []
     for name, field in model.model_fields.items():
         section, is_list = section_of(field.annotation)

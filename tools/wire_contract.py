@@ -237,6 +237,46 @@ class Control(_OpenBody):
     """By cause."""
 
 
+class Threads(_OpenBody):
+    """Threads for inference: asked for, in force, and of one model."""
+
+    asked: int | None
+    in_force: int
+    a_session: int
+
+
+class Cores(_OpenBody):
+    """CPUs: as asked for, and where the threads run."""
+
+    asked: str | list[int]
+    inference: list[int]
+    others: list[int]
+
+
+class Providers(_OpenBody):
+    """What runs the models."""
+
+    asked: list[str]
+    absent: list[str]
+    """Asked for, and not in this build of ONNX Runtime."""
+    in_force: dict[str, list[str]]
+    """By model, ONNX Runtime's names."""
+    devices: list[dict[str, int]]
+    """Used and total memory of each GPU, MiB."""
+
+
+class Engine(_OpenBody):
+    """What the models were given of the device, as asked for and in force."""
+
+    threads: Threads
+    cores: Cores
+    providers: Providers
+    memory: dict[str, Any]
+    """The limit and who set it, what each network takes, and the variants that are not loaded now; MiB."""
+    cache: dict[str, float] | None
+    """Compiled networks on disk; null where none are kept."""
+
+
 class Health(_OpenBody):
     """Every figure of the agent."""
 
@@ -252,6 +292,7 @@ class Health(_OpenBody):
     streams: dict[str, Stream]
     models: dict[str, Model]
     control: Control
+    engine: Engine
     degradation: Degradation
     delivery: Delivery
 

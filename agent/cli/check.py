@@ -15,6 +15,7 @@ from agent.desired.values import load_document
 from agent.errors import ConfigError
 from agent.layers import Layers, Loaded
 from agent.settings import Settings
+from agent.settings.documentation import document
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print every value with its origin; ConfigError carries what is wrong."""
     if args.schema:
-        print(json.dumps(Settings.model_json_schema(), indent=2))
+        print(json.dumps(document(Settings).model_json_schema(), indent=2))
         return exit_codes.DONE
     layers = read_layers(config_file(args), overrides(args))
     loaded = layers.load()

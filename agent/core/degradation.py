@@ -27,6 +27,11 @@ class Cause(StrEnum):
 class StepKind(StrEnum):
     """A way to do less."""
 
+    TRIM = "trim"
+    """Memory that is not in use goes back to the system at once, frame by frame, instead of being kept for the
+    next."""
+    UNLOAD = "unload"
+    """Variants that are not in use leave the memory; one that is needed is loaded again."""
     STRIDE = "stride"
     """Every live stream asks for inference with each n-th frame only."""
     VARIANT = "variant"
@@ -38,11 +43,11 @@ class StepKind(StrEnum):
 HELPS: Mapping[Cause, frozenset[StepKind]] = {
     # Fewer frames do not make an inference faster; the newest frame wins already.
     Cause.MISSES: frozenset({StepKind.VARIANT, StepKind.STREAM}),
-    Cause.TEMPERATURE: frozenset(StepKind),
-    Cause.FREQUENCY: frozenset(StepKind),
-    Cause.CPU: frozenset(StepKind),
-    # A paused stream gives back its source's buffers; every variant stays loaded.
-    Cause.MEMORY: frozenset({StepKind.STREAM}),
+    Cause.TEMPERATURE: frozenset({StepKind.STRIDE, StepKind.VARIANT, StepKind.STREAM}),
+    Cause.FREQUENCY: frozenset({StepKind.STRIDE, StepKind.VARIANT, StepKind.STREAM}),
+    Cause.CPU: frozenset({StepKind.STRIDE, StepKind.VARIANT, StepKind.STREAM}),
+    # A lighter variant needs less once the others are unloaded; a paused stream gives back its source's buffers.
+    Cause.MEMORY: frozenset({StepKind.TRIM, StepKind.UNLOAD, StepKind.VARIANT, StepKind.STREAM}),
 }
 
 
@@ -73,7 +78,7 @@ class Readings:
         frequency_ratio: highest clock frequency that the kernel allows, of the highest that there is.
         cpu_pressure: share of time in which some task waited for a CPU, percent, 10 s average.
         memory_pressure: the same for memory.
-        memory_ratio: resident memory of the agent, of its limit.
+        memory_ratio: memory of the agent or of its cgroup, of the limit; the nearer one.
     """
 
     misses: Mapping[str, float] = field(default_factory=dict)

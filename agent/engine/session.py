@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from agent.engine.digest import sha256_of
+from agent.engine.external import check_external_data
+from agent.engine.providers import CPU, Provider
 from agent.errors import ConfigError, InferenceAbortedError, PermanentError
 from agent.frame import Tensor
 from agent.interfaces import Abort, TensorSpec
@@ -30,7 +34,58 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(bool)": np.dtype(np.bool_),
 }
 
-PROVIDERS = ["CPUExecutionProvider"]
+EXTENSIONS = "onnxruntime_extensions"
+"""The package that `engine.custom_ops` may name in the place of a library."""
+
+_SHRINK = ("memory.enable_memory_arena_shrinkage", "cpu:0")
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSetup:
+    """How every session of the agent is made.
+
+    Attributes:
+        threads: for the kernels of one run, the calling thread included.
+        cores: CPUs for ONNX Runtime's own threads; empty for wherever the process may run.
+        providers: in the order in which they take operators.
+        custom_ops: operator libraries, or `EXTENSIONS`.
+        uses_shared_arena: whether activations come from the arena of `share_arena`.
+    """
+
+    threads: int = 1
+    cores: tuple[int, ...] = ()
+    providers: tuple[Provider, ...] = (CPU,)
+    custom_ops: tuple[str, ...] = ()
+    uses_shared_arena: bool = False
+
+
+def share_arena(max_bytes: int) -> None:
+    """Make the one arena from which all sessions take their activations; once in a process, before the first of them.
+
+    A run that needs more than is left of it fails with an error, and the session stays usable. Four sessions took 231
+    MB instead of 443.
+    """
+    # Strategy 1 extends by what is asked for instead of the next power of two.
+    config = ort.OrtArenaCfg({"max_mem": max_bytes, "arena_extend_strategy": 1})
+    place = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(place, config)
+
+
+def available_providers() -> list[str]:
+    """Return the execution providers of this build, by ONNX Runtime's names."""
+    return list(ort.get_available_providers())
+
+
+class ProviderMissingError(ConfigError):
+    """ONNX Runtime runs a network without a provider that was asked for.
+
+    Attributes:
+        missing: names of the providers, as in the settings.
+    """
+
+    def __init__(self, problem: str, missing: Sequence[str]) -> None:
+        self.missing = list(missing)
+        super().__init__(problem)
 
 
 class _RunAbort:
@@ -50,59 +105,135 @@ class OrtEngine:
 
     Args:
         file: the .onnx file.
-        threads: for the kernels of one run, the calling thread included.
+        threads: in the place of `setup.threads`.
         sha256: hex digest that the file must have; None to take it as it is.
+        external: digests of its files of weights, by name.
         is_optimized: False to run the graph as it stands: a quantised network then computes in float between its
             QuantizeLinear and DequantizeLinear, which tells what its integer kernels ought to give.
+        setup: how the session is made.
+        compiled: the same network, optimised, from the cache that verified it; it is loaded in the place of `file`.
+        input_bytes_max: of all inputs together; a larger frame of a network with open dimensions is refused instead
+            of growing the arena for good. None for no limit.
 
     Raises:
         ConfigError: the file is missing, differs from its digest, or ONNX Runtime refuses it.
     """
 
-    def __init__(self, file: Path, *, threads: int, sha256: str | None, is_optimized: bool = True) -> None:
-        self.sha256 = _file_sha256(file)
-        if sha256 is not None and self.sha256 != sha256.lower():
-            # A flipped bit in the weights loads without a word, so the digest is the only guard.
-            raise ConfigError(
-                f"{file}: SHA-256 is {self.sha256}, the manifest says {sha256}: the file is damaged or was "
-                "replaced; restore it, or correct model.sha256 if the change is meant"
-            )
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.log_severity_level = 3
-        if not is_optimized:
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        # Spinning threads take 60 ms of CPU a frame where waiting ones take 13 (2 threads, 5 fps).
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self._session = ort.InferenceSession(str(file), options, providers=PROVIDERS)
-        except Exception as error:
-            raise ConfigError(f"{file}: ONNX Runtime {ort.__version__} refuses it: {_one_line(error)}") from error
-        if self._session.get_providers() != PROVIDERS:
-            raise ConfigError(f"{file}: runs on {self._session.get_providers()} where {PROVIDERS} was asked for")
-        self.inputs = tuple(_spec(node, file) for node in self._session.get_inputs())
-        self.outputs = tuple(_spec(node, file) for node in self._session.get_outputs())
+    def __init__(
+        self,
+        file: Path,
+        *,
+        threads: int | None = None,
+        sha256: str | None,
+        external: Mapping[str, str] | None = None,
+        is_optimized: bool = True,
+        setup: SessionSetup | None = None,
+        compiled: Path | None = None,
+        input_bytes_max: int | None = None,
+    ) -> None:
+        self._file = file
+        self._setup = setup or SessionSetup()
+        self._threads = threads or self._setup.threads
+        self._external = external or {}
+        self._is_optimized = is_optimized
+        self._compiled = compiled
+        self._input_bytes_max = input_bytes_max
+        self._shrinks = False
+        self._opening = threading.Lock()
+        self.sha256 = verified_sha256(file, sha256)
+        session = self._open()
+        self._session: ort.InferenceSession | None = session
+        self._providers = tuple(session.get_providers())
+        self.inputs = tuple(_spec(node, file) for node in session.get_inputs())
+        self.outputs = tuple(_spec(node, file) for node in session.get_outputs())
         self._inputs_by_name = {spec.name: spec for spec in self.inputs}
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """See `Engine.providers`."""
+        return self._providers
+
+    @property
+    def is_loaded(self) -> bool:
+        """See `Engine.is_loaded`."""
+        return self._session is not None
 
     def new_abort(self) -> Abort:
         """See `Engine.new_abort`."""
         return _RunAbort()
 
+    def release(self) -> None:
+        """See `Engine.release`."""
+        self._session = None
+
+    def shrink(self) -> None:
+        """See `Engine.shrink`."""
+        self._shrinks = True
+
+    def takes(self, inputs: Mapping[str, tuple[str, Sequence[int]]]) -> bool:
+        """Return whether inputs of these types and shapes, by name, fit the network."""
+        return inputs.keys() == self._inputs_by_name.keys() and all(
+            self._inputs_by_name[name].fits(np.dtype(dtype), shape) for name, (dtype, shape) in inputs.items()
+        )
+
     def run(self, inputs: Mapping[str, Tensor], abort: Abort) -> list[Tensor]:
         """See `Engine.run`."""
         assert isinstance(abort, _RunAbort)
         self._check(inputs)
+        session = self._session or self._load_again()
         if abort.is_set:
             raise InferenceAbortedError
+        if self._shrinks:
+            self._shrinks = False
+            abort.options.add_run_config_entry(*_SHRINK)
         try:
-            outputs: list[Tensor] = self._session.run(None, dict(inputs), abort.options)
+            outputs: list[Tensor] = session.run(None, dict(inputs), abort.options)
         except Exception as error:  # ORT raises a dozen own types and RuntimeError.
             if abort.is_set and "terminate flag" in str(error):
                 raise InferenceAbortedError from error
             raise PermanentError(f"inference failed: {_one_line(error)}") from error
         return outputs
+
+    def _load_again(self) -> ort.InferenceSession:
+        """Create the session that was released; 10 to 100 ms of the frame that needs it."""
+        with self._opening:
+            if self._session is None:
+                try:
+                    # Whoever replaced the file meanwhile must not have changed the model.
+                    verified_sha256(self._file, self.sha256)
+                    self._session = self._open()
+                except ConfigError as error:
+                    raise PermanentError(f"cannot be loaded again: {error}") from error
+            return self._session
+
+    def _open(self) -> ort.InferenceSession:
+        file = self._file if self._compiled is None else self._compiled
+        if self._compiled is None:
+            check_external_data(file, self._external)
+        options = session_options(self._setup, self._threads)
+        if not self._is_optimized or self._compiled is not None:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        wanted = [provider.full_name for provider in self._setup.providers]
+        try:
+            session = ort.InferenceSession(
+                str(file),
+                options,
+                providers=wanted,
+                provider_options=[dict(provider.options) for provider in self._setup.providers],
+                # On a failure it would print to standard output and try again with the CPU, which we would report.
+                enable_fallback=0,
+            )
+        except Exception as error:
+            raise ConfigError(_refusal(file, error)) from error
+        # ONNX Runtime adds the CPU behind every list; what else is missing was dropped in silence.
+        in_force = session.get_providers()
+        if missing := [one.name for one in self._setup.providers if one.full_name not in in_force]:
+            raise ProviderMissingError(
+                f"{file}: {', '.join(missing)} was asked for and ONNX Runtime runs it on {', '.join(in_force)}: the "
+                "provider's libraries or its device are not there",
+                missing,
+            )
+        return session
 
     def _check(self, inputs: Mapping[str, Tensor]) -> None:
         """Refuse what would fail inside a kernel, or be misread: ORT reads big-endian arrays as little."""
@@ -110,13 +241,44 @@ class OrtEngine:
             raise PermanentError(f"model inputs are {sorted(self._inputs_by_name)}, got {sorted(inputs)}")
         for name, tensor in inputs.items():
             spec = self._inputs_by_name[name]
-            fits = len(tensor.shape) == len(spec.shape) and all(
-                wanted is None or wanted == size for wanted, size in zip(spec.shape, tensor.shape, strict=True)
-            )
-            if tensor.dtype != spec.dtype or not fits or tensor.size == 0:
+            if not spec.fits(tensor.dtype, tensor.shape) or tensor.size == 0:
                 raise PermanentError(f"model input is {spec}, got {tensor.dtype}{list(tensor.shape)}")
             if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
                 raise PermanentError(f"model input {name} holds NaN or infinity")
+        given_bytes = sum(tensor.nbytes for tensor in inputs.values())
+        if self._input_bytes_max is not None and given_bytes > self._input_bytes_max:
+            shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in inputs.items())
+            raise PermanentError(
+                f"model input {shapes} has {given_bytes} bytes: activations grow with it, and limits.memory_mb "
+                f"leaves room for {self._input_bytes_max}"
+            )
+
+
+def session_options(setup: SessionSetup, threads: int) -> ort.SessionOptions:
+    """Return ONNX Runtime's options for a setup.
+
+    Raises:
+        ConfigError: an operator library cannot be loaded.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 4  # Every error comes back as an exception; its own line would go past our log.
+    # Spinning threads take 60 ms of CPU a frame where waiting ones take 13 (2 threads, 5 fps).
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if setup.cores and threads > 1:
+        # ONNX Runtime counts CPUs from 1; the first thread of a run is the caller's and placed by us.
+        everywhere = ",".join(str(cpu + 1) for cpu in setup.cores)
+        options.add_session_config_entry("session.intra_op_thread_affinities", ";".join([everywhere] * (threads - 1)))
+    if setup.uses_shared_arena:
+        options.add_session_config_entry("session.use_env_allocators", "1")
+    for library in setup.custom_ops:
+        try:
+            options.register_custom_ops_library(_library_path(library))
+        except Exception as error:
+            raise ConfigError(f"engine.custom_ops: {library}: cannot be loaded: {_one_line(error)}") from error
+    return options
 
 
 def runtime_version() -> str:
@@ -124,19 +286,41 @@ def runtime_version() -> str:
     return str(ort.__version__)
 
 
+def verified_sha256(file: Path, sha256: str | None) -> str:
+    """Return a file's digest after comparing it with the one that it must have.
+
+    Raises:
+        ConfigError: it cannot be read, or differs: a flipped bit in the weights loads without a word.
+    """
+    actual = sha256_of(file)
+    if sha256 is not None and actual != sha256.lower():
+        raise ConfigError(
+            f"{file}: SHA-256 is {actual}, the manifest says {sha256}: the file is damaged or was "
+            "replaced; restore it, or correct model.sha256 if the change is meant"
+        )
+    return actual
+
+
+def _library_path(library: str) -> str:
+    if library != EXTENSIONS:
+        return library
+    import onnxruntime_extensions  # An extra: only who names it has it.
+
+    return str(onnxruntime_extensions.get_library_path())
+
+
+def _refusal(file: Path, error: Exception) -> str:
+    text = _one_line(error)
+    if "is not a registered function/op" in text:
+        text += " (it uses operators that this build does not have: name their library in engine.custom_ops)"
+    return f"{file}: ONNX Runtime {ort.__version__} refuses it: {text}"
+
+
 def _spec(node: Any, file: Path) -> TensorSpec:
     if node.type not in _DTYPES:
         raise ConfigError(f"{file}: {node.name} is {node.type}: supported are {', '.join(sorted(_DTYPES))}")
     shape = tuple(size if isinstance(size, int) and size > 0 else None for size in node.shape)
     return TensorSpec(node.name, _DTYPES[node.type], shape)
-
-
-def _file_sha256(file: Path) -> str:
-    try:
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
 
 
 def _one_line(error: Exception) -> str:

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 from agent.clock import NS_PER_S, Clock
 from agent.core.degradation import Cause, Change, Ladder, Readings, StepKind
 from agent.device.signals import Signals
+from agent.engine.memory import MemoryReading
+from agent.interfaces import LoadedModel
 from agent.loops.inbox import Inbox
 from agent.loops.inference import InferenceLoop
 
@@ -26,6 +28,29 @@ MISSES_ENDED_MIN = 5
 """Fewer frames than this tell nothing."""
 
 ReportEvent = Callable[[str, Mapping[str, Any]], None]
+
+
+class MemorySource(Protocol):
+    """What `engine.memory.MemoryGauge` gives; tests bring their own."""
+
+    def read(self) -> MemoryReading:
+        """Look at the memory now."""
+
+
+class Giving(Protocol):
+    """What `engine.memory.MemoryKeeper` does; tests bring their own."""
+
+    def hold(self) -> None:
+        """Set the cap on private memory for the next second."""
+
+    def let_go(self) -> None:
+        """Take that cap back for good. Any thread."""
+
+    def set_frugal(self, is_frugal: bool) -> None:
+        """Return what is freed to the system at once, or keep it for the next frame."""
+
+    def give_back(self) -> None:
+        """Return what was freed."""
 
 
 class SignalSource(Protocol):
@@ -44,7 +69,8 @@ class GovernorLoop:
         live_streams: those whose frames may be left out.
         ladder: decides.
         signals: of the device.
-        memory_ratio: resident memory of its limit, None without a limit.
+        memory: what is taken and what may be.
+        giving: does what gives memory back.
         report: sends an event.
         clock: the agent's.
     """
@@ -57,7 +83,8 @@ class GovernorLoop:
         live_streams: Iterable[str],
         ladder: Ladder,
         signals: SignalSource,
-        memory_ratio: Callable[[], float | None],
+        memory: MemorySource,
+        giving: Giving,
         report: ReportEvent,
         clock: Clock,
     ) -> None:
@@ -66,7 +93,8 @@ class GovernorLoop:
         self._live_streams = frozenset(live_streams)
         self._ladder = ladder
         self._signals = signals
-        self._memory_ratio = memory_ratio
+        self._memory = memory
+        self._giving = giving
         self._report = report
         self._clock = clock
         self._stopping = threading.Event()
@@ -81,8 +109,9 @@ class GovernorLoop:
             self.read_device()
 
     def stop(self) -> None:
-        """End the thread."""
+        """End the thread, and the cap on memory: what is left to do is to put messages in safety."""
         self._stopping.set()
+        self._giving.let_go()
 
     def follow(self, ladder: Ladder, live_streams: Iterable[str]) -> None:
         """Go on with other steps and streams; what was in force and still exists stays in force. Any thread."""
@@ -94,15 +123,16 @@ class GovernorLoop:
 
     def read_device(self) -> None:
         """Look at the device and at the misses, and take or take back a step."""
-        seen = self._signals.read()
+        seen, memory = self._signals.read(), self._memory.read()
+        self._giving.hold()
         self._counted.append(self._inbox.misses())
         readings = Readings(
             misses=_recent_misses(self._counted),
             temperature_margin_c=seen.temperature_margin_c,
             frequency_ratio=seen.frequency_ratio,
             cpu_pressure=seen.cpu_pressure,
-            memory_pressure=seen.memory_pressure,
-            memory_ratio=self._memory_ratio(),
+            memory_pressure=_worse(memory.pressure, seen.memory_pressure),
+            memory_ratio=memory.ratio,
         )
         with self._lock:
             self._seen, self._readings = seen, readings
@@ -127,12 +157,13 @@ class GovernorLoop:
             "frequency_ratio": seen.frequency_ratio,
             "memory_ratio": None if readings.memory_ratio is None else round(readings.memory_ratio, 3),
             "cpu_pressure": seen.cpu_pressure,
-            "memory_pressure": seen.memory_pressure,
+            "memory_pressure": readings.memory_pressure,
         }
 
     def _apply(self) -> None:
         """Bring streams and models to what the ladder says; the same steps give the same state."""
         steps = [change.step for change in self._ladder.taken]
+        kinds = {step.kind for step in steps}
         factor = max((step.level for step in steps if step.kind is StepKind.STRIDE), default=1)
         paused = {step.target for step in steps if step.kind is StepKind.STREAM}
         for stream in self._live_streams:
@@ -140,7 +171,14 @@ class GovernorLoop:
         for loop in self._loops():
             name = loop.model.name
             levels = [step.level for step in steps if step.kind is StepKind.VARIANT and step.target == name]
-            loop.select(max(levels, default=0))
+            loop.select(selected := max(levels, default=0))
+            if StepKind.UNLOAD in kinds:
+                _unload_others(loop.model, selected)
+        self._giving.set_frugal(StepKind.TRIM in kinds)
+        if kinds & {StepKind.TRIM, StepKind.UNLOAD}:
+            for loop in self._loops():
+                loop.variant.engine.shrink()
+            self._giving.give_back()
 
     def _announce(self, change: Change) -> None:
         level = {"level": len(self._ladder.taken), "levels": len(self._ladder.steps)}
@@ -150,6 +188,18 @@ class GovernorLoop:
             log.warning("doing less: %(step)s, because of %(cause)s (%(value)s, limit %(limit)s)", described)
         else:
             log.info("doing more again: %s is over", change.step.label)
+
+
+def _worse(one: float | None, other: float | None) -> float | None:
+    return max((value for value in (one, other) if value is not None), default=None)
+
+
+def _unload_others(model: LoadedModel, selected: int) -> None:
+    """Drop every network of a model but the one that it is to run; a run that still uses one keeps it to its end."""
+    kept = model.variants[selected].engine
+    for variant in model.variants:
+        if variant.engine is not kept:
+            variant.engine.release()
 
 
 def _described(change: Change) -> dict[str, Any]:

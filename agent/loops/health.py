@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import platform
 import resource
 import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -16,6 +14,7 @@ import cv2
 from agent import __version__
 from agent.clock import NS_PER_S, Clock
 from agent.core.outbox import Message
+from agent.engine.memory import proportional_mb, resident_bytes
 from agent.engine.session import runtime_version
 
 log = logging.getLogger(__name__)
@@ -32,7 +31,7 @@ class HealthLoop:
         report: sends an event.
         self_check: frames without an outcome, or with two, by stream; all figures must be 0.
         period_ns: between two reports.
-        memory_limit_bytes: `limits.memory_mb`, None for none.
+        memory_limit_bytes: what the agent may take.
         clock: the agent's.
     """
 
@@ -44,7 +43,7 @@ class HealthLoop:
         report: Callable[[str, Mapping[str, Any]], None],
         self_check: Callable[[], dict[str, int]],
         period_ns: int,
-        memory_limit_bytes: int | None,
+        memory_limit_bytes: int,
         clock: Clock,
     ) -> None:
         self._snapshot = snapshot
@@ -71,9 +70,8 @@ class HealthLoop:
         self._stopping.set()
         self._changed.set()
 
-    def follow(self, *, period_ns: int, memory_limit_bytes: int | None) -> None:
-        """Go on with another period, which begins now, and another limit. Any thread."""
-        self._memory_limit_bytes = memory_limit_bytes
+    def follow(self, *, period_ns: int) -> None:
+        """Go on with another period, which begins now. Any thread."""
         if period_ns != self._period_ns:
             self._period_ns = period_ns
             self._changed.set()
@@ -95,35 +93,25 @@ class HealthLoop:
             self._violations[stream] = violations
 
     def _check_memory(self) -> None:
-        if self._memory_limit_bytes is None:
-            return
         rss_bytes = resident_bytes()
         is_over = rss_bytes > self._memory_limit_bytes
         if is_over and not self._is_over_limit:
-            figures = {"rss_mb": round(rss_bytes / 2**20, 1), "limit_mb": self._memory_limit_bytes / 2**20}
-            log.warning("memory: %(rss_mb)s MiB resident, limits.memory_mb is %(limit_mb)s", figures)
+            figures = {"rss_mb": round(rss_bytes / 2**20, 1), "limit_mb": round(self._memory_limit_bytes / 2**20, 1)}
+            log.warning("memory: %(rss_mb)s MiB resident, the limit is %(limit_mb)s MiB", figures)
             self._report("memory_over_limit", figures)
         self._is_over_limit = is_over
 
 
-def resident_bytes() -> int:
-    """Return this process's resident memory; 0 where /proc is missing."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def process_figures(memory_limit_bytes: int | None) -> dict[str, Any]:
+def process_figures(memory_limit_bytes: int) -> dict[str, Any]:
     """Return what this process takes of the device."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     rss_bytes = resident_bytes()
     return {
         "rss_mb": round(rss_bytes / 2**20, 1),
         "rss_max_mb": round(usage.ru_maxrss / 1024, 1),
-        "limit_mb": None if memory_limit_bytes is None else memory_limit_bytes / 2**20,
-        "over_limit": memory_limit_bytes is not None and rss_bytes > memory_limit_bytes,
+        "pss_mb": proportional_mb(),
+        "limit_mb": round(memory_limit_bytes / 2**20, 1),
+        "over_limit": rss_bytes > memory_limit_bytes,
         "cpu_s": round(usage.ru_utime + usage.ru_stime, 3),
         "threads": threading.active_count(),
     }

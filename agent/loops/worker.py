@@ -41,6 +41,11 @@ class Worker:
             log.warning("%s: did not end in time and is left behind", self.name)
 
     @property
+    def native_id(self) -> int | None:
+        """The kernel's id of the thread, once it runs."""
+        return self._thread.native_id
+
+    @property
     def is_alive(self) -> bool:
         """Whether the body is still running; False before `on_end` is called."""
         return self._thread.is_alive() and not self._has_ended

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -19,7 +19,11 @@ FULL = "full"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+FileName = Annotated[str, Field(pattern=r"^[^/\\]+$")]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
 
 
 class ModelFile(_Section):
@@ -29,6 +33,8 @@ class ModelFile(_Section):
     """File name of the .onnx in the model's folder."""
     sha256: str = Field(pattern=r"^[0-9a-fA-F]{64}$")
     """SHA-256 of that file, 64 hex digits. ONNX Runtime loads damaged weights without a word."""
+    external_data: dict[FileName, Digest] = Field(default={}, max_length=64)
+    """SHA-256 of each file of weights beside the .onnx, by name, where it keeps them outside itself."""
 
 
 class InputSpec(_Section):
@@ -100,6 +106,8 @@ class VariantSpec(_Section):
     """File name of another .onnx in the folder, with the same inputs and outputs by name. Needs `sha256`."""
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-fA-F]{64}$")
     """SHA-256 of that file."""
+    external_data: dict[FileName, Digest] = Field(default={}, max_length=64)
+    """As in `[model]`, for that file."""
     width: int | None = Field(default=None, ge=1, le=8192)
     """Width of its input, pixels."""
     height: int | None = Field(default=None, ge=1, le=8192)
@@ -140,7 +148,8 @@ class Manifest(_Section):
     labels: LabelsSpec | None = None
     golden: GoldenSpec | None = None
     variants: tuple[VariantSpec, ...] = Field(default=(), max_length=7)
-    """Lighter variants, each lighter than the one before, at most 7. All of them are loaded."""
+    """Lighter variants, each lighter than the one before, at most 7. All of them are verified at start, and stay
+    loaded where the memory is there."""
 
     @model_validator(mode="after")
     def _names(self) -> Manifest:
@@ -158,7 +167,11 @@ class Manifest(_Section):
 
     def variant(self, spec: VariantSpec) -> Manifest:
         """Return the manifest that a variant would have if it were a model of its own."""
-        file = self.model if spec.path is None else ModelFile(path=spec.path, sha256=spec.sha256 or "")
+        file = (
+            self.model
+            if spec.path is None
+            else ModelFile(path=spec.path, sha256=spec.sha256 or "", external_data=spec.external_data)
+        )
         size = {key: value for key in ("width", "height") if (value := getattr(spec, key)) is not None}
         golden = self.golden
         if golden is not None:

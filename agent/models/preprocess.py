@@ -30,9 +30,12 @@ def build_preprocess(spec: InputSpec) -> Preprocess:
             raise PermanentError(f"frame has {pixels.shape[2]} channels, wanted 3 (BGR) or a grey uint8[H,W]")
         if pixels.shape[0] * pixels.shape[1] > PIXELS_MAX:
             raise PermanentError(f"frame is {pixels.shape[1]}x{pixels.shape[0]}, more than {PIXELS_MAX} pixels")
-        fitted, placement = _fit(pixels, spec)
-        fitted = _recolor(fitted, spec.color)
-        return {spec.name: _to_tensor(fitted, spec, tables)}, placement
+        try:
+            fitted, placement = _fit(pixels, spec)
+            fitted = _recolor(fitted, spec.color)
+            return {spec.name: _to_tensor(fitted, spec, tables)}, placement
+        except cv2.error as error:  # Out of memory, for one.
+            raise PermanentError(f"OpenCV: {' '.join(str(error).split())[:200]}") from error
 
     return preprocess
 

@@ -18,8 +18,10 @@ LICENSE_UNKNOWN = "LicenseRef-unknown"
 LABELS_NAME = "labels.txt"
 
 
-def draft_manifest(file: Path, sha256: str, guessed: Guess, properties: Mapping[str, str]) -> Manifest:
-    """Return the manifest that a guess amounts to.
+def draft_manifest(
+    file: Path, sha256: str, guessed: Guess, properties: Mapping[str, str], external: Mapping[str, str]
+) -> Manifest:
+    """Return the manifest that a guess amounts to; `external` has the digests of files of weights, by name.
 
     Raises:
         ConfigError: no manifest can describe this network.
@@ -32,7 +34,7 @@ def draft_manifest(file: Path, sha256: str, guessed: Guess, properties: Mapping[
         "version": (properties.get("version") or "0")[:64],
         "task": guessed.task,
         "license": properties.get("license") or LICENSE_UNKNOWN,
-        "model": {"path": file.name, "sha256": sha256},
+        "model": {"path": file.name, "sha256": sha256, "external_data": external},
         "input": guessed.input,
         "decoder": guessed.decoder,
     }

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agent.engine.digest import sha256_of
 from agent.errors import ConfigError
 from agent.models.manifest import MANIFEST_NAME, Manifest
 from agent.modeltools.draft import draft_manifest, labels_of, manifest_text, write_first
@@ -157,7 +158,8 @@ def inspect(file: Path) -> Inspection:
         guessed = guess(network.inputs, work.outputs, metadata, makers)
     manifest = None
     if guessed.input is not None and not problems:
-        manifest = draft_manifest(file, network.sha256, guessed, properties)
+        external = {name: sha256_of(file.parent / name) for name in network.external}
+        manifest = draft_manifest(file, network.sha256, guessed, properties, external)
     return Inspection(network, work, properties, metadata, guessed, manifest, tuple(problems))
 
 

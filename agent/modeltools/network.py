@@ -135,8 +135,8 @@ def _operator_problems(network: Network) -> Iterator[str]:
             yield f"{network.file}: operators that ONNX {onnx.__version__} does not have: {names}"
         else:
             yield (
-                f"{network.file}: custom domain {domain!r} ({names}): ONNX Runtime has no such operators, and "
-                "Edgebeat loads no operator libraries: export the model without them"
+                f"{network.file}: custom domain {domain!r} ({names}): ONNX Runtime has no such operators: export the "
+                "model without them, or name their library in engine.custom_ops"
             )
 
 

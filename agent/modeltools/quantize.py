@@ -99,7 +99,8 @@ def quantize(task: Task, clock: Clock, stage: Stage) -> Report:
     with new_folder(target) as folder:
         work = folder / ".work"
         original = _original(task.path, work)
-        load = partial(OrtEngine, original.file, threads=1, sha256=original.manifest.model.sha256)
+        stated = original.manifest.model
+        load = partial(OrtEngine, original.file, threads=1, sha256=stated.sha256, external=stated.external_data)
         engine = within(LOAD_LIMIT_S, f"{original.file}: loading", load)
         preprocess, decoder = build_steps(original.folder, original.manifest, engine)
         pictures = split(task.calibrate, task.held_out, task.pictures_max)

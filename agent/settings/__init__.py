@@ -19,6 +19,7 @@ from agent.settings.delivery import (
     SpoolSettings,
     StateSettings,
 )
+from agent.settings.engine import EngineSettings
 from agent.settings.limits import DegradationSettings, LimitsSettings, SchedulerSettings
 from agent.settings.probation import RemoteSettings
 from agent.settings.remote import HomeAssistantSettings, ImageSettings
@@ -29,6 +30,7 @@ __all__ = [
     "DEADLINE_MS_LIVE",
     "DegradationSettings",
     "DeviceSettings",
+    "EngineSettings",
     "HealthSettings",
     "HomeAssistantSettings",
     "ImageSettings",
@@ -52,13 +54,13 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         extra="forbid",
         frozen=True,
-        use_attribute_docstrings=True,
         validate_default=True,
     )
 
     device: DeviceSettings = DeviceSettings()
     mqtt: MqttSettings = MqttSettings()
     limits: LimitsSettings = LimitsSettings()
+    engine: EngineSettings = EngineSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
     degradation: DegradationSettings = DegradationSettings()
     state: StateSettings = StateSettings()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from agent.settings.fields import Section
-from agent.settings.scope import Live, Reload, Restart
+from agent.settings.scope import Live, LocalOnly, Reload, Restart
 
 
 class LimitsSettings(Section):
@@ -16,9 +17,15 @@ class LimitsSettings(Section):
     threads: Reload[int | None] = Field(default=None, ge=1, le=256)
     """Threads for inference, 1 to 256; never more than the CPUs that affinity and cgroup quota allow. Default:
     all of those."""
-    memory_mb: Live[int | None] = Field(default=None, ge=64, le=1_048_576)
-    """Resident memory that the agent may take, MiB, 64 to 1,048,576. Above it health reports `over_limit` and
-    an event is sent. Default: none."""
+    inference_cores: LocalOnly[Literal["any", "big"] | tuple[Annotated[int, Field(ge=0, le=4095)], ...]] = "any"
+    """CPUs that run the models, with everything else on the others where some are left: numbers, such as [2, 3], or
+    `big` for the fastest by cpu_capacity or highest clock frequency. Health says what is in force. Default `any`:
+    pinning helps where cores differ and hurts where other programs use the same ones."""
+    memory_mb: Restart[int | None] = Field(default=None, ge=32, le=1_048_576)
+    """Resident memory that the agent may take, MiB, 32 to 1,048,576; a cgroup's limit lowers it. Models that do not
+    fit are refused at start, exit code 78; later the agent does less (see `degradation.steps`), and what would go
+    past the limit fails where it is allocated. Default: the cgroup's limit, or half of the device's memory without
+    one."""
     hang_s: Live[float] = Field(default=10.0, ge=1.0, le=600.0)
     """Seconds after its deadline (or its start, where it has none) at which an inference that ignores its abort
     counts as hung, 1 to 600, and never below ten times its warm-up run; the agent then restarts itself. Default 10:
@@ -26,6 +33,13 @@ class LimitsSettings(Section):
     lock_memory: Restart[bool] = False
     """Keep the loaded models in memory (mlockall), so that an idle model is not paged out. Needs RLIMIT_MEMLOCK or
     CAP_IPC_LOCK; health says whether it holds. Default false: it takes memory from everything else."""
+
+    @field_validator("inference_cores")
+    @classmethod
+    def _some_cores(cls, value: str | tuple[int, ...]) -> str | tuple[int, ...]:
+        if not value:
+            raise PydanticCustomError("cores", "names no CPU: use 'any', 'big' or numbers such as [2, 3]")
+        return value
 
 
 class SchedulerSettings(Section):
@@ -52,10 +66,18 @@ class SchedulerSettings(Section):
 class DegradationSettings(Section):
     """When the agent does less, and in which order."""
 
-    steps: Live[tuple[Literal["stride", "variant", "stream"], ...]] = ("stride", "variant", "stream")
-    """What may be done, in this order: `stride` (every second, then every third frame of live streams), `variant`
-    (the lighter variants of the models, see docs/models.md), `stream` (pause streams whose priority is below the
-    highest, lowest first). Empty: nothing. Default: all."""
+    steps: Live[tuple[Literal["trim", "unload", "stride", "variant", "stream"], ...]] = (
+        "trim",
+        "unload",
+        "stride",
+        "variant",
+        "stream",
+    )
+    """What may be done, in this order: `trim` (give unused memory back at once, frame by frame), `unload` (variants
+    that are not in use leave the memory and are loaded when they are needed), `stride` (every second, then every
+    third frame of live streams), `variant` (the lighter variants of the models, see docs/models.md), `stream` (pause
+    streams whose priority is below the highest, lowest first). Each is used for what it helps against: the first two
+    for memory alone. Empty: nothing. Default: all."""
     misses_max: Live[float] = Field(default=0.3, gt=0.0, le=1.0)
     """Share of a model's frames that may miss their deadline, above 0 to 1. Default 0.3: a third of the work in
     vain. A frame that a newer one replaces is no miss."""

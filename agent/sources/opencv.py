@@ -36,9 +36,12 @@ def retrieve(capture: cv2.VideoCapture, captured_at_ns: int) -> Capture:
     """Decode the grabbed frame.
 
     Raises:
-        PermanentError: the frame cannot be decoded or has no pixels.
+        PermanentError: the frame cannot be decoded or has no pixels, or there is no memory for it.
     """
-    decoded, pixels = capture.retrieve()
+    try:
+        decoded, pixels = capture.retrieve()
+    except (cv2.error, MemoryError) as error:
+        raise PermanentError(f"frame could not be decoded: {error or 'out of memory'}") from error
     if not decoded or pixels is None or pixels.size == 0:
         raise PermanentError("frame could not be decoded or has no pixels")
     return Capture(captured_at_ns, pixels)  # type: ignore[arg-type]

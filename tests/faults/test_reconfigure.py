@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from agent.assembly import build_source, load_models, run_threads, scheduler_policy, stream_policy, used_models
+from agent.assembly import build_source, load_models, scheduler_policy, stream_policy, used_models
 from agent.clock import SystemClock
 from agent.core.message import Message
 from agent.errors import ConfigError
 from agent.loops.inbox import Inbox
 from agent.marks import Marks
 from agent.pipelines import Pipelines, runnable
+from agent.provision import Provision
 from agent.settings import Settings
 from tests.paths import CLIP, MODELS
 
@@ -33,15 +34,17 @@ class Plant:
         self._messages: list[Message] = []
         self.events: list[tuple[str, Mapping[str, Any]]] = []
         marks = Marks(folder / "state", None, may_make=True)
-        models, left_out = load_models(used_models(settings), run_threads(settings), marks, clock, must_all_load=True)
+        provision = Provision(settings)
+        models, left_out = load_models(used_models(settings), provision, marks, clock, must_all_load=True)
         sources = {stream.name: build_source(stream, clock) for stream in settings.streams if stream.enabled}
         policies = {stream.name: stream_policy(stream) for stream in runnable(settings, models, sources)}
-        self.inbox = Inbox(policies, clock, scheduler_policy(settings))
+        self.inbox = Inbox(policies, clock, scheduler_policy(settings, provision))
         self.pipelines = Pipelines(
             settings,
             models,
             sources,
             left_out,
+            provision=provision,
             marks=marks,
             inbox=self.inbox,
             emit=self._emit,

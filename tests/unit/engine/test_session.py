@@ -102,6 +102,7 @@ def test_inference_threads_stay_inside_the_budget_and_do_not_spin() -> None:
     session = OrtEngine(MODELS / "slow" / "model.onnx", threads=2, sha256=None)
     session.run({"images": pixels((1, 3, 160, 160))}, session.new_abort())
     assert len(list(tasks.iterdir())) - before <= 1
+    assert session._session is not None
     options = session._session.get_session_options()
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
@@ -128,3 +129,77 @@ import agent.engine.session
         check=True,
     )
     assert result.stdout.split() == ["1"]
+
+
+def test_a_frame_that_would_grow_the_arena_past_its_room_is_refused_by_its_size() -> None:
+    """A network with open dimensions keeps for good what its largest frame needed."""
+    session = OrtEngine(MODELS / "ladder/model.onnx", threads=1, sha256=None, input_bytes_max=3 * 160 * 160)
+    session.run({"images": pixels((1, 3, 160, 160))}, session.new_abort())
+    with pytest.raises(PermanentError, match=r"images \[1, 3, 320, 320\] has 307200 bytes.*leaves room for 76800"):
+        session.run({"images": pixels((1, 3, 320, 320))}, session.new_abort())
+    assert session.run({"images": pixels((1, 3, 80, 80))}, session.new_abort())
+
+
+def test_a_released_network_is_loaded_again_by_the_next_run() -> None:
+    """The same results, to the bit."""
+    session = engine("ladder")
+    picture = {"images": pixels((1, 3, 160, 160))}
+    before = session.run(picture, session.new_abort())
+    session.release()
+    assert not session.is_loaded
+    after = session.run(picture, session.new_abort())
+    assert session.is_loaded
+    assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+def test_what_was_replaced_while_it_was_released_is_not_loaded(tmp_path: Path) -> None:
+    """That frame fails with the reason; the file that was verified serves again."""
+    file = tmp_path / "model.onnx"
+    content = (MODELS / "ladder/model.onnx").read_bytes()
+    file.write_bytes(content)
+    session = OrtEngine(file, threads=1, sha256=None)
+    session.release()
+    file.write_bytes((MODELS / "tiny/model.onnx").read_bytes())
+    picture = {"images": pixels((1, 3, 160, 160))}
+    with pytest.raises(PermanentError, match=r"cannot be loaded again: .*was replaced"):
+        session.run(picture, session.new_abort())
+    file.write_bytes(content)
+    assert session.run(picture, session.new_abort())
+
+
+ARENA = """
+import sys
+from pathlib import Path
+import numpy as np
+from agent.engine.session import OrtEngine, SessionSetup, share_arena
+from agent.errors import PermanentError
+
+share_arena(64 << 20)
+file = Path("tests/assets/models/ladder/model.onnx")
+engine = OrtEngine(file, sha256=None, setup=SessionSetup(uses_shared_arena=True))
+
+def run(side):
+    return engine.run({"images": np.full((1, 3, side, side), 100, np.uint8)}, engine.new_abort())
+
+def data_mb():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData")) >> 10
+
+before = run(160)
+try:
+    run(1600)
+except PermanentError as error:
+    print("failed" if "emory" in str(error) else error)
+print(all(np.array_equal(one, other) for one, other in zip(before, run(160))))
+run(320)
+grown = data_mb()
+engine.shrink()
+run(80)
+print(data_mb() < grown)
+"""
+
+
+def test_the_shared_arena_is_capped_and_shrinks() -> None:
+    """A run that needs more than there is fails alone; what one large run left is given back on request."""
+    done = subprocess.run([sys.executable, "-c", ARENA], capture_output=True, text=True, cwd=REPOSITORY, check=True)
+    assert done.stdout.split() == ["failed", "True", "True"]
+    assert done.stderr == ""

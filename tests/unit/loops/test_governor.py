@@ -9,6 +9,7 @@ from agent.clock import NS_PER_MS, NS_PER_S
 from agent.core.degradation import Ladder, Step, StepKind
 from agent.core.scheduler import StreamPolicy
 from agent.device.signals import Signals
+from agent.engine.memory import MemoryReading
 from agent.frame import Capture
 from agent.loops.abort import AbortTimer
 from agent.loops.governor import GovernorLoop
@@ -33,6 +34,38 @@ class ScriptedSignals:
         return self.now
 
 
+class ScriptedMemory:
+    """Memory that is as full as it is told to be."""
+
+    def __init__(self) -> None:
+        self.ratio = 0.5
+
+    def read(self) -> MemoryReading:
+        return MemoryReading(0, self.ratio, None)
+
+
+class Giving:
+    """Remembers what it is told to give back."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+        self.is_frugal = False
+        self.given_back = 0
+        self.has_let_go = False
+
+    def hold(self) -> None:
+        self.looks += 1
+
+    def let_go(self) -> None:
+        self.has_let_go = True
+
+    def set_frugal(self, is_frugal: bool) -> None:
+        self.is_frugal = is_frugal
+
+    def give_back(self) -> None:
+        self.given_back += 1
+
+
 class Bench:
     """A governor over one real, idle inference loop."""
 
@@ -40,8 +73,9 @@ class Bench:
         self.clock = ManualClock()
         policies = {name: StreamPolicy(250 * NS_PER_MS, session="fake") for name in ("door", "yard")}
         self.inbox = Inbox(policies, self.clock)
+        self.engines = (ScriptedEngine(), ScriptedEngine())
         self.loop = InferenceLoop(
-            model=fake_model(ScriptedEngine(), ScriptedEngine()),
+            model=fake_model(*self.engines),
             inbox=self.inbox,
             timer=AbortTimer(self.clock),
             emit=lambda message: None,
@@ -49,6 +83,8 @@ class Bench:
             clock=self.clock,
         )
         self.signals = ScriptedSignals()
+        self.memory = ScriptedMemory()
+        self.giving = Giving()
         self.events: list[tuple[str, Mapping[str, Any]]] = []
         self.governor = GovernorLoop(
             loops=lambda: [self.loop],
@@ -56,7 +92,8 @@ class Bench:
             live_streams=["door", "yard"],
             ladder=Ladder(steps),
             signals=self.signals,
-            memory_ratio=lambda: None,
+            memory=self.memory,
+            giving=self.giving,
             report=lambda event, body: self.events.append((event, body)),
             clock=self.clock,
         )
@@ -122,6 +159,69 @@ def test_what_was_missed_before_a_step_says_nothing_after_it() -> None:
     assert bench.loop._wanted_variant == 1
     bench.read(1)
     assert bench.governor.snapshot()["misses"] == {}
+
+
+MEMORY_STEPS = (
+    Step(StepKind.TRIM, "", 0, "unused memory given back"),
+    Step(StepKind.UNLOAD, "", 0, "variants unloaded"),
+    *STEPS,
+)
+
+
+def test_short_of_memory_it_gives_back_then_unloads_then_lightens_then_pauses() -> None:
+    """In the order of what it costs; strides do not help and are left out."""
+    bench = Bench(MEMORY_STEPS)
+    full, small = bench.engines
+    bench.memory.ratio = 0.97
+    bench.read(5)
+    assert bench.giving.is_frugal
+    assert (full.shrunk, bench.giving.given_back) == (1, 1)
+    assert full.is_loaded
+    assert small.is_loaded
+    bench.read(4)
+    assert full.is_loaded
+    assert not small.is_loaded
+    bench.read(4)
+    assert bench.loop._wanted == 1
+    assert not full.is_loaded
+    bench.read(4)
+    assert [(body["step"], body["cause"]) for event, body in bench.events if event == "degraded"] == [
+        ("unused memory given back", "memory"),
+        ("variants unloaded", "memory"),
+        ("fake: small", "memory"),
+        ("yard paused", "memory"),
+    ]
+    assert bench.giving.looks == 17
+
+
+def test_memory_that_is_there_again_is_used_again() -> None:
+    """Below 0.9 of the bound, and not before: at the bound itself it would swing."""
+    bench = Bench(MEMORY_STEPS)
+    bench.memory.ratio = 0.97
+    bench.read(5)
+    bench.memory.ratio = 0.9
+    bench.read(60)
+    assert bench.giving.is_frugal
+    bench.memory.ratio = 0.8
+    bench.read(60)
+    assert not bench.giving.is_frugal
+    assert [event for event, _ in bench.events] == ["degraded", "restored"]
+
+
+def test_heat_takes_no_memory_steps() -> None:
+    """They would cost CPU time, which is what there is too little of."""
+    bench = Bench(MEMORY_STEPS)
+    bench.signals.now = Signals(temperature_c=90.0, temperature_limit_c=80.0)
+    bench.read(30)
+    assert [body["step"] for _, body in bench.events] == ["stride 2", "fake: small", "yard paused"]
+    assert bench.loop.model.variants[0].engine.is_loaded
+
+
+def test_the_cap_ends_with_the_governor() -> None:
+    """It would outlive execve, and what is left to do is to put messages in safety."""
+    bench = Bench()
+    bench.governor.stop()
+    assert bench.giving.has_let_go
 
 
 def _expire(bench: Bench, count: int) -> None:

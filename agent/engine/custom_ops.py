@@ -1,0 +1,48 @@
+"""Libraries of custom operators: code that runs with the agent's rights, so only what nobody else may change."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from agent.engine.session import EXTENSIONS
+from agent.errors import ConfigError
+
+
+def check_custom_ops(libraries: Sequence[str]) -> None:
+    """Refuse libraries that are absent, or that somebody else could have changed or could change.
+
+    Args:
+        libraries: `engine.custom_ops`.
+
+    Raises:
+        ConfigError: with every problem.
+    """
+    problems = [f"engine.custom_ops: {library}: {why}" for library in libraries if (why := _problem(library))]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _problem(library: str) -> str | None:
+    if library == EXTENSIONS:
+        is_there = importlib.util.find_spec(EXTENSIONS) is not None
+        return None if is_there else f"is not installed: pip install {EXTENSIONS.replace('_', '-')}"
+    file = Path(library)
+    if not file.is_absolute():
+        return f"must be an absolute path, or {EXTENSIONS}"
+    if file.is_symlink():
+        return "is a symbolic link: name the file itself"
+    if not file.is_file():
+        return "there is no such file"
+    for path in (file, file.parent):
+        state = path.stat()
+        if state.st_uid not in (0, os.geteuid()):
+            return f"{path} belongs to user {state.st_uid}: only root's files and the agent's own are loaded"
+        # A folder such as /tmp is safe in this respect: its sticky bit keeps others from replacing the file.
+        is_sticky = stat.S_ISDIR(state.st_mode) and state.st_mode & stat.S_ISVTX
+        if state.st_mode & 0o022 and not is_sticky:
+            return f"{path} may be written by others: chmod go-w {path}"
+    return None

@@ -1,0 +1,176 @@
+"""Before a network is loaded: what it costs here, and its compiled form, both made once and remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from agent.engine.cache import FORMAT, CompiledCache, cpu_flags
+from agent.engine.digest import sha256_of
+from agent.engine.providers import CPU
+from agent.engine.session import EXTENSIONS, ProviderMissingError, SessionSetup, runtime_version, verified_sha256
+from agent.engine.trial import Cost, TensorShape, Trial, compile_network, measure
+from agent.json_file import read_json, write_json
+
+log = logging.getLogger(__name__)
+
+COSTS_MAX = 64
+"""Networks whose cost is remembered: four times the models that settings can name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network's file and what is known of it before it is loaded.
+
+    Attributes:
+        file: the .onnx file.
+        sha256: that it must have.
+        inputs: each shape with which it will be run.
+        external: digests of its files of weights, by name.
+    """
+
+    file: Path
+    sha256: str
+    inputs: tuple[TensorShape, ...]
+    external: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """How a network is loaded, and what that takes.
+
+    Attributes:
+        setup: for its session, without the providers that do not work for it.
+        compiled: its compiled form; None where there is none.
+        cost: measured in a child process, now or when the same was loaded before.
+        missing: providers that were asked for and do not work for it.
+    """
+
+    setup: SessionSetup
+    compiled: Path | None
+    cost: Cost
+    missing: tuple[str, ...] = ()
+
+
+class Workshop:
+    """Measures and compiles networks before the agent loads them. One thread.
+
+    Args:
+        setup: how sessions are made.
+        limit_bytes: the most that a network may ask for while it is tried.
+        folder: in the state folder; None where nothing can be kept: then each start measures, and none compiles.
+        cache_bytes: for compiled networks; 0 for none.
+    """
+
+    def __init__(self, setup: SessionSetup, limit_bytes: int, folder: Path | None, cache_bytes: int) -> None:
+        self._setup = setup
+        self._limit_bytes = limit_bytes
+        self._cache = CompiledCache(folder / "compiled", cache_bytes) if folder is not None and cache_bytes else None
+        self._costs_file = None if folder is None else folder / "costs.json"
+        self._costs = {} if self._costs_file is None else read_json(self._costs_file)
+        self.failures: list[str] = []
+        """Why something could not be compiled or remembered; the agent runs without it."""
+
+    def prepare(self, network: Network) -> Prepared:
+        """Return how to load a network, after trying it where that was not done before.
+
+        Raises:
+            ConfigError: it cannot be used: damaged, refused by ONNX Runtime, without an end, or larger than the
+                limit.
+        """
+        verified_sha256(network.file, network.sha256)
+        setup = self._setup
+        missing: list[str] = []
+        while True:
+            try:
+                compiled = self._compiled(network, setup)
+                return Prepared(setup, compiled, self._cost(network, setup, compiled), tuple(missing))
+            except ProviderMissingError as error:
+                left = tuple(one for one in setup.providers if one.name not in error.missing)
+                if not left or len(left) == len(setup.providers):
+                    raise
+                missing += error.missing
+                setup = replace(setup, providers=left)
+
+    def snapshot(self) -> dict[str, Any] | None:
+        """Return the figures of the cache for health; None without one."""
+        return None if self._cache is None else self._cache.snapshot()
+
+    def _compiled(self, network: Network, setup: SessionSetup) -> Path | None:
+        # Providers with compilers of their own keep what they made in their own way (`trt_engine_cache_path`).
+        if self._cache is None or setup.providers != (CPU,):
+            return None
+        facts = _facts(network, setup)
+        if (found := self._cache.find(facts)) is not None:
+            return found
+        trial = Trial(network.file, _for_child(setup), network.inputs, network.external)
+        try:
+            made = self._cache.add(
+                facts, lambda folder: compile_network(trial, folder, limit_bytes=self._limit_bytes)
+            )
+        except OSError as error:
+            why = f"{network.file}: is used as it is, without a compiled form: {error.strerror or error}"
+            log.warning("%s", why)
+            self.failures.append(why)
+            return None
+        log.info("%s: compiled for this device", network.file)
+        return made
+
+    def _cost(self, network: Network, setup: SessionSetup, compiled: Path | None) -> Cost:
+        facts = {**_facts(network, setup), "threads": str(setup.threads), "compiled": str(compiled is not None)}
+        key = hashlib.sha256(json.dumps([sorted(facts.items()), [asdict(i) for i in network.inputs]]).encode())
+        known = _cost_of(self._costs.get(key.hexdigest()))
+        if known is not None:
+            return known
+        trial = Trial(
+            compiled or network.file, _for_child(setup), network.inputs, network.external, compiled is not None
+        )
+        cost = measure(trial, limit_bytes=self._limit_bytes)
+        self._costs.pop(key.hexdigest(), None)
+        self._costs[key.hexdigest()] = {"file": network.file.name, **asdict(cost)}
+        self._remember()
+        return cost
+
+    def _remember(self) -> None:
+        if self._costs_file is None:
+            return
+        self._costs = dict(list(self._costs.items())[-COSTS_MAX:])
+        try:
+            self._costs_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_json(self._costs_file, self._costs)
+        except OSError as error:
+            why = f"{self._costs_file}: cannot be written, the next start measures again: {error.strerror}"
+            log.warning("%s", why)
+            self.failures.append(why)
+
+
+def _for_child(setup: SessionSetup) -> SessionSetup:
+    """The child takes its activations from an arena of its own."""
+    return replace(setup, uses_shared_arena=False)
+
+
+def _facts(network: Network, setup: SessionSetup) -> dict[str, str]:
+    """Return what a compiled network depends on. Threads, cores and the arena are chosen anew at each load."""
+    return {
+        "format": FORMAT,
+        "model": network.sha256.lower(),
+        "external": ",".join(f"{name}={digest.lower()}" for name, digest in sorted(network.external.items())),
+        "onnxruntime": runtime_version(),
+        "cpu": cpu_flags(),
+        "providers": ",".join(f"{provider.name}{provider.options or ''}" for provider in setup.providers),
+        "custom_ops": ",".join(op if op == EXTENSIONS else sha256_of(Path(op)) for op in setup.custom_ops),
+        "optimised": "all",
+    }
+
+
+def _cost_of(value: Any) -> Cost | None:
+    """Return a remembered cost; None for what is none."""
+    names = Cost.__dataclass_fields__
+    if not isinstance(value, dict) or not all(isinstance(value.get(name), int) for name in names):
+        return None
+    return Cost(**{name: value[name] for name in names})

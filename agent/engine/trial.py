@@ -1,0 +1,153 @@
+"""Tries a network in a child process first: compiles it, and measures what it takes, within limits that end it.
+
+A network is a program from elsewhere. It may ask for gigabytes, never end or crash ONNX Runtime; whatever it does to
+the child, the running model does not notice. `trial_child` is the child's side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import agent
+from agent.engine.memory import MIB
+from agent.engine.session import ProviderMissingError, SessionSetup
+from agent.errors import ConfigError
+
+TRIAL_LIMIT_S = 120.0
+"""For creating a session or two and a few runs: a 100 MB network on a slow SD card takes a minute."""
+
+REPLY_BYTES_MAX = 65_536
+"""Of what the child prints: a few numbers or one error."""
+
+FILE_BYTES_MAX = 2 << 30
+"""Of a file that the child writes: the size of the largest network."""
+
+_KILLED = {-9: "was killed, by the kernel for want of memory or by its time limit", -11: "crashed", -6: "crashed"}
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a network takes in memory, measured where nothing else runs.
+
+    Attributes:
+        session_bytes: once it is created: weights, packed weights, kernels.
+        run_bytes: in addition once it has run: activations and outputs.
+        peak_bytes: the most it took on the way there.
+        input_bytes: of the largest input that it was run with.
+    """
+
+    session_bytes: int
+    run_bytes: int
+    peak_bytes: int
+    input_bytes: int
+
+    @property
+    def steady_bytes(self) -> int:
+        """What it takes for as long as it serves."""
+        return self.session_bytes + self.run_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"{_mib(self.steady_bytes)} ({_mib(self.session_bytes)} of weights and kernels, {_mib(self.run_bytes)} "
+            f"of activations), {_mib(self.peak_bytes)} at its peak"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TensorShape:
+    """One input of a network as the agent gives it."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What is tried.
+
+    Attributes:
+        file: the network, or its compiled form.
+        setup: how the agent would run it.
+        inputs: each shape with which it will be run.
+        external: digests of its files of weights, by name.
+        is_compiled: the optimiser has nothing left to do.
+    """
+
+    file: Path
+    setup: SessionSetup
+    inputs: tuple[TensorShape, ...]
+    external: Mapping[str, str] = field(default_factory=dict)
+    is_compiled: bool = False
+
+
+def measure(trial: Trial, *, limit_bytes: int, limit_s: float = TRIAL_LIMIT_S) -> Cost:
+    """Create and run a network in a child process and return what it took.
+
+    Raises:
+        ConfigError: it is refused, crashes, does not end in time or asks for more than `limit_bytes`.
+        ProviderMissingError: a provider of the setup does not work here.
+    """
+    reply = _in_child("measure", trial, {}, limit_bytes, limit_s)
+    return Cost(**{name: int(reply[name]) for name in Cost.__dataclass_fields__})
+
+
+def compile_network(trial: Trial, folder: Path, *, limit_bytes: int, limit_s: float = TRIAL_LIMIT_S) -> None:
+    """Let a child process write a network's optimised form into a folder, load that, and compare what both give.
+
+    Raises:
+        ConfigError: as `measure`.
+        OSError: the network is good and its optimised form is not: not written, or it gives something else.
+    """
+    reply = _in_child("compile", trial, {"folder": str(folder)}, limit_bytes, limit_s)
+    if "uncompiled" in reply:
+        raise OSError(f"{trial.file}: {reply['uncompiled']}")
+
+
+def _in_child(
+    what: str, trial: Trial, more: Mapping[str, Any], limit_bytes: int, limit_s: float
+) -> Mapping[str, Any]:
+    job = {**asdict(trial), **more, "what": what, "file": str(trial.file), "limit_bytes": limit_bytes}
+    job["file_bytes_max"] = FILE_BYTES_MAX
+    # The folder of this package first: the working folder, which anyone may have chosen, is not searched (-P).
+    environ = {**os.environ, "PYTHONPATH": str(Path(agent.__file__).resolve().parent.parent)}
+    command = [sys.executable, "-P", "-m", "agent.engine.trial_child"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environ
+    ) as child:
+        try:
+            output, _ = child.communicate(json.dumps(job).encode(), timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            raise ConfigError(
+                f"{trial.file}: loading and running it did not end within {limit_s:g} s: the network may hold an "
+                "endless loop"
+            ) from None
+        except BaseException:
+            child.kill()
+            raise
+    reply: dict[str, Any] = {}
+    with contextlib.suppress(ValueError):
+        reply = json.loads(output[:REPLY_BYTES_MAX])
+    if "missing" in reply:
+        raise ProviderMissingError(f"{trial.file}: {reply['error']}", reply["missing"])
+    if "error" in reply:
+        raise ConfigError(f"{trial.file}: {reply['error']}")
+    if child.returncode != 0 or not reply:
+        why = _KILLED.get(child.returncode, f"ended with {child.returncode}")
+        raise ConfigError(
+            f"{trial.file}: the process that tried it {why}; it may have had {_mib(limit_bytes)} for the network"
+        )
+    return reply
+
+
+def _mib(size_bytes: float) -> str:
+    return f"{size_bytes / MIB:.1f} MiB"

@@ -1,0 +1,182 @@
+"""The child's side of `trial`: reads one job from standard input, writes one JSON object to standard output.
+
+python -m agent.engine.trial_child
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from agent.engine.process import give_back, prepare_process
+
+prepare_process()  # Before numpy and onnxruntime are imported.
+
+import numpy as np  # noqa: E402
+import onnxruntime as ort  # noqa: E402
+
+from agent.engine.cache import NETWORK_NAME, WEIGHTS_NAME  # noqa: E402
+from agent.engine.memory import data_bytes, resident_bytes  # noqa: E402
+from agent.engine.providers import Provider  # noqa: E402
+from agent.engine.session import OrtEngine, ProviderMissingError, SessionSetup, session_options  # noqa: E402
+from agent.errors import ConfigError, EdgebeatError  # noqa: E402
+from agent.frame import Tensor  # noqa: E402
+
+RUNS = 3
+"""The first allocates the arena, the second settles it, the third shows that it is settled."""
+
+EXTERNAL_FROM_BYTES = 16 << 10
+"""Smaller weights stay in the network's file: each one outside costs an open and a mapping at load."""
+
+AGREEMENT = 1e-3
+"""Relative difference up to which the optimised network gives what the network gives: fused float kernels round in
+another order."""
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def main() -> None:
+    """Do one job. Whatever goes wrong is a sentence in the reply, unless the process itself is ended."""
+    job = json.loads(sys.stdin.buffer.read())
+    _limit(job)
+    try:
+        reply = {"measure": _measure, "compile": _compile}[job["what"]](job)
+    except ProviderMissingError as error:
+        reply = {"error": _said(error, job), "missing": error.missing}
+    except EdgebeatError as error:
+        reply = {"error": _said(error, job)}
+    except MemoryError:
+        reply = {"error": _too_much(job)}
+    sys.stdout.write(json.dumps(reply))
+    sys.stdout.flush()
+    os._exit(0)  # What a hostile network left behind is not unwound.
+
+
+def _limit(job: dict[str, Any]) -> None:
+    """Bound what this process can do to the device: it goes first when memory runs out, and with its parent."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (job["file_bytes_max"], job["file_bytes_max"]))
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    cap = data_bytes() + job["limit_bytes"]
+    resource.setrlimit(resource.RLIMIT_DATA, (cap if hard == resource.RLIM_INFINITY else min(cap, hard), hard))
+
+
+def _measure(job: dict[str, Any]) -> dict[str, Any]:
+    give_back()
+    before = resident_bytes()
+    _forget_peak()
+    engine = _engine(job, Path(job["file"]))
+    give_back()
+    created = resident_bytes()
+    input_bytes = 0
+    for inputs in _inputs(job, engine):
+        for _ in range(RUNS):
+            engine.run(inputs, engine.new_abort())
+        input_bytes = max(input_bytes, sum(tensor.nbytes for tensor in inputs.values()))
+    ran = resident_bytes()
+    return {
+        "session_bytes": max(0, created - before),
+        "run_bytes": max(0, ran - created),
+        "peak_bytes": max(0, _peak_bytes() - before),
+        "input_bytes": input_bytes,
+    }
+
+
+def _compile(job: dict[str, Any]) -> dict[str, Any]:
+    setup, folder = _setup(job), Path(job["folder"])
+    options = session_options(setup, setup.threads)
+    options.optimized_model_filepath = str(folder / NETWORK_NAME)
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS_NAME)
+    least = str(EXTERNAL_FROM_BYTES)
+    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", least)
+    engine = _engine(job, Path(job["file"]))
+    try:
+        ort.InferenceSession(job["file"], options, providers=["CPUExecutionProvider"], enable_fallback=0)
+    except Exception as error:  # noqa: BLE001  ONNX Runtime raises a dozen own types; the network itself has loaded.
+        return {"uncompiled": f"its compiled form cannot be written: {' '.join(str(error).split())[:200]}"}
+    try:
+        compiled = OrtEngine(folder / NETWORK_NAME, sha256=None, setup=setup, compiled=folder / NETWORK_NAME)
+    except ConfigError as error:
+        # ONNX Runtime takes no notice of a full disk.
+        return {"uncompiled": f"its compiled form is not whole, the disk may be full: {error}"}
+    for inputs in _inputs(job, engine):
+        wanted = engine.run(inputs, engine.new_abort())
+        given = compiled.run(inputs, compiled.new_abort())
+        if not all(_agree(one, other) for one, other in zip(wanted, given, strict=True)):
+            return {"uncompiled": "its compiled form gives other results than the network itself"}
+    return {"compiled": True}
+
+
+def _setup(job: dict[str, Any]) -> SessionSetup:
+    given = job["setup"]
+    providers = tuple(
+        Provider(one["name"], tuple((key, value) for key, value in one["options"])) for one in given["providers"]
+    )
+    return SessionSetup(given["threads"], (), providers, tuple(given["custom_ops"]))
+
+
+def _engine(job: dict[str, Any], file: Path) -> OrtEngine:
+    compiled = file if job["is_compiled"] else None
+    return OrtEngine(file, sha256=None, external=job["external"], setup=_setup(job), compiled=compiled)
+
+
+def _inputs(job: dict[str, Any], engine: OrtEngine) -> Iterable[dict[str, Tensor]]:
+    """Yield one input of each shape that the network takes, of numbers that look like pictures.
+
+    What does not fit is left out: the agent refuses it with a text that names the manifest's line.
+    """
+    random = np.random.default_rng(0)
+    for given in job["inputs"]:
+        if not engine.takes({given["name"]: (given["dtype"], given["shape"])}):
+            continue
+        dtype = np.dtype(given["dtype"])
+        values = random.integers(0, 256, given["shape"], np.uint8)
+        yield {given["name"]: values.astype(dtype) if dtype.kind != "f" else (values / 255).astype(dtype)}
+
+
+def _agree(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    if one.dtype.kind != "f":
+        return bool(np.array_equal(one, other))
+    scale = float(np.abs(np.nan_to_num(one)).max(initial=0.0)) or 1.0
+    return bool(np.allclose(one, other, rtol=AGREEMENT, atol=AGREEMENT * scale, equal_nan=True))
+
+
+def _said(error: EdgebeatError, job: dict[str, Any]) -> str:
+    text = str(error).removeprefix(f"{job['file']}: ")
+    is_memory = any(words in text for words in ("bad_alloc", "Failed to allocate", "Available memory of"))
+    return _too_much(job) if is_memory else text
+
+
+def _too_much(job: dict[str, Any]) -> str:
+    return (
+        f"it asks for more than the {job['limit_bytes'] / 2**20:.0f} MiB that it may have here: use a smaller "
+        "network, or raise limits.memory_mb"
+    )
+
+
+def _forget_peak() -> None:
+    """Let VmHWM begin anew (proc(5), clear_refs)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _peak_bytes() -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), resident_bytes())
+
+
+if __name__ == "__main__":
+    main()

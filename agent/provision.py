@@ -1,0 +1,204 @@
+"""What the models are given of this device: CPUs, memory, providers, the cache; and whether all of it fits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from agent.engine.budget import FRAME_BYTES, FRAMES_A_STREAM, SERVING_BYTES, Budget, Need
+from agent.engine.cpus import effective_cpus, plan_cores
+from agent.engine.custom_ops import check_custom_ops
+from agent.engine.memory import MIB, memory_limit, resident_bytes, trial_bytes
+from agent.engine.prepare import Prepared, Workshop
+from agent.engine.providers import device_memory, plan_providers
+from agent.engine.session import SessionSetup, available_providers, share_arena
+from agent.errors import ConfigError
+from agent.interfaces import LoadedModel
+from agent.loading import Recipe, survey
+from agent.settings import ModelSettings, Settings, StreamSettings
+
+log = logging.getLogger(__name__)
+
+_GPU = frozenset({"cuda", "tensorrt"})
+
+Surveyed = tuple[Need, dict[str, Prepared]]
+"""What a model's variants cost, and how each of its networks is loaded."""
+
+_arena_is_shared = False
+"""The arena belongs to ONNX Runtime's environment, of which a process has one."""
+
+
+class Provision:
+    """Decides what the models may take, before any of them is loaded. The main thread, at start.
+
+    Args:
+        settings: valid.
+        loaded: the models that serve already, with how they were loaded; what comes in must fit beside them.
+
+    Raises:
+        ConfigError: a core, a provider or an operator library cannot be used as the settings say.
+    """
+
+    def __init__(self, settings: Settings, loaded: Mapping[str, Surveyed] | None = None) -> None:
+        engine = settings.engine
+        self._settings = settings
+        self.limit = memory_limit(settings.limits.memory_mb)
+        self.cores = plan_cores(settings.limits.inference_cores)
+        self.cpus = effective_cpus(settings.limits.threads, allowed=self.cores.inference or None)
+        used = {stream.model for stream in settings.streams}
+        self.threads = max(1, self.cpus // max(1, len(used)))
+        """Of one inference: all CPUs divided evenly, at least 1."""
+        check_custom_ops(engine.custom_ops)
+        self._providers = plan_providers(engine.providers, engine.provider_options, available_providers())
+        setup = SessionSetup(
+            threads=self.threads,
+            cores=self.cores.inference,
+            providers=self._providers.usable,
+            custom_ops=engine.custom_ops,
+            uses_shared_arena=True,
+        )
+        self._workshop = Workshop(setup, trial_bytes(self.limit), _state_folder(settings), engine.cache_mb * MIB)
+        self._loaded = dict(loaded or {})
+        self._surveyed: dict[str, Surveyed] = {}
+        self.budget: Budget | None = None
+        """Once everything was found to fit."""
+        for name in self._providers.absent:
+            log.warning("engine.providers: %s is not in this build of ONNX Runtime: it is left out", name)
+
+    def follow(self, settings: Settings) -> Provision:
+        """Return what models may take by other settings, beside those that serve. The memory limit stays.
+
+        Raises:
+            ConfigError: see the class.
+        """
+        names = {stream.model for stream in settings.streams}
+        kept = {name: known for name, known in (self._loaded | self._surveyed).items() if name in names}
+        follower = Provision(settings, kept)
+        follower.limit = self.limit
+        return follower
+
+    def survey(self, model: ModelSettings) -> None:
+        """Try a model's networks in a child process.
+
+        Raises:
+            ConfigError: they cannot be used.
+        """
+        self._surveyed[model.name] = survey(model, self._workshop)
+
+    def fit(self) -> None:
+        """Check that what was surveyed fits, and give the sessions their arena.
+
+        Raises:
+            ConfigError: it does not, with the figures and what would.
+        """
+        global _arena_is_shared  # noqa: PLW0603  See there.
+        needs = tuple(need for need, _ in self._surveyed.values())
+        serving = SERVING_BYTES + sum(map(_frames_bytes, self._settings.streams))
+        budget = Budget(self.limit, resident_bytes(), serving, needs)
+        if refusal := budget.refusal():
+            raise ConfigError(refusal)
+        if not budget.holds_all:
+            log.warning("memory: lighter variants are loaded when they are needed: %s does not hold all", self.limit)
+        if not _arena_is_shared:
+            share_arena(budget.arena_bytes)
+            _arena_is_shared = True
+        self.budget = budget
+
+    @property
+    def _known(self) -> dict[str, Surveyed]:
+        """Every model that serves: those that were there, and those that came."""
+        return self._loaded | self._surveyed
+
+    @property
+    def spare_bytes(self) -> int:
+        """What may still be taken now, for a model that is to be loaded beside those that serve. Any thread."""
+        return self.limit.limit_bytes - resident_bytes()
+
+    def recipe(self, model: str) -> Recipe:
+        """Return how a model that was surveyed is loaded; after `fit`."""
+        assert self.budget is not None
+        _, prepared = self._surveyed[model]
+        largest = {path: self.budget.input_bytes_max(one.cost) for path, one in prepared.items()}
+        return Recipe(prepared, largest, keeps_all=self.budget.holds_all)
+
+    def events(self) -> list[tuple[str, dict[str, Any]]]:
+        """Return what the operator should hear once: providers that are missing, and a cache that fails."""
+        found: list[tuple[str, dict[str, Any]]] = [
+            ("provider_fallback", {"provider": name, "models": sorted(self._known), "reason": "not in this build"})
+            for name in self._providers.absent
+        ]
+        for model, (_, prepared) in self._surveyed.items():
+            missing = dict.fromkeys(name for one in prepared.values() for name in one.missing)
+            found += [
+                ("provider_fallback", {"provider": name, "models": [model], "reason": "does not work here"})
+                for name in missing
+            ]
+        return found + [("cache_failed", {"reason": why}) for why in self._workshop.failures]
+
+    def snapshot(self, models: Mapping[str, LoadedModel], cores: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what was asked for and what is in force, for health.
+
+        Args:
+            models: that are loaded.
+            cores: from `place_threads`.
+        """
+        asked = self._settings.limits.threads
+        return {
+            "threads": {"asked": asked, "in_force": self.cpus, "a_session": self.threads},
+            "cores": dict(cores),
+            "providers": {
+                "asked": list(self._providers.asked),
+                "absent": self._providers.absent,
+                "in_force": {name: _providers_of(model) for name, model in models.items()},
+                "devices": device_memory() if _GPU & set(self._providers.asked) else [],
+            },
+            "memory": self._memory(models),
+            "cache": self._workshop.snapshot(),
+        }
+
+    def _memory(self, models: Mapping[str, LoadedModel]) -> dict[str, Any]:
+        budget = self.budget
+        if budget is None:
+            return {}
+        return {
+            "limit_mb": _mb(self.limit.limit_bytes),
+            "limit_source": self.limit.source,
+            "own_mb": _mb(budget.own_bytes),
+            "serving_mb": _mb(budget.serving_bytes),
+            "networks": {
+                need.model: {
+                    name: {"steady_mb": _mb(cost.steady_bytes), "peak_mb": _mb(cost.peak_bytes)}
+                    for name, cost in need.costs.items()
+                }
+                for need, _ in self._known.values()
+            },
+            "unloaded": [
+                f"{name}: {variant.name}"
+                for name, model in models.items()
+                for variant in model.variants
+                if not variant.engine.is_loaded
+            ],
+        }
+
+
+def _state_folder(settings: Settings) -> Path | None:
+    """Return where something can be kept; the default folder is the service manager's to make."""
+    folder = settings.state.dir
+    is_usable = "dir" in settings.state.model_fields_set or folder.is_dir()
+    return folder if is_usable else None
+
+
+def _frames_bytes(stream: StreamSettings) -> int:
+    is_known = stream.width is not None and stream.height is not None
+    one = stream.width * stream.height * 3 if is_known else FRAME_BYTES  # type: ignore[operator]
+    return FRAMES_A_STREAM * one
+
+
+def _providers_of(model: LoadedModel) -> Sequence[str]:
+    return list(model.variants[0].engine.providers)
+
+
+def _mb(size_bytes: int) -> float:
+    return round(size_bytes / MIB, 1)

@@ -1,0 +1,116 @@
+"""From exec to ready, and creating a session from the cache, against a hand-written start of the same model."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import harness
+
+READY_RATIO_MAX = 1.3
+CREATE_MS_MAX = 15.0
+CREATIONS = 11
+
+BARE = """
+import ctypes, os, sys
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import cv2, numpy, onnxruntime, paho.mqtt.client, pydantic_settings
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = len(os.sched_getaffinity(0))
+options.inter_op_num_threads = 1
+options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+session.run(None, {"images": numpy.zeros((1, 300, 300, 3), numpy.uint8)})
+print("ready:", file=sys.stderr, flush=True)
+"""
+"""Imports of what the agent imports, session create and one warm run, as a hand-written loop has them."""
+
+CREATE = """
+import statistics, sys, time
+from pathlib import Path
+import onnxruntime
+from agent.engine.session import SessionSetup, session_options
+
+plain, compiled = sys.argv[1], str(next(Path(sys.argv[2]).rglob("network.onnx")))
+took = {"plain": [], "cache": []}
+for _ in range(int(sys.argv[3])):
+    for name, file in (("plain", plain), ("cache", compiled)):
+        options = session_options(SessionSetup(threads=1), 1)
+        if name == "cache":
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        begun = time.perf_counter()
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        took[name].append((time.perf_counter() - begun) * 1e3)
+        del session
+for name in took:
+    print(statistics.median(took[name]), min(took[name]))
+"""
+
+
+def main() -> int:
+    """Start each in turn and print the ratio of the medians."""
+    parser = harness.parser("Cold start of the agent against a hand-written one.")
+    parser.add_argument("--rounds", type=int, default=9, help="of each")
+    args = parser.parse_args()
+    harness.end_with_us()
+    network = harness.COCO_SSD / "model.onnx"
+    with tempfile.TemporaryDirectory() as state, tempfile.NamedTemporaryFile("w", suffix=".toml") as config:
+        config.write(
+            f'[device]\nid = "bench"\n[mqtt]\nurl = "mqtt://127.0.0.1:9"\n[state]\ndir = "{state}"\n'
+            f'[spool]\nmax_mb = 0\n[[models]]\nname = "model"\npath = "{harness.COCO_SSD}"\n'
+            f'[[streams]]\nname = "bench"\nsource = "{harness.CLIP}"\nmodel = "model"\nrepeat = true\n'
+        )
+        config.flush()
+        agent = [sys.executable, "-m", "agent", "run", "--config", config.name]
+        bare = [sys.executable, "-c", BARE, str(network)]
+        first_s = _until_ready(agent)
+        took: dict[str, list[float]] = {"hand-written": [], "agent, from the cache": []}
+        for _ in range(args.rounds):
+            took["hand-written"].append(_until_ready(bare))
+            took["agent, from the cache"].append(_until_ready(agent))
+        created = _create(network, Path(state))
+    rows: list[dict[str, Any]] = [_row(name, values) for name, values in took.items()]
+    rows += [_row("agent, first start: compiled and measured", [first_s]), *created]
+    ratio = statistics.median(took["agent, from the cache"]) / statistics.median(took["hand-written"])
+    create_ms = created[1]["median ms"]
+    verdicts = [
+        harness.Verdict("ready, agent / hand-written", ratio, f"<= {READY_RATIO_MAX:g}", ratio <= READY_RATIO_MAX),
+        harness.Verdict("create from the cache, ms", create_ms, f"<= {CREATE_MS_MAX:g}", create_ms <= CREATE_MS_MAX),
+    ]
+    return harness.conclude("start", rows, verdicts, as_json=args.json)
+
+
+def _row(name: str, seconds: Sequence[float]) -> dict[str, Any]:
+    return {"what": name, "median ms": statistics.median(seconds) * 1e3, "least ms": min(seconds) * 1e3}
+
+
+def _until_ready(command: Sequence[str]) -> float:
+    """Return the seconds from exec until it says that it is ready."""
+    begun_s = time.perf_counter()
+    with harness.running(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "ready:" in line:
+                return time.perf_counter() - begun_s
+    raise RuntimeError(f"{command} ended with {process.returncode} and was never ready")
+
+
+def _create(network: Path, state: Path) -> list[dict[str, Any]]:
+    command = [sys.executable, "-c", CREATE, str(network), str(state), str(CREATIONS)]
+    done = subprocess.run(command, cwd=harness.ROOT, capture_output=True, text=True, check=True)
+    figures = [tuple(map(float, line.split())) for line in done.stdout.splitlines()]
+    names = ("session from the .onnx", "session from the cache")
+    return [
+        {"what": name, "median ms": median, "least ms": least}
+        for name, (median, least) in zip(names, figures, strict=True)
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

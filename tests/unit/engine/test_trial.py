@@ -1,0 +1,133 @@
+"""Networks that are tried in a child process: what they cost, and what becomes of hostile ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import ModelProto, TensorProto
+from onnx.helper import make_graph, make_node, make_tensor_value_info
+
+from agent.engine.cache import NETWORK_NAME, WEIGHTS_NAME
+from agent.engine.memory import MIB
+from agent.engine.session import OrtEngine, SessionSetup
+from agent.engine.trial import TensorShape, Trial, compile_network, measure
+from agent.errors import ConfigError
+from tests.paths import COCO_SSD
+from tests.unit.modeltools.networks import classifier, network, saved
+
+COCO = Trial(COCO_SSD / "model.onnx", SessionSetup(threads=1), (TensorShape("images", "uint8", (1, 300, 300, 3)),))
+
+
+def trial(file: Path) -> Trial:
+    """Try a network of 32 x 32 pixels."""
+    return Trial(file, SessionSetup(threads=1), (TensorShape("images", "float32", (1, 3, 32, 32)),))
+
+
+def mean_and(*nodes: object, **weights: object) -> ModelProto:
+    """Return a network that makes `m`, the mean of its input, and then goes on."""
+    first = make_node("ReduceMean", ["images"], ["m"], keepdims=0)
+    return network([first, *nodes], [("y", TensorProto.FLOAT, None)], weights=weights)  # type: ignore[list-item]
+
+
+def gigabytes() -> ModelProto:
+    """202 bytes that ask for 28 GiB."""
+    return mean_and(
+        make_node("ConstantOfShape", ["shape"], ["zeros"]),
+        make_node("Add", ["zeros", "m"], ["y"]),
+        shape=np.array([2, 60_000, 60_000]),
+    )
+
+
+def endless() -> ModelProto:
+    """A Loop whose condition is always true."""
+    body = make_graph(
+        [make_node("Identity", ["go"], ["on"]), make_node("Identity", ["v"], ["w"])],
+        "body",
+        [
+            make_tensor_value_info("i", TensorProto.INT64, []),
+            make_tensor_value_info("go", TensorProto.BOOL, []),
+            make_tensor_value_info("v", TensorProto.FLOAT, []),
+        ],
+        [make_tensor_value_info("on", TensorProto.BOOL, []), make_tensor_value_info("w", TensorProto.FLOAT, [])],
+    )
+    return mean_and(make_node("Loop", ["", "true", "m"], ["y"], body=body), true=True)
+
+
+def unknown_operator() -> ModelProto:
+    """An operator that no library was named for."""
+    return network(
+        [make_node("Frobnicate", ["images"], ["y"], domain="my.ops")], [("y", 1, None)], domains={"my.ops": 1}
+    )
+
+
+def test_the_cost_of_the_default_model() -> None:
+    """Weights of 5 MB and activations of some; the peak is no less than what stays."""
+    cost = measure(COCO, limit_bytes=512 * MIB)
+    assert 5 * MIB < cost.session_bytes < 60 * MIB
+    assert 1 * MIB < cost.run_bytes < 60 * MIB
+    assert cost.peak_bytes >= cost.steady_bytes - MIB
+    assert cost.input_bytes == 300 * 300 * 3
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (gigabytes, "it asks for more than the 256 MiB that it may have here: use a smaller network"),
+        (endless, "did not end within 2 s: the network may hold an endless loop"),
+        (unknown_operator, "name their library in engine.custom_ops"),
+    ],
+)
+def test_a_hostile_network_is_one_clear_error(tmp_path: Path, make: Callable[[], ModelProto], said: str) -> None:
+    """Whatever it does, it does it to the child."""
+    file = saved(make(), tmp_path / "model.onnx")
+    with pytest.raises(ConfigError) as caught:
+        measure(trial(file), limit_bytes=256 * MIB, limit_s=2 if make is endless else 60)
+    assert str(caught.value).startswith(f"{file}: ")
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello, this is no network", (COCO_SSD / "model.onnx").read_bytes()[:9999]]
+)
+def test_what_is_no_network_is_refused(tmp_path: Path, content: bytes) -> None:
+    """Empty, something else, truncated."""
+    file = tmp_path / "model.onnx"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"{file}: ONNX Runtime .* refuses it"):
+        measure(trial(file), limit_bytes=256 * MIB)
+
+
+def test_a_crash_is_told_as_such(tmp_path: Path) -> None:
+    """A child that ends without a reply, as after SIGSEGV: the file is named, and how it ended."""
+    file = saved(classifier(), tmp_path / "model.onnx")
+    broken = Trial(file, SessionSetup(threads=1), (TensorShape("images", "no type", (1, 3, 32, 32)),))
+    with pytest.raises(ConfigError, match=r"the process that tried it ended with 1"):
+        measure(broken, limit_bytes=256 * MIB)
+
+
+def test_the_compiled_form_gives_the_same_bits(tmp_path: Path) -> None:
+    """The default model, optimised, with its weights outside, where they are mapped."""
+    compile_network(COCO, tmp_path, limit_bytes=512 * MIB)
+    assert (tmp_path / WEIGHTS_NAME).stat().st_size > 4 * MIB
+    plain = OrtEngine(COCO.file, threads=1, sha256=None)
+    compiled = OrtEngine(COCO.file, threads=1, sha256=None, compiled=tmp_path / NETWORK_NAME)
+    picture = {"images": np.random.default_rng(1).integers(0, 256, (1, 300, 300, 3), np.uint8)}
+    outputs = [engine.run(picture, engine.new_abort()) for engine in (plain, compiled)]
+    assert all(np.array_equal(one, other) for one, other in zip(*outputs, strict=True))
+
+
+def test_a_form_that_cannot_be_written_is_no_fault_of_the_network(tmp_path: Path) -> None:
+    """A disk that is full or absent: the caller goes on without."""
+    with pytest.raises(OSError, match="its compiled form"):
+        compile_network(COCO, tmp_path / "absent", limit_bytes=512 * MIB)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_a_full_disk_is_noticed_though_the_runtime_takes_no_notice(tmp_path: Path) -> None:
+    """ONNX Runtime reports success; what it wrote is loaded and compared before it is believed."""
+    (tmp_path / WEIGHTS_NAME).symlink_to("/dev/full")
+    with pytest.raises(OSError, match="its compiled form"):
+        compile_network(COCO, tmp_path, limit_bytes=512 * MIB)

@@ -1,0 +1,147 @@
+"""What the models are given, and what happens where it is not enough."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent.engine.memory import MIB
+from agent.errors import ConfigError
+from agent.provision import Provision
+from agent.settings import Settings
+from tests.paths import CLIP, COCO_SSD, MODELS, REPOSITORY
+
+
+def settings(state: Path | None = None, *, model: Path = COCO_SSD, **sections: object) -> Settings:
+    """Return settings of one stream; with a state folder where one is given."""
+    named = {} if state is None else {"state": {"dir": state}}
+    models = [{"name": "seen", "path": model}]
+    streams = [{"name": "door", "source": str(CLIP), "model": "seen"}]
+    return Settings.model_validate({"models": models, "streams": streams, **named, **sections})
+
+
+def surveyed(given: Settings) -> Provision:
+    """Try the models of some settings."""
+    provision = Provision(given)
+    for model in given.models:
+        provision.survey(model)
+    return provision
+
+
+def test_what_was_tried_once_is_remembered(tmp_path: Path) -> None:
+    """The second start takes cost and compiled form from the state folder, and starts no child."""
+    first = surveyed(settings(tmp_path))
+    costs = tmp_path / "costs.json"
+    before = costs.stat().st_ino
+    second = surveyed(settings(tmp_path))
+    assert costs.stat().st_ino == before
+    assert first._surveyed == second._surveyed
+    _, prepared = second._surveyed["seen"]
+    compiled = prepared["model.onnx"].compiled
+    assert compiled is not None
+    assert compiled.is_relative_to(tmp_path / "compiled")
+    assert second.events() == []
+
+
+def test_without_a_state_folder_it_is_measured_and_not_compiled(tmp_path: Path) -> None:
+    """Nothing is written anywhere."""
+    _, prepared = surveyed(settings(model=MODELS / "tiny"))._surveyed["seen"]
+    assert prepared["model.onnx"].compiled is None
+    assert prepared["model.onnx"].cost.steady_bytes > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_is_an_event_and_no_failure(tmp_path: Path) -> None:
+    """The model runs as it is."""
+    (tmp_path / "compiled").write_text("in the way")
+    provision = surveyed(settings(tmp_path, model=MODELS / "tiny"))
+    ((event, body),) = provision.events()
+    assert event == "cache_failed"
+    assert "is used as it is, without a compiled form" in body["reason"]
+    _, prepared = provision._surveyed["seen"]
+    assert prepared["model.onnx"].compiled is None
+
+
+def test_a_cache_of_no_size_is_none(tmp_path: Path) -> None:
+    """`engine.cache_mb = 0`."""
+    provision = surveyed(settings(tmp_path, model=MODELS / "tiny", engine={"cache_mb": 0}))
+    assert not (tmp_path / "compiled").exists()
+    assert provision.snapshot({}, {})["cache"] is None
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    """The default model beside this process, which is larger than the agent."""
+    provision = surveyed(settings(tmp_path, limits={"memory_mb": 64}))
+    with pytest.raises(ConfigError, match=r"the agent would take \d+ MiB and may take 64 MiB \(limits.memory_mb\)"):
+        provision.fit()
+    assert provision.budget is None
+
+
+def test_providers_that_are_absent_are_an_event_and_stand_in_health(tmp_path: Path) -> None:
+    """Left out in the order of the settings, never in silence."""
+    provision = surveyed(settings(tmp_path, model=MODELS / "tiny", engine={"providers": ["xnnpack", "acl", "cpu"]}))
+    assert [(event, body["provider"]) for event, body in provision.events()] == [
+        ("provider_fallback", "xnnpack"),
+        ("provider_fallback", "acl"),
+    ]
+    shown = provision.snapshot({}, {})["providers"]
+    assert (shown["asked"], shown["absent"]) == (["xnnpack", "acl", "cpu"], ["xnnpack", "acl"])
+
+
+def test_inference_gets_the_cores_that_are_named_for_it() -> None:
+    """As many threads as CPUs, however many there are beside them."""
+    provision = Provision(settings(limits={"inference_cores": [0]}))
+    assert (provision.cpus, provision.threads, provision.cores.inference) == (1, 1, (0,))
+
+
+STANDBY = """
+import sys
+from pathlib import Path
+from agent.clock import SystemClock
+from agent.engine.memory import MIB, MemoryLimit
+from agent.loading import load_model
+from tests.unit.test_provision import settings, surveyed
+
+given = settings(Path(sys.argv[1]) / "state", model=Path(sys.argv[1]) / "model")
+provision = surveyed(given)
+_, prepared = provision._surveyed["seen"]
+provision.fit()
+budget = provision.budget
+needed = budget.fixed_bytes + budget.needs[0].own.peak_bytes
+provision.limit = MemoryLimit(needed + 256 * 1024, "limits.memory_mb")
+provision.fit()
+model = load_model(given.models[0], 1, SystemClock(), provision.recipe("seen"))
+unloaded = provision.snapshot({"seen": model}, {})["memory"]["unloaded"]
+print([variant.engine.is_loaded for variant in model.variants], unloaded)
+light = model.variants[1]
+light.engine.run(light.warm_inputs, light.engine.new_abort())
+print(light.engine.is_loaded)
+"""
+
+
+def test_variants_wait_on_disk_where_they_do_not_all_fit(tmp_path: Path) -> None:
+    """All are verified at start; the model itself stays loaded, the others are loaded when they are needed."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in COCO_SSD.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    content = (folder / "model.onnx").read_bytes()
+    (folder / "light.onnx").write_bytes(content)
+    manifest = (folder / "model.toml").read_text()
+    digest = manifest.partition('sha256 = "')[2][:64]
+    variant = f'\n[[variants]]\nname = "light"\npath = "light.onnx"\nsha256 = "{digest}"\n'
+    (folder / "model.toml").write_text(manifest + variant)
+    done = subprocess.run(
+        [sys.executable, "-c", STANDBY, str(tmp_path)], capture_output=True, text=True, cwd=REPOSITORY, check=False
+    )
+    assert done.stdout.splitlines() == ["[True, False] ['seen: light']", "True"], done.stderr
+
+
+def test_the_state_folder_is_for_this_user_alone(tmp_path: Path) -> None:
+    """Whoever can write there can put weights there."""
+    surveyed(settings(tmp_path / "state", model=MODELS / "tiny"))
+    assert (tmp_path / "state/compiled").stat().st_mode & 0o077 == 0
+    assert sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()) < MIB
