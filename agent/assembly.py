@@ -15,9 +15,8 @@ from agent.core.scheduler import Overflow, SchedulerPolicy, StreamPolicy
 from agent.engine.cpus import effective_cpus
 from agent.errors import ConfigError
 from agent.interfaces import LoadedModel, Source
-from agent.loading import load_model
+from agent.loading import digests, load_model
 from agent.marks import HANGS_MAX, Marks
-from agent.models.manifest import load_manifest
 from agent.settings import DegradationSettings, Settings, StreamSettings
 
 log = logging.getLogger(__name__)
@@ -59,8 +58,7 @@ def load_models(
         if model.name not in used:
             continue
         try:
-            _, manifest = load_manifest(model.path)
-            hangs = marks.hangs(manifest.digests(), clock.wall_ns())
+            hangs = marks.hangs(digests(model.path), clock.wall_ns())
             if hangs >= HANGS_MAX:
                 log.error(
                     "%s: hung %d times and is not loaded: replace its network, or remove %s",

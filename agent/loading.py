@@ -16,12 +16,24 @@ import numpy as np
 
 from agent.clock import NEVER_NS, Clock
 from agent.decoders.options import DecoderInput
-from agent.engine.session import OrtEngine
+from agent.engine.session import OrtEngine, file_sha256
 from agent.errors import ConfigError, PermanentError
 from agent.frame import Pixels, Tensor
 from agent.interfaces import Decoder, Engine, LoadedModel, Preprocess, Variant
+from agent.models.assumed import draft_manifest, names_beside
+from agent.models.clues import parse_metadata
+from agent.models.extra_inputs import build_extra
 from agent.models.golden import differences, read_picture
-from agent.models.manifest import FULL, MANIFEST_NAME, InputSpec, Manifest, load_expected, load_labels, load_manifest
+from agent.models.guess import guess
+from agent.models.manifest import (
+    FULL,
+    MANIFEST_NAME,
+    Manifest,
+    is_bare,
+    load_expected,
+    load_labels,
+    load_manifest,
+)
 from agent.models.preprocess import build_preprocess
 from agent.result import Payload
 from agent.settings import ModelSettings
@@ -30,7 +42,17 @@ log = logging.getLogger(__name__)
 
 DECODERS = {
     "ssd": "agent.decoders.ssd:SsdDecoder",
+    "yolo": "agent.decoders.yolo:YoloDecoder",
+    "tfod": "agent.decoders.tfod:TfodDecoder",
+    "gfl": "agent.decoders.gfl:GflDecoder",
+    "anchors": "agent.decoders.anchors:AnchorsDecoder",
     "classification": "agent.decoders.classification:ClassificationDecoder",
+    "segmentation": "agent.decoders.segmentation:SegmentationDecoder",
+    "pose": "agent.decoders.pose:PoseDecoder",
+    "ctc": "agent.decoders.ctc:CtcDecoder",
+    "embedding": "agent.decoders.numbers:EmbeddingDecoder",
+    "regression": "agent.decoders.numbers:RegressionDecoder",
+    "anomaly": "agent.decoders.numbers:AnomalyDecoder",
     "raw": "agent.decoders.raw:RawDecoder",
 }
 
@@ -81,9 +103,13 @@ def load_model(settings: ModelSettings, threads: int, clock: Clock) -> LoadedMod
 def try_variants(path: Path, threads: int, clock: Clock) -> tuple[Manifest, list[Attempt]]:
     """Try the model itself and each of its variants, whatever becomes of the others.
 
+    A network without model.toml is taken as it seems to be, and what was assumed is said in the log.
+
     Raises:
-        ConfigError: there is no folder, or its manifest is wrong.
+        ConfigError: there is no folder, its manifest is wrong, or nothing that we know fits a network without one.
     """
+    if is_bare(path):
+        return _try_bare(path, threads, clock)
     folder, manifest = load_manifest(path)
     attempts: list[Attempt] = []
     engines: dict[str, Engine] = {}
@@ -97,6 +123,34 @@ def try_variants(path: Path, threads: int, clock: Clock) -> tuple[Manifest, list
             engines.setdefault(own.model.path, variant.engine)
             attempts.append(Attempt(name, file, variant))
     return manifest, attempts
+
+
+def digests(path: Path) -> set[str]:
+    """Return the SHA-256 of every network of a model, in lower case, without loading any.
+
+    Raises:
+        ConfigError: there is no such model, or its manifest is wrong.
+    """
+    return {file_sha256(path)} if is_bare(path) else load_manifest(path)[1].digests()
+
+
+def _try_bare(file: Path, threads: int, clock: Clock) -> tuple[Manifest, list[Attempt]]:
+    """Take a network without model.toml as its metadata, names and shapes say."""
+    engine = within(LOAD_LIMIT_S, f"{file}: loading", lambda: OrtEngine(file, threads=threads, sha256=None))
+    guessed = guess(engine.inputs, engine.outputs, parse_metadata(engine.metadata), {}, names_beside(file))
+    if guessed.obstacles:
+        seen = f"takes {', '.join(map(str, engine.inputs))} and gives {', '.join(map(str, engine.outputs))}"
+        advice = f"write a {MANIFEST_NAME} beside it: docs/models.md tells how"
+        raise ConfigError(
+            [f"{file}: {seen}", *(f"{file}: {text}" for text in guessed.obstacles), f"{file}: {advice}"]
+        )
+    manifest = draft_manifest(file, engine.sha256, guessed, engine.metadata, labels_are_inline=True)
+    log.warning("%s: has no %s beside it and is taken for this: %s", file, MANIFEST_NAME, "; ".join(guessed.why))
+    try:
+        variant = load_variant(FULL, file.parent, manifest, threads, clock, engine)
+    except ConfigError as error:
+        return manifest, [Attempt(FULL, file, None, tuple(error.problems))]
+    return manifest, [Attempt(FULL, file, variant)]
 
 
 def load_variant(
@@ -137,7 +191,7 @@ def build_steps(folder: Path, manifest: Manifest, engine: OrtEngine) -> tuple[Pr
         ConfigError: the manifest and the network do not agree, or the labels are wrong.
     """
     place = str(folder / MANIFEST_NAME)
-    _check_input(manifest.input, engine, place)
+    _check_input(manifest, engine, place)
     given = DecoderInput(
         place=place,
         options=manifest.decoder,
@@ -145,7 +199,8 @@ def build_steps(folder: Path, manifest: Manifest, engine: OrtEngine) -> tuple[Pr
         labels=None if manifest.labels is None else load_labels(folder, manifest.labels),
         first_id=0 if manifest.labels is None else manifest.labels.first_id,
     )
-    return build_preprocess(manifest.input), _build_decoder(given)
+    extras = [build_extra(spec, engine.inputs, place) for spec in manifest.extra_inputs]
+    return build_preprocess(manifest.input, extras), _build_decoder(given)
 
 
 def _build_decoder(given: DecoderInput) -> Decoder:
@@ -157,14 +212,20 @@ def _build_decoder(given: DecoderInput) -> Decoder:
     return decoder
 
 
-def _check_input(spec: InputSpec, engine: OrtEngine, place: str) -> None:
+def _check_input(manifest: Manifest, engine: OrtEngine, place: str) -> None:
+    spec = manifest.input
     channels = 1 if spec.color == "GRAY" else 3
     plane = (spec.height, spec.width)
     shape = (1, *plane, channels) if spec.layout == "NHWC" else (1, channels, *plane)
     seen = ", ".join(map(str, engine.inputs))
-    if len(engine.inputs) != 1 or engine.inputs[0].name != spec.name:
-        raise ConfigError(f"{place}: [input] describes {spec.name!r}; the model takes {seen}")
-    wanted = engine.inputs[0]
+    described = [spec.name, *(extra.name for extra in manifest.extra_inputs)]
+    if sorted(described) != sorted(known.name for known in engine.inputs):
+        names = ", ".join(map(repr, described))
+        raise ConfigError(
+            f"{place}: [input] describes {names}; the model takes {seen}: what is no picture needs an "
+            "[[extra_inputs]] section of its own"
+        )
+    wanted = next(known for known in engine.inputs if known.name == spec.name)
     fits = len(wanted.shape) == 4 and all(
         size is None or size == own for size, own in zip(wanted.shape, shape, strict=True)
     )

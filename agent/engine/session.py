@@ -27,7 +27,12 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(int8)": np.dtype(np.int8),
     "tensor(int32)": np.dtype(np.int32),
     "tensor(int64)": np.dtype(np.int64),
+    "tensor(int16)": np.dtype(np.int16),
+    "tensor(uint16)": np.dtype(np.uint16),
+    "tensor(uint32)": np.dtype(np.uint32),
+    "tensor(uint64)": np.dtype(np.uint64),
     "tensor(bool)": np.dtype(np.bool_),
+    "tensor(string)": np.dtype(object),  # Python's str; an array of numpy's own bytes is read as garbage.
 }
 
 PROVIDERS = ["CPUExecutionProvider"]
@@ -60,7 +65,7 @@ class OrtEngine:
     """
 
     def __init__(self, file: Path, *, threads: int, sha256: str | None, is_optimized: bool = True) -> None:
-        self.sha256 = _file_sha256(file)
+        self.sha256 = file_sha256(file)
         if sha256 is not None and self.sha256 != sha256.lower():
             # A flipped bit in the weights loads without a word, so the digest is the only guard.
             raise ConfigError(
@@ -84,6 +89,8 @@ class OrtEngine:
             raise ConfigError(f"{file}: runs on {self._session.get_providers()} where {PROVIDERS} was asked for")
         self.inputs = tuple(_spec(node, file) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node, file) for node in self._session.get_outputs())
+        self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        """What the exporter wrote into the file, unchecked."""
         self._inputs_by_name = {spec.name: spec for spec in self.inputs}
 
     def new_abort(self) -> Abort:
@@ -131,7 +138,12 @@ def _spec(node: Any, file: Path) -> TensorSpec:
     return TensorSpec(node.name, _DTYPES[node.type], shape)
 
 
-def _file_sha256(file: Path) -> str:
+def file_sha256(file: Path) -> str:
+    """Return a file's SHA-256, hex.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     try:
         with file.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
