@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from agent.clock import NS_PER_MS, NS_PER_S, Clock
 from agent.core.degradation import Ladder, LadderPolicy, Step, StepKind
 from agent.core.predictor import PredictorPolicy
 from agent.core.scheduler import Overflow, SchedulerPolicy, StreamPolicy
+from agent.core.steps.chain import Steps
 from agent.engine.cpus import effective_cpus
 from agent.errors import ConfigError
 from agent.interfaces import LoadedModel, Source
@@ -68,7 +70,12 @@ def load_models(
                 )
                 left_out[model.name] = {"marked": {"hangs": hangs, "file": str(marks.file)}}
                 continue
-            models[model.name] = load_model(model, threads, clock)
+            steps = {
+                stream.name: Steps(stream.name, stream.steps)
+                for stream in settings.streams
+                if stream.model == model.name and not stream.steps.is_empty
+            }
+            models[model.name] = replace(load_model(model, threads, clock), steps=steps)
         except ConfigError as error:
             problems += error.problems
             left_out[model.name] = {"failed": error.problems[:10]}

@@ -57,12 +57,21 @@ def _page(title: str, introduction: str, model: type[BaseModel]) -> str:
         if section is None:
             top.append((field.alias or name, field))
         else:
-            heading = f"[[{name}]]" if is_list else f"[{name}]"
-            text = inspect.getdoc(section) or ""
-            sections.append(f"\n## `{heading}`\n\n{text}\n\n{_table(list(section.model_fields.items()))}")
+            sections += _sections(name, section, is_list=is_list)
     if top:
         parts.append(_table(top))
     return "\n".join(parts).rstrip() + "\n" + "".join(sections)
+
+
+def _sections(path: str, section: type[BaseModel], *, is_list: bool) -> list[str]:
+    """Return the text of a section, and of those inside it."""
+    heading = f"[[{path}]]" if is_list else f"[{path}]"
+    texts = [f"\n## `{heading}`\n\n{inspect.getdoc(section) or ''}\n\n{_table(list(section.model_fields.items()))}"]
+    for name, field in section.model_fields.items():
+        inner, inner_is_list = _section_of(field.annotation)
+        if inner is not None:
+            texts += _sections(f"{path}.{name}", inner, is_list=inner_is_list)
+    return texts
 
 
 def _section_of(annotation: object) -> tuple[type[BaseModel] | None, bool]:
@@ -84,6 +93,7 @@ def _table(fields: list[tuple[str, typing.Any]]) -> str:
             default = "none"
         else:
             value = field.default
+            value = value.model_dump(exclude_defaults=True) if isinstance(value, BaseModel) else value
             default = f"`{json.dumps(value, default=str)}`"
         text = " ".join((field.description or "").split()).replace("|", "\\|")
         rows.append(f"| `{field.alias or name}` | {default} | {text} |")

@@ -23,6 +23,8 @@ NO_PIXELS: Pixels = np.empty((0, 0, 3), np.uint8)
 MISSES = (Outcome.LATE, Outcome.EXPIRED, Outcome.UNREACHABLE, Outcome.ABORTED)
 """What ended because time was too short; a frame that a newer one replaced is no miss."""
 
+IN_TIME = (Outcome.PUBLISHED, Outcome.UNCHANGED)
+
 FORGOTTEN_AFTER_NS = 900 * NS_PER_S
 """A live frame without an outcome so long after its deadline was lost by us: the self-check reports it. A hang may
 last 600 s (`limits.hang_s`), or ten times a warm-up run, before the agent replaces itself."""
@@ -220,14 +222,15 @@ class Inbox:
             self._intake.throttle(stream, factor=factor, is_paused=is_paused)
 
     def misses(self) -> dict[str, tuple[int, int]]:
-        """Return (frames that missed their deadline, those and the published ones) since the start, by session."""
+        """Return (frames that missed their deadline, those and the ones in time) since the start, by session."""
         sums: dict[str, tuple[int, int]] = {}
         with self._lock:
             for name, ledger in self._intake.ledgers.items():
                 session = self._intake.policies[name].session
                 missed = sum(ledger.count(outcome) for outcome in MISSES)
                 before = sums.get(session, (0, 0))
-                sums[session] = before[0] + missed, before[1] + missed + ledger.count(Outcome.PUBLISHED)
+                in_time = sum(ledger.count(outcome) for outcome in IN_TIME)
+                sums[session] = before[0] + missed, before[1] + missed + in_time
         return sums
 
     def record_stages(self, stream: str, durations_ns: Mapping[str, int]) -> None:

@@ -13,7 +13,7 @@ from agent.core.outbox import Message
 from agent.core.scheduler import Ending
 from agent.errors import InferenceAbortedError, PermanentError
 from agent.frame import Frame
-from agent.interfaces import LoadedModel, Variant
+from agent.interfaces import LoadedModel, Noticed, Variant
 from agent.loops.abort import AbortTimer
 from agent.loops.inbox import Inbox, Nothing
 from agent.loops.quiet_log import QuietLog
@@ -21,6 +21,9 @@ from agent.metrics import Histogram
 from agent.result import Payload
 
 log = logging.getLogger(__name__)
+
+STAGES = ("preprocess", "run", "decode", "steps")
+"""Of a frame, as they are timed; `steps` only where its stream has some."""
 
 Emit = Callable[[Message], None]
 ShowResult = Callable[[Frame, Payload], None]
@@ -138,6 +141,12 @@ class InferenceLoop:
             stage = "decode"
             payload = variant.decoder.decode(outputs, placement)
             marks.append(self._clock.now_ns())
+            happened: list[Noticed] = []
+            if (steps := self._model.steps.get(frame.stream)) is not None:
+                stage = "steps"
+                height, width = frame.pixels.shape[:2]
+                payload, happened = steps.observe(payload, frame.captured_at_ns, width, height)
+                marks.append(self._clock.now_ns())
         except InferenceAbortedError:
             outcome = self._inbox.finish(frame, started_ns, Ending.ABORTED)
             self._record_overshoot(abort_at_ns)
@@ -153,12 +162,11 @@ class InferenceLoop:
             self.current = None
         self._record_overshoot(abort_at_ns)
         self._conclude(frame, variant, started_ns, payload)
+        for event in happened:
+            self._report(frame, event)
         self._inbox.record_stages(
             frame.stream,
-            {
-                name: end - start
-                for name, start, end in zip(("preprocess", "run", "decode"), marks, marks[1:], strict=False)
-            },
+            {name: end - start for name, start, end in zip(STAGES, marks, marks[1:], strict=False)},
         )
 
     def _record_overshoot(self, abort_at_ns: int) -> None:
@@ -170,8 +178,13 @@ class InferenceLoop:
         """Publish, or not: the clock decides, whatever the inference returned."""
         outcome = self._inbox.finish(frame, started_ns)
         is_marked = outcome is Outcome.LATE and frame.stream in self._marks_late
-        if outcome is Outcome.PUBLISHED or is_marked:
-            height, width = frame.pixels.shape[:2]
+        height, width = frame.pixels.shape[:2]
+        is_sent = outcome is Outcome.PUBLISHED or is_marked
+        steps = self._model.steps.get(frame.stream)
+        if is_sent and steps is not None and not steps.is_news(payload, frame.captured_at_ns, width, height):
+            is_sent = False
+            outcome = Outcome.UNCHANGED if outcome is Outcome.PUBLISHED else outcome
+        if is_sent:
             has_deadline = frame.deadline_ns != NEVER_NS
             body = {
                 "frame": frame.sequence,
@@ -197,6 +210,13 @@ class InferenceLoop:
             )
             self._show(frame, payload)
         self._inbox.settle(frame, outcome)
+
+    def _report(self, frame: Frame, event: Noticed) -> None:
+        """Send an event of the stream's steps, whatever became of the frame's result: what was seen was seen."""
+        if not self._stopping.is_set():
+            body = {"event": event.name, "frame": frame.sequence, **event.body}
+            now_ns = self._clock.now_ns()
+            self._emit(Message(kind="event", topic=f"events/{event.name}", body=body, captured_at_ns=now_ns))
 
     def _keep_warm(self) -> None:
         """Run on the warm-up input, so that caches, clock frequency and pages are ready for the next frame."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,14 @@ import pytest
 from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, SystemClock
 from agent.core.outbox import Message
 from agent.core.scheduler import Overflow, StreamPolicy
+from agent.core.steps.chain import Steps
 from agent.errors import PermanentError
 from agent.frame import Capture
+from agent.interfaces import LoadedModel
 from agent.loops.abort import AbortTimer
 from agent.loops.inbox import NO_PIXELS, Inbox
 from agent.loops.inference import InferenceLoop
+from agent.settings.steps import StepsSettings
 from tests.fakes import PICTURE, ManualClock, OneBox, ScriptedAbort, ScriptedEngine, fake_model, wait_for_abort
 
 LIVE = StreamPolicy(250 * NS_PER_MS, 8, Overflow.DROP_OLDEST, session="fake")
@@ -45,8 +49,13 @@ class Bench:
 
     def with_engines(self, *engines: ScriptedEngine, decoder: Any = None) -> InferenceLoop:
         """Replace the loop by one whose model has these variants."""
-        self.loop = InferenceLoop(
-            model=fake_model(*engines, decoder=decoder),
+        self.loop = self.with_model(fake_model(*engines, decoder=decoder))
+        return self.loop
+
+    def with_model(self, model: LoadedModel) -> InferenceLoop:
+        """Return a loop that runs a model."""
+        return InferenceLoop(
+            model=model,
             inbox=self.inbox,
             timer=self.timer,
             emit=self.emitted.append,
@@ -55,7 +64,6 @@ class Bench:
             clock=self.clock,
             keep_warm_ns=self.keep_warm_ns,
         )
-        return self.loop
 
     def capture(self, pixels: Any = PICTURE, age_ns: int = 0) -> None:
         """Offer one frame."""
@@ -252,3 +260,19 @@ def test_an_idle_model_is_kept_warm_and_gives_way_to_a_frame() -> None:
     threads[1].join(10)
     assert ran[:2] == ["warm", "frame"]
     assert bench.inbox.snapshot()["s"]["ledger"]["published"] == 1
+
+
+def test_a_result_that_says_nothing_new_is_unchanged() -> None:
+    """It was in time and is not sent; every frame has its one outcome, and events go out beside the results."""
+    bench = Bench(clock=ManualClock())
+    described = {"changes": {"keep_alive_s": 1}, "presence": {"appear_s": 0}}
+    steps = Steps("s", StepsSettings.model_validate(described))
+    model = replace(fake_model(bench.engine), steps={"s": steps})
+    bench.loop = bench.with_model(model)
+    for age_ms in (130, 120, 110):
+        bench.capture(age_ns=age_ms * NS_PER_MS)
+    assert bench.run() == {"captured": 3, "published": 1, "unchanged": 2}
+    assert [message.topic for message in bench.emitted] == ["results/s", "events/object_appeared"]
+    assert bench.emitted[1].body == {"event": "object_appeared", "frame": 1, "stream": "s", "label": "thing"}
+    assert bench.inbox.misses() == {"fake": (0, 3)}
+    assert set(bench.inbox.snapshot()["s"]["stage_ms"]) == {"preprocess", "run", "decode", "steps"}
