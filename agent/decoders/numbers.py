@@ -47,9 +47,8 @@ class EmbeddingDecoder:
         finite("embeddings", vector)
         if self._options.normalize:
             length = float(np.linalg.norm(vector))
-            if length == 0:
-                raise PermanentError("model gives an embedding of zeros, which has no direction")
-            vector = vector / length
+            # Zeros have no direction and stay what they are; a black warm-up picture may well give them.
+            vector = vector / (length or 1.0)
         values = [round(float(v), 6) for v in vector]
         return {"embeddings": [TensorValues(name=self._name, shape=[len(values)], values=values)]}
 

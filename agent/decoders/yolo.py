@@ -123,7 +123,9 @@ class YoloDecoder:
             for one, mask in zip(found, masks, strict=True):
                 one["mask"] = mask
         if options.keypoints:
-            for one, values in zip(found, more.reshape(len(more), -1, options.keypoint_values), strict=True):
+            for one, values in zip(
+                found, more.reshape(-1, len(options.keypoints), options.keypoint_values), strict=True
+            ):
                 # A head without scores for its points says that all of them are seen.
                 scores = values[:, 2] if options.keypoint_values == 3 else np.ones(len(values), np.float32)
                 points = self._pixels(values[:, :2], placement)

@@ -301,7 +301,7 @@ def _is_detection(found: Guess, classes: int) -> None:
 
 
 def _maker(clues: Clues, port: Port) -> str:
-    return clues.makers.get(port.name) or "nothing known"
+    return clues.makers.get(port.name) or ("nothing known" if clues.makers else "what a session does not tell")
 
 
 def _cells(clues: Clues, strides: Sequence[int]) -> int:

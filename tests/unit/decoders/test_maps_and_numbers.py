@@ -191,15 +191,15 @@ def test_text_refuses_characters_of_another_number() -> None:
 
 
 def test_an_embedding_has_length_one() -> None:
-    """Unless it is wanted as it is; zeros have no direction."""
+    """Unless it is wanted as it is; zeros have no direction and stay zeros."""
     vector = np.array([[3.0, 4.0]], np.float32)
     assert EmbeddingDecoder(given({"name": "embedding"}, [spec("e", 1, 2)], None)).decode([vector], SQUARE) == {
         "embeddings": [{"name": "e", "shape": [2], "values": [0.6, 0.8]}]
     }
     plain = EmbeddingDecoder(given({"name": "embedding", "normalize": False}, [spec("e", 1, 2)], None))
     assert plain.decode([vector], SQUARE)["embeddings"][0]["values"] == [3.0, 4.0]
-    with pytest.raises(PermanentError, match="zeros"):
-        EmbeddingDecoder(given({"name": "embedding"}, [spec("e", 1, 2)], None)).decode([vector * 0], SQUARE)
+    zeros = EmbeddingDecoder(given({"name": "embedding"}, [spec("e", 1, 2)], None)).decode([vector * 0], SQUARE)
+    assert zeros["embeddings"][0]["values"] == [0.0, 0.0]
     with pytest.raises(ConfigError, match="4096 numbers at most"):
         EmbeddingDecoder(given({"name": "embedding"}, [spec("e", 1, 5000)], None))
 
