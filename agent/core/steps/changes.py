@@ -68,8 +68,13 @@ def _detections(old: Sequence[Any], new: Sequence[Any], moved_min: float, size: 
     groups: dict[Any, tuple[list[Any], list[Any]]] = {}
     for which, entries in enumerate((old, new)):
         for one in entries:
-            groups.setdefault(_identity(one), ([], []))[which].append(np.array(one["box"]) / frame)
-    return any(_farthest(np.array(a), np.array(b)) > moved_min for a, b in groups.values())
+            groups.setdefault(_identity(one), ([], []))[which].append(one["box"])
+    # What has a number, or is alone of its kind, is paired already: all of it in one go.
+    single = np.array([(a[0], b[0]) for a, b in groups.values() if len(a) == 1], np.float64).reshape(-1, 2, 4)
+    if (np.abs(single[:, 0] - single[:, 1]) / frame).max(initial=0) > moved_min:
+        return True
+    several = [(np.array(a) / frame, np.array(b) / frame) for a, b in groups.values() if len(a) > 1]
+    return any(_farthest(a, b) > moved_min for a, b in several)
 
 
 def _identity(one: Any) -> tuple[Any, ...]:

@@ -71,8 +71,10 @@ class Lines:
 
     def __init__(self, lines: Sequence[LineSettings]) -> None:
         self._lines = lines
+        self._starts = np.array([line.start for line in lines], np.float64)
+        self._ends = np.array([line.end for line in lines], np.float64)
         self._counts = {line.name: {"left": 0, "right": 0} for line in lines}
-        self._before: dict[int, list[Floats]] = {}
+        self._before: dict[int, Floats] = {}
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
@@ -84,48 +86,48 @@ class Lines:
         self._before = {}
 
     def move(self, found: Sequence[Detection], boxes: Floats) -> list[Mapping[str, Any]]:
-        """Compare with the frame before; return the crossings of lines that send events.
-
-        A track that is unseen for a frame is remembered for as long as it is not seen elsewhere; the tracker bounds
-        how many there are.
-        """
-        crossings: list[Mapping[str, Any]] = []
-        points = [anchors_of(boxes, line.anchor) for line in self._lines]
-        for place, one in enumerate(found):
-            number = one.get("track_id", 0)
-            if number == 0:
-                continue
-            now = [own[place] for own in points]
-            before, self._before[number] = self._before.pop(number, now), now
-            for line, start, end in zip(self._lines, before, now, strict=True):
-                side = crossed(line, start, end) if not line.labels or one["label"] in line.labels else None
-                if side is None:
-                    continue
-                self._counts[line.name][side] += 1
-                if line.events:
-                    crossing = {"line": line.name, "to": side, "label": one["label"], "track_id": number}
-                    crossings.append(crossing)
+        """Compare with where each track was seen last; return the crossings of lines that send events."""
+        tracked = [place for place, one in enumerate(found) if "track_id" in one]
+        if not tracked:
+            return []
+        numbers = [found[place]["track_id"] for place in tracked]
+        own = boxes[tracked]
+        now = np.stack([anchors_of(own, line.anchor) for line in self._lines], axis=1)
+        before = np.stack([self._before.pop(number, point) for number, point in zip(numbers, now, strict=True)])
+        self._before.update(zip(numbers, now, strict=True))
         while len(self._before) > BEFORE_MAX:
             del self._before[next(iter(self._before))]
+        crossings: list[Mapping[str, Any]] = []
+        sides = crossed(self._starts, self._ends, before, now)
+        for row, column in np.argwhere(sides).tolist():
+            line, one = self._lines[column], found[tracked[row]]
+            if line.labels and one["label"] not in line.labels:
+                continue
+            side = "right" if sides[row, column] > 0 else "left"
+            self._counts[line.name][side] += 1
+            if line.events:
+                crossing = {"line": line.name, "to": side, "label": one["label"], "track_id": numbers[row]}
+                crossings.append(crossing)
         return crossings
 
 
-def crossed(line: LineSettings, start: Floats, end: Floats) -> str | None:
-    """Return the side, seen from the line's start, on which a step over the line ended; None for no crossing.
+def crossed(starts: Floats, ends: Floats, before: Floats, now: Floats) -> npt.NDArray[np.int8]:
+    """Return [N, L]: the side, seen from a line's start, on which a step over it ended; 1 right, -1 left, 0 none.
 
     A point on the line counts as left of it, so that a step that ends there and the next one cross it once.
+
+    Args:
+        starts: [L, 2] of the lines.
+        ends: [L, 2] of the lines.
+        before: [N, L, 2] where the steps began.
+        now: [N, L, 2] where they ended.
     """
-    a, b = np.array(line.start), np.array(line.end)
-    sides = _cross(b - a, start - a) > 0, _cross(b - a, end - a) > 0
-    if sides[0] == sides[1]:
-        return None
-    step = end - start
-    ends = _cross(step, a - start), _cross(step, b - start)
-    if ends[0] * ends[1] > 0:
-        return None
     # y points down, so that a positive product is on the right.
-    return "right" if sides[1] else "left"
+    was_right, is_right = (_cross(ends - starts, points - starts) > 0 for points in (before, now))
+    steps = now - before
+    is_between = _cross(steps, starts - before) * _cross(steps, ends - before) <= 0
+    return np.where((was_right != is_right) & is_between, np.where(is_right, 1, -1), 0).astype(np.int8)
 
 
-def _cross(one: Floats, other: Floats) -> float:
-    return float(one[0] * other[1] - one[1] * other[0])
+def _cross(one: Floats, other: Floats) -> Floats:
+    return np.asarray(one[..., 0] * other[..., 1] - one[..., 1] * other[..., 0])

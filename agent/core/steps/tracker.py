@@ -9,7 +9,6 @@ by overlap: with the few boxes of a camera that gives what the Hungarian method 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +17,7 @@ from agent.clock import NS_PER_S
 from agent.settings.steps import TrackerSettings
 
 Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
 
 POSITION_NOISE = 1 / 20
 """Of the box's height."""
@@ -25,46 +25,29 @@ VELOCITY_NOISE = 30 / 160
 """Of the box's height, a second."""
 
 
-@dataclass(slots=True, eq=False)
-class Track:
-    """One thing that is followed.
-
-    Attributes:
-        number: 0 until it was seen often enough.
-        label: of every detection that it takes.
-        mean: [2, 4]: middle x, y, width, height, and their velocities a second.
-        covariance: [2, 2], the same for all four up to their common noise.
-        at_ns: capture time of the last update.
-        seen_ns: capture time of the last detection.
-        hits: detections in all.
-    """
-
-    number: int
-    label: str
-    mean: Floats
-    covariance: Floats
-    at_ns: int
-    seen_ns: int
-    hits: int = 1
-
-    @property
-    def box(self) -> Floats:
-        """Where it is expected: x1, y1, x2, y2."""
-        middle, half = self.mean[0, :2], np.maximum(self.mean[0, 2:], 1e-9) / 2
-        return np.concatenate([middle - half, middle + half])
-
-
 class Tracker:
-    """Numbers for the detections of one stream. Not thread-safe: its inference thread calls it."""
+    """Numbers for the detections of one stream. Not thread-safe: its inference thread calls it.
+
+    All tracks are rows of a few arrays, so that a frame costs as many numpy calls for one track as for a hundred.
+    """
 
     def __init__(self, settings: TrackerSettings) -> None:
         self._settings = settings
-        self._tracks: list[Track] = []
         self._next = 1
+        self._last_ns = 0
+        self.reset()
 
     def reset(self) -> None:
         """Forget every track; numbers go on."""
-        self._tracks = []
+        self._means: Floats = np.empty((0, 2, 4))
+        """Middle x, y, width, height, and their velocities a second."""
+        self._spreads: Floats = np.empty((0, 2, 2))
+        """Covariance of position and velocity, the same for all four."""
+        self._numbers: Integers = np.empty(0, np.int64)
+        """0 until it was seen often enough."""
+        self._hits: Integers = np.empty(0, np.int64)
+        self._seen_ns: Integers = np.empty(0, np.int64)
+        self._labels: npt.NDArray[np.str_] = np.empty(0, np.str_)
 
     def update(self, labels: Sequence[str], boxes: Floats, now_ns: int) -> list[int]:
         """Take the detections of a frame; return the number of each, 0 for those that have none (yet).
@@ -74,48 +57,86 @@ class Tracker:
             boxes: [N, 4] x1, y1, x2, y2, in a unit that stays the same.
             now_ns: capture time.
         """
-        lost_ns = int(self._settings.lost_s * NS_PER_S)
-        self._tracks = [track for track in self._tracks if now_ns - track.seen_ns <= lost_ns]
-        for track in self._tracks:
-            _predict(track, now_ns)
-        numbers = [0] * len(labels)
-        free = set(range(len(labels)))
-        for place, track in sorted(self._pairs(labels, boxes), key=lambda pair: pair[0]):
-            _correct(track, _measured(boxes[place]))
-            track.seen_ns = now_ns
-            track.hits += 1
-            free.discard(place)
-            numbers[place] = self._number(track)
-        for place in sorted(free):
-            if len(self._tracks) < self._settings.tracks_max:
-                track = _begin(labels[place], _measured(boxes[place]), now_ns)
-                self._tracks.append(track)
-                numbers[place] = self._number(track)
-        return numbers
-
-    def _number(self, track: Track) -> int:
-        if track.number == 0 and track.hits >= self._settings.hits_min:
-            track.number, self._next = self._next, self._next + 1
-        return track.number
-
-    def _pairs(self, labels: Sequence[str], boxes: Floats) -> list[tuple[int, Track]]:
-        """Return the places of detections with their tracks, the greatest overlap first, each at most once."""
-        if not len(labels) or not self._tracks:
+        self._keep(now_ns - self._seen_ns <= int(self._settings.lost_s * NS_PER_S))
+        self._predict(max(0, now_ns - self._last_ns) / NS_PER_S)
+        self._last_ns = max(self._last_ns, now_ns)
+        numbers = np.zeros(len(labels), np.int64)
+        if not len(labels):
             return []
-        overlaps = iou(boxes, np.array([track.box for track in self._tracks]))
-        own = np.array([track.label for track in self._tracks])
-        overlaps[np.array(labels)[:, np.newaxis] != own] = 0
+        names = np.array(labels, np.str_)
+        measured = np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], axis=1)
+        places, tracks = self._pairs(names, boxes)
+        self._correct(tracks, measured[places])
+        self._seen_ns[tracks] = now_ns
+        self._hits[tracks] += 1
+        free = np.ones(len(labels), bool)
+        free[places] = False
+        begun = np.flatnonzero(free)[: self._settings.tracks_max - len(self._numbers)]
+        first = len(self._numbers)
+        self._begin(names[begun], measured[begun], now_ns)
+        places = np.concatenate([places, begun])
+        tracks = np.concatenate([tracks, np.arange(first, first + len(begun))])
+        order = np.argsort(places)
+        numbers[places[order]] = self._number(tracks[order])
+        return [int(number) for number in numbers]
+
+    def _keep(self, is_kept: npt.NDArray[np.bool_]) -> None:
+        if not is_kept.all():
+            self._means, self._spreads = self._means[is_kept], self._spreads[is_kept]
+            self._numbers, self._hits = self._numbers[is_kept], self._hits[is_kept]
+            self._seen_ns, self._labels = self._seen_ns[is_kept], self._labels[is_kept]
+
+    def _number(self, tracks: Integers) -> Integers:
+        """Return the numbers of tracks; those that were seen often enough get theirs, in this order."""
+        due = tracks[(self._numbers[tracks] == 0) & (self._hits[tracks] >= self._settings.hits_min)]
+        self._numbers[due] = np.arange(self._next, self._next + len(due))
+        self._next += len(due)
+        return self._numbers[tracks]
+
+    def _pairs(self, labels: npt.NDArray[np.str_], boxes: Floats) -> tuple[Integers, Integers]:
+        """Return places of detections and of their tracks, the greatest overlap first, each at most once."""
+        half = np.maximum(self._means[:, 0, 2:], 1e-9) / 2
+        expected = np.concatenate([self._means[:, 0, :2] - half, self._means[:, 0, :2] + half], axis=1)
+        overlaps = iou(boxes, expected)
+        overlaps[labels[:, np.newaxis] != self._labels] = 0
         rows, columns = np.nonzero(overlaps >= self._settings.iou_min)
         order = np.argsort(-overlaps[rows, columns], kind="stable")
-        taken_rows: set[int] = set()
-        taken_columns: set[int] = set()
+        free_rows, free_columns = [True] * len(labels), [True] * len(self._labels)
         pairs = []
         for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
-            if row not in taken_rows and column not in taken_columns:
-                taken_rows.add(row)
-                taken_columns.add(column)
-                pairs.append((row, self._tracks[column]))
-        return pairs
+            if free_rows[row] and free_columns[column]:
+                free_rows[row] = free_columns[column] = False
+                pairs.append((row, column))
+        chosen = np.array(pairs, np.int64).reshape(-1, 2)
+        return chosen[:, 0], chosen[:, 1]
+
+    def _begin(self, labels: npt.NDArray[np.str_], measured: Floats, now_ns: int) -> None:
+        height = np.maximum(measured[:, 3], 1e-9)
+        spreads = np.zeros((len(labels), 2, 2))
+        spreads[:, 0, 0], spreads[:, 1, 1] = (2 * POSITION_NOISE * height) ** 2, (10 * VELOCITY_NOISE * height) ** 2
+        means = np.stack([measured, np.zeros_like(measured)], axis=1)
+        self._means, self._spreads = np.concatenate([self._means, means]), np.concatenate([self._spreads, spreads])
+        self._numbers = np.concatenate([self._numbers, np.zeros(len(labels), np.int64)])
+        self._hits = np.concatenate([self._hits, np.ones(len(labels), np.int64)])
+        self._seen_ns = np.concatenate([self._seen_ns, np.full(len(labels), now_ns)])
+        self._labels = np.concatenate([self._labels, labels])
+
+    def _predict(self, seconds: float) -> None:
+        motion = np.array([[1.0, seconds], [0.0, 1.0]])
+        height = np.maximum(self._means[:, 0, 3], 1e-9)
+        # The noise of a frame at 30 a second, for the time that has passed.
+        frames = min(seconds * 30, 300)
+        self._means = motion @ self._means
+        self._spreads = motion @ self._spreads @ motion.T
+        self._spreads[:, 0, 0] += (POSITION_NOISE * height) ** 2 * frames
+        self._spreads[:, 1, 1] += (VELOCITY_NOISE * height) ** 2 * frames
+
+    def _correct(self, tracks: Integers, measured: Floats) -> None:
+        means, spreads = self._means[tracks], self._spreads[tracks]
+        noise = (POSITION_NOISE * np.maximum(means[:, 0, 3], 1e-9)) ** 2
+        gain = spreads[:, :, 0] / (spreads[:, 0, 0] + noise)[:, np.newaxis]
+        self._means[tracks] = means + gain[:, :, np.newaxis] * (measured - means[:, 0])[:, np.newaxis]
+        self._spreads[tracks] = spreads - gain[:, :, np.newaxis] * spreads[:, :1]
 
 
 def iou(boxes: Floats, others: Floats) -> Floats:
@@ -125,32 +146,3 @@ def iou(boxes: Floats, others: Floats) -> Floats:
     shared = np.maximum(high - low, 0).prod(axis=2)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1), (others[:, 2:] - others[:, :2]).prod(axis=1)
     return np.asarray(shared / np.maximum(areas[0][:, np.newaxis] + areas[1] - shared, 1e-12))
-
-
-def _measured(box: Floats) -> Floats:
-    """Return middle x, y, width and height."""
-    return np.concatenate([(box[:2] + box[2:]) / 2, box[2:] - box[:2]])
-
-
-def _begin(label: str, measured: Floats, now_ns: int) -> Track:
-    height = max(float(measured[3]), 1e-9)
-    spread = np.diag([(2 * POSITION_NOISE * height) ** 2, (10 * VELOCITY_NOISE * height) ** 2])
-    return Track(0, label, np.stack([measured, np.zeros(4)]), spread, now_ns, now_ns)
-
-
-def _predict(track: Track, now_ns: int) -> None:
-    seconds = max(0, now_ns - track.at_ns) / NS_PER_S
-    motion = np.array([[1.0, seconds], [0.0, 1.0]])
-    height = max(float(track.mean[0, 3]), 1e-9)
-    # The noise of a frame at 30 a second, for the time that has passed.
-    noise = np.diag([(POSITION_NOISE * height) ** 2, (VELOCITY_NOISE * height) ** 2]) * min(seconds * 30, 300)
-    track.mean = motion @ track.mean
-    track.covariance = motion @ track.covariance @ motion.T + noise
-    track.at_ns = max(track.at_ns, now_ns)
-
-
-def _correct(track: Track, measured: Floats) -> None:
-    height = max(float(track.mean[0, 3]), 1e-9)
-    gain = track.covariance[:, 0] / (track.covariance[0, 0] + (POSITION_NOISE * height) ** 2)
-    track.mean = track.mean + np.outer(gain, measured - track.mean[0])
-    track.covariance = track.covariance - np.outer(gain, track.covariance[0])

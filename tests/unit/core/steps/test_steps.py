@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import Any
 
@@ -16,7 +15,7 @@ from agent.clock import NS_PER_S
 from agent.core.steps.chain import Steps
 from agent.core.steps.places import crossed, inside
 from agent.core.steps.tracker import Tracker, iou
-from agent.settings.steps import LineSettings, StepsSettings, TrackerSettings
+from agent.settings.steps import StepsSettings, TrackerSettings
 
 WIDTH, HEIGHT = 200, 100
 
@@ -206,10 +205,10 @@ def test_a_line_counts_crossings_by_side() -> None:
 @given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), min_size=2, max_size=30))
 def test_what_ends_where_it_began_has_crossed_an_endless_line_as_often_each_way(walk: list[tuple[int, int]]) -> None:
     """Points on the line included: none is counted twice or forgotten."""
-    line = LineSettings(name="l", start=(0.5, 0.0), end=(0.5, 1.0))
-    points = [np.array(point) / 8 for point in [*walk, walk[0]]]
-    sides = [crossed(line, a, b) for a, b in itertools.pairwise(points)]
-    assert sides.count("left") == sides.count("right")
+    points = np.array([*walk, walk[0]]) / 8
+    ends = np.array([[0.5, 0.0]]), np.array([[0.5, 1.0]])
+    sides = crossed(*ends, points[:-1, np.newaxis], points[1:, np.newaxis]).ravel().tolist()
+    assert sides.count(1) == sides.count(-1)
 
 
 def test_presence_waits_on_both_sides() -> None:
