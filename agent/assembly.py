@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,12 @@ from agent.clock import NS_PER_MS, NS_PER_S, Clock
 from agent.core.degradation import Ladder, LadderPolicy, Step, StepKind
 from agent.core.predictor import PredictorPolicy
 from agent.core.scheduler import Overflow, SchedulerPolicy, StreamPolicy
-from agent.core.steps.chain import Steps
 from agent.engine.cpus import effective_cpus
 from agent.errors import ConfigError
 from agent.interfaces import LoadedModel, Source
 from agent.loading import digests, load_model
 from agent.marks import HANGS_MAX, Marks
-from agent.settings import DegradationSettings, Settings, StreamSettings
+from agent.settings import DegradationSettings, ModelSettings, Settings, StreamSettings
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +31,20 @@ QUEUE_FRAMES_EVERY_FRAME = 4
 """Enough that decoding and inference overlap: 4 frames of 1080p are 25 MB."""
 
 
+def used_models(settings: Settings) -> list[ModelSettings]:
+    """Return the models that a stream uses."""
+    used = {stream.model for stream in settings.streams}
+    return [model for model in settings.models if model.name in used]
+
+
 def load_models(
-    settings: Settings, marks: Marks, clock: Clock, *, must_all_load: bool
+    wanted: Sequence[ModelSettings], threads: int, marks: Marks, clock: Clock, *, must_all_load: bool
 ) -> tuple[dict[str, LoadedModel], dict[str, dict[str, Any]]]:
-    """Load every model that a stream uses, but for those that hung too often.
+    """Load models, but for those that hung too often.
 
     Args:
-        settings: name them.
+        wanted: the models.
+        threads: of one run.
         marks: of those that hung.
         clock: times the warm-up.
         must_all_load: whether one that cannot be loaded ends the agent, as at a first start. A run that replaces a
@@ -51,14 +56,10 @@ def load_models(
     Raises:
         ConfigError: with every problem of every model.
     """
-    used = {stream.model for stream in settings.streams}
-    threads = threads_a_session(settings.limits.threads, len(used))
     models: dict[str, LoadedModel] = {}
     left_out: dict[str, dict[str, Any]] = {}
     problems: list[str] = []
-    for model in settings.models:
-        if model.name not in used:
-            continue
+    for model in wanted:
         try:
             hangs = marks.hangs(digests(model.path), clock.wall_ns())
             if hangs >= HANGS_MAX:
@@ -70,12 +71,7 @@ def load_models(
                 )
                 left_out[model.name] = {"marked": {"hangs": hangs, "file": str(marks.file)}}
                 continue
-            steps = {
-                stream.name: Steps(stream.name, stream.steps)
-                for stream in settings.streams
-                if stream.model == model.name and not stream.steps.is_empty
-            }
-            models[model.name] = replace(load_model(model, threads, clock), steps=steps)
+            models[model.name] = load_model(model, threads, clock)
         except ConfigError as error:
             problems += error.problems
             left_out[model.name] = {"failed": error.problems[:10]}
@@ -87,18 +83,17 @@ def load_models(
     return models, left_out
 
 
-def threads_a_session(asked: int | None, sessions: int) -> int:
-    """Return the threads of one inference: all CPUs divided evenly, at least 1."""
-    return max(1, effective_cpus(asked) // max(1, sessions))
+def run_threads(settings: Settings) -> int:
+    """Return the threads of one inference: all CPUs divided evenly among the models, at least 1."""
+    return max(1, effective_cpus(settings.limits.threads) // max(1, len(used_models(settings))))
 
 
 def scheduler_policy(settings: Settings) -> SchedulerPolicy:
     """Return what holds for all streams and sessions."""
     scheduler, cpus = settings.scheduler, effective_cpus(settings.limits.threads)
-    sessions = len({stream.model for stream in settings.streams})
     return SchedulerPolicy(
         threads=cpus,
-        run_threads=threads_a_session(settings.limits.threads, sessions),
+        run_threads=run_threads(settings),
         min_share=scheduler.min_share,
         predictor=PredictorPolicy(
             confidence=scheduler.confidence,
@@ -184,6 +179,7 @@ def stream_policy(stream: StreamSettings) -> StreamPolicy:
         priority=stream.priority,
         max_hz=stream.max_fps,
         stride=stream.stride,
+        steps=None if stream.steps.is_empty else stream.steps,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -129,38 +129,14 @@ class Variant:
     fastest_ns: int
 
 
-class Steps(Protocol):
-    """What a stream does with each result before it is sent. Inference thread; holds the stream's state."""
-
-    def observe(
-        self, payload: Payload, captured_at_ns: int, width: int, height: int
-    ) -> tuple[Payload, list[Noticed]]:
-        """Take the payload of a frame, in time or not; return what is to be sent, and events.
-
-        Args:
-            payload: from the decoder; it may be changed.
-            captured_at_ns: of the frame; rising.
-            width: of the frame, pixels.
-            height: of the frame.
-        """
-
-    def is_news(self, payload: Payload, captured_at_ns: int, width: int, height: int) -> bool:
-        """Return whether a payload from `observe` is to be sent; if so, it is taken as sent."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
-    """What an inference loop runs: at least one variant, the best first, each lighter than the one before.
-
-    Attributes:
-        steps: by stream, where a stream has any; their state begins with the model.
-    """
+    """What an inference loop runs: at least one variant, the best first, each lighter than the one before."""
 
     name: str
     version: str
     task: str
     variants: tuple[Variant, ...]
-    steps: Mapping[str, Steps] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from agent.settings.steps import FilterSettings, StepsSettings
 
 
 class Steps:
-    """See `interfaces.Steps`. State of one stream under one model; a new model begins with a new one.
+    """State of one stream under one model; a new model begins with a new one. The inference thread calls everything.
 
     Args:
         stream: named in events.
@@ -27,7 +27,8 @@ class Steps:
 
     def __init__(self, stream: str, settings: StepsSettings) -> None:
         self._stream = stream
-        self._settings = settings
+        self.settings = settings
+        """Which steps there are."""
         self._tracker = None if settings.tracker is None else Tracker(settings.tracker)
         self._zones = Zones(settings.zones) if settings.zones else None
         self._lines = Lines(settings.lines) if settings.lines else None
@@ -39,10 +40,17 @@ class Steps:
     def observe(
         self, payload: Payload, captured_at_ns: int, width: int, height: int
     ) -> tuple[Payload, list[Noticed]]:
-        """See `interfaces.Steps.observe`."""
+        """Take the payload of a frame, in time or not; return what is to be sent, and events.
+
+        Args:
+            payload: from the decoder; it may be changed.
+            captured_at_ns: of the frame.
+            width: of the frame, pixels.
+            height: of the frame.
+        """
         happened = self._reset_after_gap(captured_at_ns, (width, height))
-        if self._settings.filter is not None:
-            payload = filtered(payload, self._settings.filter, width * height)
+        if self.settings.filter is not None:
+            payload = filtered(payload, self.settings.filter, width * height)
         found = payload.get("detections")
         if found is not None:
             boxes = np.array([one["box"] for one in found], np.float64).reshape(-1, 4)
@@ -53,13 +61,18 @@ class Steps:
         return payload, [Noticed(name, {"stream": self._stream, **body}) for name, body in happened]
 
     def is_news(self, payload: Payload, captured_at_ns: int, width: int, height: int) -> bool:
-        """See `interfaces.Steps.is_news`."""
+        """Return whether a payload from `observe` is to be sent; if so, it is taken as sent."""
         if self._changes is None:
             return True
         if not self._changes.is_news(payload, captured_at_ns, (width, height)):
             return False
         self._changes.sent(payload, captured_at_ns, (width, height))
         return True
+
+    def end(self) -> list[Noticed]:
+        """Return the events of an end: what was present is not watched any more."""
+        left = [] if self._presence is None else self._presence.reset("reset")
+        return [Noticed(name, {"stream": self._stream, **body}) for name, body in left]
 
     def _place(
         self, payload: Payload, found: Sequence[Detection], boxes: Floats, now_ns: int
@@ -78,7 +91,7 @@ class Steps:
         return [("line_crossed", crossing) for crossing in crossings]
 
     def _seen(self, payload: Payload) -> Iterator[Key]:
-        presence = self._settings.presence
+        presence = self.settings.presence
         assert presence is not None
         if presence.by_zone:
             for one in payload.get("detections", ()):
@@ -91,13 +104,13 @@ class Steps:
         """Begin anew after a gap, and after a change of the frame's size: what was where is not known any more."""
         last_ns, self._last_ns = self._last_ns, now_ns
         size_before, self._size = self._size, size
-        is_gap = last_ns is not None and now_ns - last_ns >= self._settings.gap_s * NS_PER_S
+        is_gap = last_ns is not None and now_ns - last_ns >= self.settings.gap_s * NS_PER_S
         if not is_gap and size_before in (None, size):
             return []
         for step in (self._tracker, self._lines, self._changes):
             if step is not None:
                 step.reset()
-        return self._presence.reset() if self._presence is not None and is_gap else []
+        return self._presence.reset("gap") if self._presence is not None and is_gap else []
 
 
 def filtered(payload: Payload, settings: FilterSettings, pixels: int) -> Payload:

@@ -59,11 +59,11 @@ class Presence:
                     events.append(("object_left", {**_body(key), **_duration(watched), "cause": "unseen"}))
         return events
 
-    def reset(self) -> list[tuple[str, Mapping[str, Any]]]:
+    def reset(self, cause: str) -> list[tuple[str, Mapping[str, Any]]]:
         """Forget everything; what was present is gone as far as anybody knows."""
         watched, self._watched = self._watched, {}
         return [
-            ("object_left", {**_body(key), **_duration(one), "cause": "gap"})
+            ("object_left", {**_body(key), **_duration(one), "cause": cause})
             for key, one in watched.items()
             if one.is_present
         ]

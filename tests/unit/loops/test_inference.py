@@ -13,10 +13,8 @@ import pytest
 from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, SystemClock
 from agent.core.outbox import Message
 from agent.core.scheduler import Overflow, StreamPolicy
-from agent.core.steps.chain import Steps
 from agent.errors import PermanentError
 from agent.frame import Capture
-from agent.interfaces import LoadedModel
 from agent.loops.abort import AbortTimer
 from agent.loops.inbox import NO_PIXELS, Inbox
 from agent.loops.inference import InferenceLoop
@@ -49,21 +47,16 @@ class Bench:
 
     def with_engines(self, *engines: ScriptedEngine, decoder: Any = None) -> InferenceLoop:
         """Replace the loop by one whose model has these variants."""
-        self.loop = self.with_model(fake_model(*engines, decoder=decoder))
-        return self.loop
-
-    def with_model(self, model: LoadedModel) -> InferenceLoop:
-        """Return a loop that runs a model."""
-        return InferenceLoop(
-            model=model,
+        self.loop = InferenceLoop(
+            model=fake_model(*engines, decoder=decoder),
             inbox=self.inbox,
             timer=self.timer,
             emit=self.emitted.append,
-            marks_late=frozenset({"s"} if self.policy.late_is_published else ()),
             show=lambda frame, payload: None,
             clock=self.clock,
             keep_warm_ns=self.keep_warm_ns,
         )
+        return self.loop
 
     def capture(self, pixels: Any = PICTURE, age_ns: int = 0) -> None:
         """Offer one frame."""
@@ -262,13 +255,12 @@ def test_an_idle_model_is_kept_warm_and_gives_way_to_a_frame() -> None:
     assert bench.inbox.snapshot()["s"]["ledger"]["published"] == 1
 
 
+NEWS = StepsSettings.model_validate({"changes": {"keep_alive_s": 1}, "presence": {"appear_s": 0}})
+
+
 def test_a_result_that_says_nothing_new_is_unchanged() -> None:
     """It was in time and is not sent; every frame has its one outcome, and events go out beside the results."""
-    bench = Bench(clock=ManualClock())
-    described = {"changes": {"keep_alive_s": 1}, "presence": {"appear_s": 0}}
-    steps = Steps("s", StepsSettings.model_validate(described))
-    model = replace(fake_model(bench.engine), steps={"s": steps})
-    bench.loop = bench.with_model(model)
+    bench = Bench(clock=ManualClock(), policy=replace(LIVE, steps=NEWS))
     for age_ms in (130, 120, 110):
         bench.capture(age_ns=age_ms * NS_PER_MS)
     assert bench.run() == {"captured": 3, "published": 1, "unchanged": 2}
@@ -276,3 +268,18 @@ def test_a_result_that_says_nothing_new_is_unchanged() -> None:
     assert bench.emitted[1].body == {"event": "object_appeared", "frame": 1, "stream": "s", "label": "thing"}
     assert bench.inbox.misses() == {"fake": (0, 3)}
     assert set(bench.inbox.snapshot()["s"]["stage_ms"]) == {"preprocess", "run", "decode", "steps"}
+
+
+def test_late_results_that_say_nothing_new_stay_late() -> None:
+    """A frame has the outcome of its time; what is marked late is sent only as news too."""
+    clock = ManualClock()
+
+    def slow(abort: ScriptedAbort) -> None:
+        clock.ns += NS_PER_S // 4
+
+    policy = StreamPolicy(NS_PER_MS * 10, 8, Overflow.DROP_OLDEST, late_is_published=True, session="fake", steps=NEWS)
+    bench = Bench(slow, clock=clock, policy=policy)
+    bench.capture()
+    bench.capture()
+    assert bench.run() == {"captured": 2, "late": 2}
+    assert [message.kind for message in bench.emitted] == ["result", "event"]
