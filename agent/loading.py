@@ -22,7 +22,7 @@ from agent.frame import Pixels, Tensor
 from agent.interfaces import Decoder, Engine, LoadedModel, Preprocess, Variant
 from agent.models.assumed import draft_manifest, names_beside
 from agent.models.clues import parse_metadata
-from agent.models.extra_inputs import build_extra
+from agent.models.extra_inputs import build_extras, build_stamp
 from agent.models.golden import differences, read_picture
 from agent.models.guess import guess
 from agent.models.manifest import (
@@ -199,8 +199,9 @@ def build_steps(folder: Path, manifest: Manifest, engine: OrtEngine) -> tuple[Pr
         labels=None if manifest.labels is None else load_labels(folder, manifest.labels),
         first_id=0 if manifest.labels is None else manifest.labels.first_id,
     )
-    extras = [build_extra(spec, engine.inputs, place) for spec in manifest.extra_inputs]
-    return build_preprocess(manifest.input, extras), _build_decoder(given)
+    extras = build_extras(manifest.constants, manifest.sizes, engine.inputs, place)
+    stamp = build_stamp(manifest.times, engine.inputs, place)
+    return build_preprocess(manifest.input, extras, stamp), _build_decoder(given)
 
 
 def _build_decoder(given: DecoderInput) -> Decoder:
@@ -218,12 +219,12 @@ def _check_input(manifest: Manifest, engine: OrtEngine, place: str) -> None:
     plane = (spec.height, spec.width)
     shape = (1, *plane, channels) if spec.layout == "NHWC" else (1, channels, *plane)
     seen = ", ".join(map(str, engine.inputs))
-    described = [spec.name, *(extra.name for extra in manifest.extra_inputs)]
+    described = [spec.name, *manifest.constants, *manifest.sizes, *manifest.times]
     if sorted(described) != sorted(known.name for known in engine.inputs):
         names = ", ".join(map(repr, described))
         raise ConfigError(
-            f"{place}: [input] describes {names}; the model takes {seen}: what is no picture needs an "
-            "[[extra_inputs]] section of its own"
+            f"{place}: [input] describes {names}; the model takes {seen}: what is no picture stands under "
+            "[constants], [sizes] or [times]"
         )
     wanted = next(known for known in engine.inputs if known.name == spec.name)
     fits = len(wanted.shape) == 4 and all(

@@ -160,7 +160,7 @@ class InferenceLoop:
         stage = "preprocess"
         marks = [started_ns]
         try:
-            inputs, placement = variant.preprocess(frame.pixels)
+            inputs, placement = variant.preprocess(frame.pixels, frame.captured_at_ns)
             marks.append(self._clock.now_ns())
             stage = "run"
             outputs = variant.engine.run(inputs, abort)

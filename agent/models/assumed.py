@@ -44,8 +44,7 @@ def draft_manifest(
         "input": guessed.input,
         "decoder": guessed.decoder,
     }
-    if guessed.extra_inputs:
-        values["extra_inputs"] = guessed.extra_inputs
+    values |= {"constants": guessed.constants, "sizes": guessed.sizes}
     if guessed.classes is not None:
         values["labels"] = {"names": labels_of(guessed)} if labels_are_inline else {"path": LABELS_NAME}
         if guessed.first_id:

@@ -40,7 +40,8 @@ class Guess:
         kind: the task in the network's own words.
         why: one sentence for each thing that was concluded or assumed.
         input: `[input]` of model.toml; None when no picture fits the network.
-        extra_inputs: `[[extra_inputs]]`.
+        constants: `[constants]`.
+        sizes: `[sizes]`.
         decoder: `[decoder]`.
         classes: how many, where the task has classes.
         labels: their names, where they are known.
@@ -52,7 +53,8 @@ class Guess:
     kind: str = "raw"
     why: list[str] = field(default_factory=list)
     input: dict[str, Any] | None = None
-    extra_inputs: list[dict[str, Any]] = field(default_factory=list)
+    constants: dict[str, Any] = field(default_factory=dict)
+    sizes: dict[str, str] = field(default_factory=dict)
     decoder: dict[str, Any] = field(default_factory=lambda: {"name": "raw"})
     classes: int | None = None
     labels: list[str] | None = None

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from agent.clock import NS_PER_MS
 from agent.errors import ConfigError
 from agent.frame import Tensor
 from agent.interfaces import Placement, TensorSpec
-from agent.models.manifest import ExtraInput
+from agent.models.manifest import Constant
 
 ELEMENTS_MAX = 1 << 24
 """Of one constant: 64 MiB in float32, more than any mask or prompt that is the same for every frame."""
@@ -23,58 +24,89 @@ class Extra:
     """One input beside the picture.
 
     Attributes:
-        name: of the model's input.
-        constant: the tensor itself, or None for a size.
         spec: what the model takes.
+        constant: the tensor itself, or None for a size.
         kind: which size.
-        is_width_first: its order.
     """
 
-    name: str
-    constant: Tensor | None
     spec: TensorSpec
-    kind: str
-    is_width_first: bool
+    constant: Tensor | None
+    kind: str = ""
 
     def tensor(self, placement: Placement) -> Tensor:
         """Return the input for one frame, in the model's dtype and shape."""
         if self.constant is not None:
             return self.constant
         size = [placement.source_height, placement.source_width]
-        if self.kind == "input_size":
+        if self.kind.startswith("input"):
             size = [placement.input_height, placement.input_width]
-        values = np.array(size[::-1] if self.is_width_first else size, self.spec.dtype)
+        values = np.array(size[::-1] if self.kind.endswith("wh") else size, self.spec.dtype)
         return values.reshape(_closed(self.spec, 2))
 
 
-def build_extra(described: ExtraInput, inputs: Sequence[TensorSpec], place: str) -> Extra:
-    """Return an input that fits what the model takes.
+def build_extras(
+    constants: Mapping[str, Constant], sizes: Mapping[str, str], inputs: Sequence[TensorSpec], place: str
+) -> list[Extra]:
+    """Return the inputs beside the picture, each as the model takes it.
 
     Args:
-        described: in the manifest.
-        inputs: of the model; one has the name.
+        constants: values by name, as in the manifest.
+        sizes: which size, by name.
+        inputs: of the model; every name is among them.
         place: names the manifest in errors.
 
     Raises:
-        ConfigError: the value or the size does not fit.
+        ConfigError: a value or a size does not fit.
     """
-    spec = next(known for known in inputs if known.name == described.name)
-    where = f"{place}: [[extra_inputs]] {spec}"
-    is_width_first = described.order == "wh"
-    if described.value is None:
-        if math.prod(_closed(spec, 2)) != 2 or spec.dtype.kind not in "iuf":
-            raise ConfigError(f"{where}: a size is two numbers, this input does not take two")
-        return Extra(spec.name, None, spec, described.kind, is_width_first)
+    known = {spec.name: spec for spec in inputs}
+    return [
+        *(_constant(known[name], value, f"{place}: constants.{name}") for name, value in constants.items()),
+        *(_size(known[name], kind, f"{place}: sizes.{name}") for name, kind in sizes.items()),
+    ]
+
+
+Stamp = Callable[[int], dict[str, Tensor]]
+"""From a capture time to the inputs that hold it."""
+
+
+def build_stamp(times: Mapping[str, str], inputs: Sequence[TensorSpec], place: str) -> Stamp | None:
+    """Return what gives a model the capture time, None for one that does not take it. Arguments as `build_extras`.
+
+    Raises:
+        ConfigError: an input that cannot hold it.
+    """
+    specs = {spec.name: spec for spec in inputs if spec.name in times}
+    for name, spec in specs.items():
+        if math.prod(_closed(spec, 1)) != 1 or spec.dtype not in (np.int64, np.float64):
+            raise ConfigError(
+                f"{place}: times.{name}: a time is one number in int64 or float64, the model takes {spec}"
+            )
+
+    def stamp(captured_at_ns: int) -> dict[str, Tensor]:
+        values = {"captured_ns": captured_at_ns, "captured_ms": captured_at_ns / NS_PER_MS}
+        return {
+            name: np.full(_closed(spec, 1), values[times[name]]).astype(spec.dtype) for name, spec in specs.items()
+        }
+
+    return stamp if specs else None
+
+
+def _constant(spec: TensorSpec, value: Constant, where: str) -> Extra:
     shape = _closed(spec, 1)
     count = math.prod(shape)
-    values: Sequence[Any] = described.value if isinstance(described.value, tuple) else [described.value]
+    values: Sequence[Any] = value if isinstance(value, tuple) else [value]
     if count > ELEMENTS_MAX or len(values) not in (1, count):
-        raise ConfigError(f"{where}: has {count} elements, value has {len(values)}: give 1 or as many")
+        raise ConfigError(f"{where}: {spec} has {count} elements, got {len(values)}: give 1 or as many")
     try:
-        constant = _filled(values, spec.dtype, shape)
+        return Extra(spec, _filled(values, spec.dtype, shape))
     except (TypeError, ValueError, OverflowError) as error:
-        raise ConfigError(f"{where}: value {described.value!r} does not fit: {error}") from error
-    return Extra(spec.name, constant, spec, described.kind, is_width_first)
+        raise ConfigError(f"{where}: {value!r} does not fit {spec}: {error}") from error
+
+
+def _size(spec: TensorSpec, kind: str, where: str) -> Extra:
+    if math.prod(_closed(spec, 2)) != 2 or spec.dtype.kind not in "iuf":
+        raise ConfigError(f"{where}: a size is two numbers, {spec} does not take two")
+    return Extra(spec, None, kind)
 
 
 def _filled(values: Sequence[Any], dtype: np.dtype[Any], shape: Sequence[int]) -> Tensor:

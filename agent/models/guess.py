@@ -42,7 +42,7 @@ def guess(
         names=stated if stated is not None else None if names is None else list(names),
         width=0 if found.input is None else found.input["width"],
         height=0 if found.input is None else found.input["height"],
-        scales_boxes=any(extra.get("kind") == "source_size" for extra in found.extra_inputs),
+        scales_boxes=bool(found.sizes),
     )
     guess_head(found, clues)
     if found.classes is not None and found.labels is None:
@@ -105,14 +105,16 @@ def _guess_input(found: Guess, inputs: Sequence[Port], outputs: Sequence[Port], 
 def _guess_extra(found: Guess, port: Port) -> None:
     name, is_whole = port.name.lower(), str(port.dtype).startswith("int")
     if "target_sizes" in name:
-        found.extra_inputs.append({"name": port.name, "kind": "source_size", "order": "wh"})
+        found.sizes[port.name] = "source_wh"
         found.why.append(f"input {port} is the source's width and height (RT-DETR)")
     elif is_whole and name in ("sr", "sample_rate"):
-        found.extra_inputs.append({"name": port.name, "value": 16_000})
+        found.constants[port.name] = 16_000
         found.why.append(f"input {port} is a sample rate of 16000, assumed")
     else:
         found.needs_hand = True
-        found.obstacles.append(f"input {port} is no picture: give it an [[extra_inputs]] section in model.toml")
+        found.obstacles.append(
+            f"input {port} is no picture: name it under [constants], [sizes] or [times] in model.toml"
+        )
 
 
 def _guess_pixels(found: Guess) -> None:

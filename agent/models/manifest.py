@@ -18,6 +18,9 @@ FULL = "full"
 """Name of the variant that is the model itself."""
 
 
+Constant = bool | int | float | str | tuple[bool | int | float | str, ...]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
@@ -72,26 +75,6 @@ class InputSpec(_Section):
                 raise PydanticCustomError("channels", f"{name} must have 1 or {channels} values")
         if 0.0 in self.std:
             raise PydanticCustomError("channels", "std must not be 0")
-        return self
-
-
-class ExtraInput(_Section):
-    """An input beside the picture. Its dtype and shape are the network's; an open dimension is 1."""
-
-    name: str
-    """Name of the model's input."""
-    kind: Literal["constant", "source_size", "input_size"] = "constant"
-    """`constant`: always `value`; `source_size`, `input_size`: height and width of the frame or of the input,
-    pixels."""
-    value: bool | int | float | str | tuple[int | float | str, ...] | None = None
-    """For `constant`: one for the whole tensor, or as many as it holds. Required there."""
-    order: Literal["hw", "wh"] = "hw"
-    """For sizes: which comes first."""
-
-    @model_validator(mode="after")
-    def _has_value(self) -> ExtraInput:
-        if (self.kind == "constant") != (self.value is not None):
-            raise PydanticCustomError("extra_input", "value goes with kind constant, and only with it")
         return self
 
 
@@ -181,8 +164,14 @@ class Manifest(_Section):
     """One sentence for people."""
     model: ModelFile
     input: InputSpec
-    extra_inputs: tuple[ExtraInput, ...] = Field(default=(), max_length=16)
-    """Inputs beside the picture, at most 16."""
+    constants: dict[str, Constant] = Field(default={}, max_length=16)
+    """Inputs that never change, such as `sr = 16000`, by name: one value for the whole tensor, or as many as it
+    holds. Dtype and shape are the network's; an open dimension is 1."""
+    sizes: dict[str, Literal["source_hw", "source_wh", "input_hw", "input_wh"]] = Field(default={}, max_length=16)
+    """Inputs that are a height and a width in pixels, of the frame or of the input, by name; `wh`: width first."""
+    times: dict[str, Literal["captured_ms", "captured_ns"]] = Field(default={}, max_length=16)
+    """Inputs that are the frame's capture time on the device's clock since it was switched on, by name; one number in
+    int64 or float64, because others cannot hold it."""
     decoder: dict[str, Any]
     """`name` of a decoder and its options; the decoder checks them."""
     labels: LabelsSpec | None = None

@@ -10,14 +10,14 @@ import numpy as np
 from agent.errors import PermanentError
 from agent.frame import Pixels, Tensor
 from agent.interfaces import Placement, Preprocess
-from agent.models.extra_inputs import Extra
+from agent.models.extra_inputs import Extra, Stamp
 from agent.models.manifest import InputSpec
 
 PIXELS_MAX = 100_000_000
 """A frame above 100 megapixels (300 MB in BGR) is refused before anything is allocated for it."""
 
 
-def build_preprocess(spec: InputSpec, extras: Sequence[Extra] = ()) -> Preprocess:
+def build_preprocess(spec: InputSpec, extras: Sequence[Extra] = (), stamp: Stamp | None = None) -> Preprocess:
     """Return the way from a frame to `spec`'s input and those beside it.
 
     For float32 NCHW it splits the channels and maps each through a table of 256 values: 0.8 ms for 640x640,
@@ -26,7 +26,7 @@ def build_preprocess(spec: InputSpec, extras: Sequence[Extra] = ()) -> Preproces
     """
     tables = None if spec.dtype == "uint8" else _tables(spec)
 
-    def preprocess(pixels: Pixels) -> tuple[dict[str, Tensor], Placement]:
+    def preprocess(pixels: Pixels, captured_at_ns: int = 0) -> tuple[dict[str, Tensor], Placement]:
         if pixels.ndim not in (2, 3) or pixels.size == 0 or pixels.dtype != np.uint8:
             raise PermanentError(f"frame is {pixels.dtype}{list(pixels.shape)}, wanted uint8[H,W,3] or uint8[H,W]")
         if pixels.ndim == 3 and pixels.shape[2] != 3:
@@ -36,7 +36,9 @@ def build_preprocess(spec: InputSpec, extras: Sequence[Extra] = ()) -> Preproces
         fitted, placement = _fit(pixels, spec)
         inputs = {spec.name: _to_tensor(fitted, spec, tables)}
         for extra in extras:
-            inputs[extra.name] = extra.tensor(placement)
+            inputs[extra.spec.name] = extra.tensor(placement)
+        if stamp is not None:
+            inputs |= stamp(captured_at_ns)
         return inputs, placement
 
     return preprocess

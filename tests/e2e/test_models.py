@@ -66,7 +66,7 @@ def test_a_network_that_fits_nothing_ends_with_78(tmp_path: Path) -> None:
     ended = run(file)
     assert ended.returncode == 78
     assert "takes images float32[1,3,32,32], threshold float32[1] and gives scores float32[1,3]" in ended.stderr
-    assert "give it an [[extra_inputs]] section in model.toml" in ended.stderr
+    assert "name it under [constants], [sizes] or [times] in model.toml" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 

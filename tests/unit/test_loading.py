@@ -125,7 +125,8 @@ def test_a_model_that_is_absent_is_named_with_the_folder_searched(tmp_path: Path
 def test_an_input_that_nothing_describes_is_refused() -> None:
     """One input more is seen at load, not at the first frame, and what to write is said."""
     with pytest.raises(
-        ConfigError, match=r"the model takes images .*, threshold float32\[1\]: .*\[\[extra_inputs\]\]"
+        ConfigError,
+        match=r"the model takes images .*, threshold float32\[1\]: .*stands under \[constants\], \[sizes\] or \[times\]",
     ):
         load(MODELS / "two_inputs")
 
@@ -134,7 +135,7 @@ def test_a_second_input_is_a_constant_that_the_manifest_gives(tmp_path: Path) ->
     """The threshold is taken from each channel's mean."""
     folder = Path(shutil.copytree(MODELS / "two_inputs", tmp_path / "model"))
     manifest = (folder / "model.toml").read_text()
-    (folder / "model.toml").write_text(manifest + '\n[[extra_inputs]]\nname = "threshold"\nvalue = 0.25\n')
+    (folder / "model.toml").write_text(manifest + "\n[constants]\nthreshold = 0.25\n")
     assert payload_of(load(folder), np.full((8, 8, 3), 255, np.uint8))["values"][0]["values"] == [0.75] * 3
 
 

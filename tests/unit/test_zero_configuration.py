@@ -246,7 +246,7 @@ def test_rt_detr_is_told_the_sources_size() -> None:
     found = guessed(
         [out("labels", 1, 300, dtype="int64"), out("boxes", 1, 300, 4), out("scores", 1, 300)], more=[size]
     )
-    assert found.extra_inputs == [{"name": "orig_target_sizes", "kind": "source_size", "order": "wh"}]
+    assert found.sizes == {"orig_target_sizes": "source_wh"}
     assert (found.decoder["name"], found.decoder["box_unit"], found.decoder["box_format"]) == (
         "tfod",
         "source",

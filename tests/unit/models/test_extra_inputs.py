@@ -6,20 +6,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pydantic import ValidationError
 
 from agent.errors import ConfigError
 from agent.interfaces import Placement, TensorSpec
-from agent.models.extra_inputs import build_extra
-from agent.models.manifest import ExtraInput
+from agent.models.extra_inputs import build_extras, build_stamp
 
 PLACE = Placement(1, 1, 0, 0, 64, 32, 640, 480)
 
 
-def tensor(dtype: Any, shape: tuple[int | None, ...], **described: Any) -> Any:
+def tensor(dtype: Any, shape: tuple[int | None, ...], *, value: Any = None, size: str = "") -> Any:
     """Build an input and return what the model gets."""
-    extra = ExtraInput.model_validate({"name": "x", **described})
-    return build_extra(extra, [TensorSpec("x", np.dtype(dtype), shape)], "model.toml").tensor(PLACE)
+    specs = [TensorSpec("x", np.dtype(dtype), shape)]
+    given_value = tuple(value) if isinstance(value, list) else value
+    (extra,) = build_extras({} if size else {"x": given_value}, {"x": size} if size else {}, specs, "model.toml")
+    return extra.tensor(PLACE)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "uint8", "int8", "int32", "int64", "uint64"])
@@ -44,29 +44,29 @@ def test_as_many_values_as_elements() -> None:
 
 
 @pytest.mark.parametrize(
-    ("described", "shape", "expected"),
+    ("size", "shape", "expected"),
     [
-        ({"kind": "source_size"}, (1, 2), [[480, 640]]),
-        ({"kind": "source_size", "order": "wh"}, (None, 2), [[640, 480]]),
-        ({"kind": "input_size"}, (None,), [32, 64]),
+        ("source_hw", (1, 2), [[480, 640]]),
+        ("source_wh", (None, 2), [[640, 480]]),
+        ("input_hw", (None,), [32, 64]),
     ],
 )
-def test_sizes_follow_the_frame(described: Any, shape: Any, expected: Any) -> None:
+def test_sizes_follow_the_frame(size: str, shape: Any, expected: Any) -> None:
     """RT-DETR scales its boxes by the size of the source."""
     for dtype in ("int64", "float32"):
-        made = tensor(dtype, shape, **described)
+        made = tensor(dtype, shape, size=size)
         assert (made.dtype, made.tolist()) == (np.dtype(dtype), expected)
 
 
 @pytest.mark.parametrize(
     ("dtype", "shape", "described", "said"),
     [
-        ("float32", (3,), {"value": [1, 2]}, "has 3 elements, value has 2"),
+        ("float32", (3,), {"value": [1, 2]}, "has 3 elements, got 2"),
         ("float32", (1,), {"value": "a"}, "the model takes numbers"),
         ("int64", (1,), {"value": 0.5}, "the model takes whole numbers"),
         ("uint8", (1,), {"value": 300}, "does not fit"),
         (object, (1,), {"value": 1}, "the model takes text"),
-        ("float32", (3,), {"kind": "source_size"}, "a size is two numbers"),
+        ("float32", (3,), {"size": "source_hw"}, "a size is two numbers"),
         ("float32", (1 << 25,), {"value": 1}, "has 33554432 elements"),
     ],
 )
@@ -76,8 +76,18 @@ def test_what_does_not_fit_is_refused_at_load(dtype: Any, shape: Any, described:
         tensor(dtype, shape, **described)
 
 
-@pytest.mark.parametrize("described", [{}, {"kind": "source_size", "value": 1}])
-def test_a_value_goes_with_a_constant(described: Any) -> None:
-    """And with nothing else."""
-    with pytest.raises(ValidationError, match="value goes with kind constant"):
-        tensor("float32", (1,), **described)
+def test_a_capture_time_is_stamped_on_each_frame() -> None:
+    """In milliseconds or nanoseconds, in the model's shape."""
+    specs = [TensorSpec("ms", np.dtype(np.float64), (1, 1)), TensorSpec("ns", np.dtype(np.int64), ())]
+    stamp = build_stamp({"ms": "captured_ms", "ns": "captured_ns"}, specs, "model.toml")
+    assert stamp is not None
+    made = stamp(1_500_000)
+    assert (made["ms"].tolist(), made["ns"].tolist()) == ([[1.5]], 1_500_000)
+    assert build_stamp({}, specs, "model.toml") is None
+
+
+@pytest.mark.parametrize(("dtype", "shape"), [("float32", (1,)), ("int32", ()), ("int64", (2,))])
+def test_a_time_needs_room(dtype: str, shape: tuple[int, ...]) -> None:
+    """float32 cannot tell two milliseconds apart after five hours."""
+    with pytest.raises(ConfigError, match="a time is one number in int64 or float64, the model takes x"):
+        build_stamp({"x": "captured_ms"}, [TensorSpec("x", np.dtype(dtype), shape)], "model.toml")

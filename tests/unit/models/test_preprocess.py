@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from agent.errors import PermanentError
+from agent.interfaces import TensorSpec
+from agent.models.extra_inputs import build_stamp
 from agent.models.manifest import InputSpec
 from agent.models.preprocess import build_preprocess
 
@@ -135,3 +137,10 @@ def test_a_picture_may_lie_at_the_start() -> None:
     assert (place.offset_x, place.offset_y) == (0, 0)
     assert (inputs["x"][0, :, :16] == 7).all()
     assert (inputs["x"][0, :, 16:] == 114).all()
+
+
+def test_the_capture_time_goes_along() -> None:
+    """Beside the picture, for models that take it."""
+    stamp = build_stamp({"t": "captured_ms"}, [TensorSpec("t", np.dtype(np.int64), (1,))], "model.toml")
+    inputs, _ = build_preprocess(spec(), [], stamp)(picture(24, 32), 7_000_000)
+    assert inputs["t"].tolist() == [7]
