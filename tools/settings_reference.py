@@ -5,6 +5,7 @@ python -m tools.settings_reference
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import typing
@@ -13,6 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from agent.loading import DECODERS
 from agent.models.manifest import Manifest
 from agent.settings import Settings
 
@@ -24,6 +26,12 @@ HEAD = """\
 <!-- Written by `python -m tools.settings_reference`; a test compares it with the code. -->
 
 {introduction}
+"""
+
+DECODERS_HEAD = """
+## Decoders
+
+What stands in `[decoder]` beside `name`; docs/models.md tells which is for which head.
 """
 
 SETTINGS_INTRODUCTION = """\
@@ -46,7 +54,18 @@ def settings_page() -> str:
 
 def manifest_page() -> str:
     """Return the whole of docs/model-toml.md."""
-    return _page("model.toml", MANIFEST_INTRODUCTION, Manifest)
+    return _page("model.toml", MANIFEST_INTRODUCTION, Manifest) + _decoders()
+
+
+def _decoders() -> str:
+    """Return the options of every decoder, which stand in `[decoder]`."""
+    parts = [DECODERS_HEAD]
+    for name, reference in DECODERS.items():
+        module, _, decoder = reference.partition(":")
+        options = getattr(importlib.import_module(module), decoder.replace("Decoder", "Options"))
+        fields = [item for item in options.model_fields.items() if item[0] != "name"]
+        parts.append(f"\n### `{name}`\n\n{_table(fields)}")
+    return "".join(parts)
 
 
 def _page(title: str, introduction: str, model: type[BaseModel]) -> str:

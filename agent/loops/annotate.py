@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 
 INTERVAL_NS = NS_PER_S
 JPEG_QUALITY = 85
+COUNTS = ("zones", "lines")
+"""Keys of a payload that tell nothing to be seen."""
+
 _COLOR_BGR = (64, 220, 64)
 
 
@@ -38,7 +41,7 @@ class AnnotateLoop:
 
     def show(self, frame: Frame, payload: Payload) -> None:
         """Offer a frame with its prediction; the newest is drawn when the second is over. Any thread."""
-        if frame.stream not in self._files or not any(payload.values()):
+        if frame.stream not in self._files or not any(value for key, value in payload.items() if key not in COUNTS):
             return
         with self._lock:
             self._waiting[frame.stream] = (frame, payload)
