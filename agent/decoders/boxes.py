@@ -22,6 +22,10 @@ CANDIDATES_MAX = 1000
 """Boxes that go into suppression, the best ones: it compares each with all that stay, 9 ms where all 1,000 do."""
 
 
+SCORE_SLACK = 0.01
+"""By which a score may leave 0..1: float16 rounds, and so do integer kernels."""
+
+
 class BoxOptions(DecoderOptions):
     """Options of every decoder that gives detections."""
 
@@ -136,8 +140,13 @@ def detections(
         placement: where `box_normalized` is wanted.
 
     Raises:
-        PermanentError: a class without a label.
+        PermanentError: a class without a label, or scores that are no probabilities.
     """
+    if len(scores) and not -SCORE_SLACK <= float(scores.min()) <= float(scores.max()) <= 1 + SCORE_SLACK:
+        raise PermanentError(
+            f"model gives scores of {float(scores.min()):.4g} to {float(scores.max()):.4g}, not 0 to 1: logits need "
+            "their activation, in [decoder] or in the graph"
+        )
     if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < len(labels):
         wrong = int(classes.max() if classes.max() >= len(labels) else classes.min()) + first_id
         raise PermanentError(f"model gives class {wrong}; the labels are {first_id} to {first_id + len(labels) - 1}")

@@ -223,6 +223,13 @@ def test_end_to_end_heads_carry_masks_and_keypoints_too() -> None:
     assert [(one["label"], one["keypoints"][0]["x"]) for one in found] == [("a", 4.0), ("c", 16.0)]
 
 
+def test_logits_are_no_scores() -> None:
+    """A score of 5 is a head that was exported without its sigmoid: it is said, not cut down to 1."""
+    assert decode(v8((32, 32, 8, 8, 1.0005)))["detections"][0]["score"] == 1.0
+    with pytest.raises(PermanentError, match=r"scores of 5 to 5, not 0 to 1: logits need their activation"):
+        decode(v8((32, 32, 8, 8, 5.0)))
+
+
 def test_a_class_without_a_label_fails_the_frame() -> None:
     """An end-to-end head does not tell how many classes it has: labels that are too few show at the first hit."""
     rows = np.zeros((1, 300, 6), np.float32)
