@@ -14,9 +14,8 @@ from agent.core.predictor import PredictorPolicy
 from agent.core.scheduler import Overflow, SchedulerPolicy, StreamPolicy
 from agent.errors import ConfigError
 from agent.interfaces import LoadedModel, Source
-from agent.loading import load_model
+from agent.loading import digests, load_model
 from agent.marks import HANGS_MAX, Marks
-from agent.models.manifest import load_manifest
 from agent.provision import Provision
 from agent.settings import DegradationSettings, ModelSettings, Settings, StreamSettings
 
@@ -68,8 +67,7 @@ def load_models(
 
     for model in wanted:
         try:
-            _, manifest = load_manifest(model.path)
-            hangs = marks.hangs(manifest.digests(), clock.wall_ns())
+            hangs = marks.hangs(digests(model.path), clock.wall_ns())
             if hangs >= HANGS_MAX:
                 log.error(
                     "%s: hung %d times and is not loaded: replace its network, or remove %s",
@@ -199,6 +197,7 @@ def stream_policy(stream: StreamSettings) -> StreamPolicy:
         priority=stream.priority,
         max_hz=stream.max_fps,
         stride=stream.stride,
+        steps=None if stream.steps.is_empty else stream.steps,
     )
 
 

@@ -113,8 +113,19 @@ class Placement:
     source_height: int
 
 
-Preprocess = Callable[[Pixels], tuple[dict[str, Tensor], Placement]]
-"""Frame to model inputs. Raises PermanentError for a frame it cannot use. Inference thread."""
+class Preprocess(Protocol):
+    """Frame to model inputs. Inference thread."""
+
+    def __call__(self, pixels: Pixels, captured_at_ns: int = 0) -> tuple[dict[str, Tensor], Placement]:
+        """Return inputs by name, and how the frame lies in them.
+
+        Args:
+            pixels: of the frame.
+            captured_at_ns: its capture time, for models that take it.
+
+        Raises:
+            PermanentError: a frame it cannot use.
+        """
 
 
 class Decoder(Protocol):

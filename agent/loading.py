@@ -17,15 +17,29 @@ import numpy as np
 from agent.clock import NEVER_NS, Clock
 from agent.decoders.options import DecoderInput
 from agent.engine.budget import Need
+from agent.engine.digest import sha256_of
 from agent.engine.prepare import Network, Prepared, Workshop
 from agent.engine.process import give_back
 from agent.engine.session import OrtEngine
-from agent.engine.trial import TensorShape
+from agent.engine.trial import Description, TensorShape, describe
 from agent.errors import ConfigError, PermanentError
 from agent.frame import Pixels, Tensor
 from agent.interfaces import Decoder, Engine, LoadedModel, Placement, Preprocess, Variant
+from agent.models.assumed import draft_manifest, names_beside
+from agent.models.clues import parse_metadata
+from agent.models.extra_inputs import build_extras, build_stamp
 from agent.models.golden import differences, read_picture
-from agent.models.manifest import FULL, MANIFEST_NAME, InputSpec, Manifest, load_expected, load_labels, load_manifest
+from agent.models.guess import guess
+from agent.models.manifest import (
+    FULL,
+    MANIFEST_NAME,
+    InputSpec,
+    Manifest,
+    is_bare,
+    load_expected,
+    load_labels,
+    load_manifest,
+)
 from agent.models.preprocess import build_preprocess
 from agent.result import Payload
 from agent.settings import ModelSettings
@@ -34,7 +48,17 @@ log = logging.getLogger(__name__)
 
 DECODERS = {
     "ssd": "agent.decoders.ssd:SsdDecoder",
+    "yolo": "agent.decoders.yolo:YoloDecoder",
+    "tfod": "agent.decoders.tfod:TfodDecoder",
+    "gfl": "agent.decoders.gfl:GflDecoder",
+    "anchors": "agent.decoders.anchors:AnchorsDecoder",
     "classification": "agent.decoders.classification:ClassificationDecoder",
+    "segmentation": "agent.decoders.segmentation:SegmentationDecoder",
+    "pose": "agent.decoders.pose:PoseDecoder",
+    "ctc": "agent.decoders.ctc:CtcDecoder",
+    "embedding": "agent.decoders.numbers:EmbeddingDecoder",
+    "regression": "agent.decoders.numbers:RegressionDecoder",
+    "anomaly": "agent.decoders.numbers:AnomalyDecoder",
     "raw": "agent.decoders.raw:RawDecoder",
 }
 
@@ -72,26 +96,42 @@ class Recipe:
     """How the networks of a model folder are loaded; the empty one takes them as they are and keeps them all.
 
     Attributes:
+        described: folder and manifest, where `survey` read or guessed them already.
         prepared: by file name, from `survey`.
         input_bytes_max: of one run, by file name.
         keeps_all: False to drop each variant from memory once it is verified, but for the model itself.
     """
 
+    described: tuple[Path, Manifest] | None = None
     prepared: Mapping[str, Prepared] = field(default_factory=dict)
     input_bytes_max: Mapping[str, int] = field(default_factory=dict)
     keeps_all: bool = True
 
 
-def survey(settings: ModelSettings, workshop: Workshop) -> tuple[Need, dict[str, Prepared]]:
-    """Try every network of a model folder in a child process, and load none.
+@dataclass(frozen=True, slots=True)
+class Surveyed:
+    """What is known of a model before it is loaded.
 
-    Returns:
-        What each variant costs, and how each network is loaded, by file name.
+    Attributes:
+        folder: of the model.
+        manifest: its own, or what a network without one seems to be.
+        need: what each variant costs.
+        prepared: how each network is loaded, by file name.
+    """
+
+    folder: Path
+    manifest: Manifest
+    need: Need
+    prepared: Mapping[str, Prepared]
+
+
+def survey(settings: ModelSettings, workshop: Workshop) -> Surveyed:
+    """Try every network of a model folder in a child process, and load none.
 
     Raises:
         ConfigError: the folder, its manifest or one of its networks cannot be used.
     """
-    folder, manifest = load_manifest(settings.path)
+    folder, manifest = read_model(settings.path, workshop.describe)
     shapes: dict[str, list[TensorShape]] = {}
     owners: dict[str, tuple[str, Manifest]] = {}
     for name, own in _variants(manifest):
@@ -108,7 +148,40 @@ def survey(settings: ModelSettings, workshop: Workshop) -> tuple[Need, dict[str,
             costs[name] = prepared[path].cost
     if problems:
         raise ConfigError(problems)
-    return Need(settings.name, costs), prepared
+    return Surveyed(folder, manifest, Need(settings.name, costs), prepared)
+
+
+def digests(path: Path) -> set[str]:
+    """Return the SHA-256 of every network of a model, in lower case, without loading any.
+
+    Raises:
+        ConfigError: there is no such model, or its manifest is wrong.
+    """
+    return {sha256_of(path)} if is_bare(path) else load_manifest(path)[1].digests()
+
+
+def read_model(path: Path, describe_network: Callable[[Path], Description] = describe) -> tuple[Path, Manifest]:
+    """Return a model's folder and manifest; a network without model.toml is taken as it seems to be.
+
+    Args:
+        path: of the folder or the network.
+        describe_network: looks into a network in a child process.
+
+    Raises:
+        ConfigError: there is no folder, its manifest is wrong, or nothing that we know fits a network without one.
+    """
+    if not is_bare(path):
+        return load_manifest(path)
+    found = describe_network(path)
+    guessed = guess(found.inputs, found.outputs, parse_metadata(found.metadata), {}, names_beside(path))
+    if guessed.obstacles:
+        seen = f"takes {', '.join(map(str, found.inputs))} and gives {', '.join(map(str, found.outputs))}"
+        advice = f"write a {MANIFEST_NAME} beside it: docs/models.md tells how"
+        raise ConfigError(
+            [f"{path}: {seen}", *(f"{path}: {text}" for text in guessed.obstacles), f"{path}: {advice}"]
+        )
+    log.warning("%s: has no %s beside it and is taken for this: %s", path, MANIFEST_NAME, "; ".join(guessed.why))
+    return path.parent, draft_manifest(path, sha256_of(path), guessed, found.metadata, {}, labels_are_inline=True)
 
 
 def load_model(settings: ModelSettings, threads: int, clock: Clock, recipe: Recipe | None = None) -> LoadedModel:
@@ -132,10 +205,10 @@ def try_variants(
     """Try the model itself and each of its variants, whatever becomes of the others.
 
     Raises:
-        ConfigError: there is no folder, or its manifest is wrong.
+        ConfigError: see `read_model`.
     """
     recipe = recipe or Recipe()
-    folder, manifest = load_manifest(path)
+    folder, manifest = recipe.described or read_model(path)
     attempts: list[Attempt] = []
     engines: dict[str, OrtEngine] = {}
     for name, own in _variants(manifest):
@@ -231,7 +304,7 @@ def build_steps(folder: Path, manifest: Manifest, engine: OrtEngine) -> tuple[Pr
         ConfigError: the manifest and the network do not agree, or the labels are wrong.
     """
     place = str(folder / MANIFEST_NAME)
-    _check_input(manifest.input, engine, place)
+    _check_input(manifest, engine, place)
     given = DecoderInput(
         place=place,
         options=manifest.decoder,
@@ -239,7 +312,9 @@ def build_steps(folder: Path, manifest: Manifest, engine: OrtEngine) -> tuple[Pr
         labels=None if manifest.labels is None else load_labels(folder, manifest.labels),
         first_id=0 if manifest.labels is None else manifest.labels.first_id,
     )
-    return build_preprocess(manifest.input), _build_decoder(given)
+    extras = build_extras(manifest.constants, manifest.sizes, engine.inputs, place)
+    stamp = build_stamp(manifest.times, engine.inputs, place)
+    return build_preprocess(manifest.input, extras, stamp), _build_decoder(given)
 
 
 def _build_decoder(given: DecoderInput) -> Decoder:
@@ -251,12 +326,18 @@ def _build_decoder(given: DecoderInput) -> Decoder:
     return decoder
 
 
-def _check_input(spec: InputSpec, engine: OrtEngine, place: str) -> None:
+def _check_input(manifest: Manifest, engine: OrtEngine, place: str) -> None:
+    spec = manifest.input
     shape = _input_shape(spec).shape
     seen = ", ".join(map(str, engine.inputs))
-    if len(engine.inputs) != 1 or engine.inputs[0].name != spec.name:
-        raise ConfigError(f"{place}: [input] describes {spec.name!r}; the model takes {seen}")
-    wanted = engine.inputs[0]
+    described = [spec.name, *manifest.constants, *manifest.sizes, *manifest.times]
+    if sorted(described) != sorted(known.name for known in engine.inputs):
+        names = ", ".join(map(repr, described))
+        raise ConfigError(
+            f"{place}: [input] describes {names}; the model takes {seen}: what is no picture stands under "
+            "[constants], [sizes] or [times]"
+        )
+    wanted = next(known for known in engine.inputs if known.name == spec.name)
     fits = len(wanted.shape) == 4 and all(
         size is None or size == own for size, own in zip(wanted.shape, shape, strict=True)
     )

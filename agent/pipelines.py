@@ -26,6 +26,7 @@ from agent.marks import Marks
 from agent.provision import Provision
 from agent.result import Payload
 from agent.settings import ModelSettings, Settings, StreamSettings
+from agent.settings.scope import Scope, leaf_fields, scope_of
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +40,10 @@ LEFT_BEHIND_MAX = 8
 """Readers that hang in their driver and were replaced; each keeps its thread and its buffers, some 20 MB at 1080p."""
 
 Figures = dict[str, Any]
-LIVE_FIELDS = frozenset(
-    {"model", "enabled", "deadline_ms", "max_fps", "stride", "priority", "on_late", "queue_frames", "annotated_image"}
+SOURCE_FIELDS = frozenset(
+    path[0] for path, field in leaf_fields(StreamSettings) if scope_of(field) is Scope.RELOAD and path != ("model",)
 )
-"""Fields of a stream that its source knows nothing of."""
+"""Fields of a stream that ask for its source to be opened anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,8 +307,7 @@ class Pipelines:
         before = next((known for known in self.streams if known.name == stream.name), None)
         if before is None or stream.name not in self._readers:
             return True
-        others = {name: getattr(stream, name) for name in LIVE_FIELDS}
-        return before.model_copy(update=others) != stream
+        return any(getattr(before, name) != getattr(stream, name) for name in SOURCE_FIELDS)
 
     def _carry_out(self, plan: _Plan) -> None:
         """Bring a plan in. Nothing in here can be refused."""

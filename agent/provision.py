@@ -7,24 +7,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agent.engine.budget import FRAME_BYTES, FRAMES_A_STREAM, SERVING_BYTES, Budget, Need
+from agent.engine.budget import FRAME_BYTES, FRAMES_A_STREAM, SERVING_BYTES, Budget
 from agent.engine.cpus import effective_cpus, plan_cores
 from agent.engine.custom_ops import check_custom_ops
 from agent.engine.memory import MIB, memory_limit, resident_bytes, trial_bytes
-from agent.engine.prepare import Prepared, Workshop
+from agent.engine.prepare import Workshop
 from agent.engine.providers import device_memory, plan_providers
 from agent.engine.session import SessionSetup, available_providers, share_arena
 from agent.errors import ConfigError
 from agent.interfaces import LoadedModel
-from agent.loading import Recipe, survey
+from agent.loading import Recipe, Surveyed, survey
 from agent.settings import ModelSettings, Settings, StreamSettings
 
 log = logging.getLogger(__name__)
 
 _GPU = frozenset({"cuda", "tensorrt"})
-
-Surveyed = tuple[Need, dict[str, Prepared]]
-"""What a model's variants cost, and how each of its networks is loaded."""
 
 _arena_is_shared = False
 """The arena belongs to ONNX Runtime's environment, of which a process has one."""
@@ -94,7 +91,7 @@ class Provision:
             ConfigError: it does not, with the figures and what would.
         """
         global _arena_is_shared  # noqa: PLW0603  See there.
-        needs = tuple(need for need, _ in self._surveyed.values())
+        needs = tuple(found.need for found in self._surveyed.values())
         serving = SERVING_BYTES + sum(map(_frames_bytes, self._settings.streams))
         budget = Budget(self.limit, resident_bytes(), serving, needs)
         if refusal := budget.refusal():
@@ -119,9 +116,9 @@ class Provision:
     def recipe(self, model: str) -> Recipe:
         """Return how a model that was surveyed is loaded; after `fit`."""
         assert self.budget is not None
-        _, prepared = self._surveyed[model]
-        largest = {path: self.budget.input_bytes_max(one.cost) for path, one in prepared.items()}
-        return Recipe(prepared, largest, keeps_all=self.budget.holds_all)
+        found = self._surveyed[model]
+        largest = {path: self.budget.input_bytes_max(one.cost) for path, one in found.prepared.items()}
+        return Recipe((found.folder, found.manifest), found.prepared, largest, keeps_all=self.budget.holds_all)
 
     def events(self) -> list[tuple[str, dict[str, Any]]]:
         """Return what the operator should hear once: providers that are missing, and a cache that fails."""
@@ -129,8 +126,8 @@ class Provision:
             ("provider_fallback", {"provider": name, "models": sorted(self._known), "reason": "not in this build"})
             for name in self._providers.absent
         ]
-        for model, (_, prepared) in self._surveyed.items():
-            missing = dict.fromkeys(name for one in prepared.values() for name in one.missing)
+        for model, found_model in self._surveyed.items():
+            missing = dict.fromkeys(name for one in found_model.prepared.values() for name in one.missing)
             found += [
                 ("provider_fallback", {"provider": name, "models": [model], "reason": "does not work here"})
                 for name in missing
@@ -168,11 +165,11 @@ class Provision:
             "own_mb": _mb(budget.own_bytes),
             "serving_mb": _mb(budget.serving_bytes),
             "networks": {
-                need.model: {
+                model: {
                     name: {"steady_mb": _mb(cost.steady_bytes), "peak_mb": _mb(cost.peak_bytes)}
-                    for name, cost in need.costs.items()
+                    for name, cost in known.need.costs.items()
                 }
-                for need, _ in self._known.values()
+                for model, known in self._known.items()
             },
             "unloaded": [
                 f"{name}: {variant.name}"

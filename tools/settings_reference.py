@@ -5,6 +5,7 @@ python -m tools.settings_reference
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import typing
@@ -13,6 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from agent.loading import DECODERS
 from agent.models.manifest import Manifest
 from agent.settings import Settings
 from agent.settings.documentation import document
@@ -26,6 +28,12 @@ HEAD = """\
 <!-- Written by `python -m tools.settings_reference`; a test compares it with the code. -->
 
 {introduction}
+"""
+
+DECODERS_HEAD = """
+## Decoders
+
+What stands in `[decoder]` beside `name`; docs/models.md tells which is for which head.
 """
 
 SETTINGS_INTRODUCTION = """\
@@ -53,7 +61,18 @@ def settings_page() -> str:
 
 def manifest_page() -> str:
     """Return the whole of docs/model-toml.md."""
-    return _page("model.toml", MANIFEST_INTRODUCTION, Manifest)
+    return _page("model.toml", MANIFEST_INTRODUCTION, Manifest) + _decoders()
+
+
+def _decoders() -> str:
+    """Return the options of every decoder, which stand in `[decoder]`."""
+    parts = [DECODERS_HEAD]
+    for name, reference in DECODERS.items():
+        module, _, decoder = reference.partition(":")
+        options = getattr(importlib.import_module(module), decoder.replace("Decoder", "Options"))
+        fields = [item for item in options.model_fields.items() if item[0] != "name"]
+        parts.append(f"\n### `{name}`\n\n{_table(fields)}")
+    return "".join(parts)
 
 
 def _page(title: str, introduction: str, model: type[BaseModel], *, has_scopes: bool = False) -> str:
@@ -65,16 +84,25 @@ def _page(title: str, introduction: str, model: type[BaseModel], *, has_scopes: 
         if section is None:
             top.append((field.alias or name, field))
         else:
-            heading = f"[[{name}]]" if is_list else f"[{name}]"
-            text = inspect.getdoc(section) or ""
-            table = _table(list(section.model_fields.items()), has_scopes=has_scopes)
-            sections.append(f"\n## `{heading}`\n\n{text}\n\n{table}")
+            sections += _sections(name, section, is_list=is_list, has_scopes=has_scopes)
     if top:
         parts.append(_table(top, has_scopes=has_scopes))
     return "\n".join(parts).rstrip() + "\n" + "".join(sections)
 
 
-def _table(fields: list[tuple[str, typing.Any]], *, has_scopes: bool) -> str:
+def _sections(path: str, section: type[BaseModel], *, is_list: bool, has_scopes: bool) -> list[str]:
+    """Return the text of a section, and of those inside it."""
+    heading = f"[[{path}]]" if is_list else f"[{path}]"
+    table = _table(list(section.model_fields.items()), has_scopes=has_scopes)
+    texts = [f"\n## `{heading}`\n\n{inspect.getdoc(section) or ''}\n\n{table}"]
+    for name, field in section.model_fields.items():
+        inner, inner_is_list = section_of(field.annotation)
+        if inner is not None:
+            texts += _sections(f"{path}.{name}", inner, is_list=inner_is_list, has_scopes=has_scopes)
+    return texts
+
+
+def _table(fields: list[tuple[str, typing.Any]], *, has_scopes: bool = False) -> str:
     rows = ["| key | default | from afar | what |", "|---|---|---|---|"]
     if not has_scopes:
         rows = ["| key | default | what |", "|---|---|---|"]
@@ -87,6 +115,7 @@ def _table(fields: list[tuple[str, typing.Any]], *, has_scopes: bool) -> str:
             default = "none"
         else:
             value = field.default
+            value = value.model_dump(exclude_defaults=True) if isinstance(value, BaseModel) else value
             default = f"`{json.dumps(value, default=str)}`"
         text = " ".join((field.description or "").split()).replace("|", "\\|")
         scope = scope_of(field)

@@ -38,6 +38,28 @@ class Status(_Body):
     version: str
 
 
+class Mask(_Body):
+    """Where something is: outlines, or run lengths on a grid."""
+
+    polygons: list[list[float]] | None = None
+    """Outer outlines, x1, y1, x2, y2, ... each, in pixels of the source frame."""
+    counts: list[int] | None = None
+    """Lengths of runs outside and inside in turn, beginning with outside, column by column (COCO's order)."""
+    size: list[int] | None = Field(default=None, min_length=2, max_length=2)
+    """Rows and columns of the grid that `counts` run over."""
+    box: list[float] | None = Field(default=None, min_length=4, max_length=4)
+    """x1, y1, x2, y2 of what the grid covers, in pixels of the source frame."""
+
+
+class Keypoint(_Body):
+    """One named point in pixels of the source frame."""
+
+    name: str
+    x: float
+    y: float
+    score: float
+
+
 class Detection(_Body):
     """One found object."""
 
@@ -46,6 +68,14 @@ class Detection(_Body):
     score: float = Field(ge=0, le=1)
     box: list[float] = Field(min_length=4, max_length=4)
     """x1, y1, x2, y2 in pixels of the source frame."""
+    box_normalized: list[float] | None = Field(default=None, min_length=4, max_length=4)
+    """The same in shares of its width and height, where the model's options ask for it."""
+    mask: Mask | None = None
+    keypoints: list[Keypoint] | None = None
+    track_id: int | None = Field(default=None, ge=1)
+    """The same for the same thing as long as it is followed; absent without a tracker, and at first sight."""
+    zones: list[str] | None = None
+    """Names of the zones that it is in."""
 
 
 class Classification(_Body):
@@ -56,13 +86,62 @@ class Classification(_Body):
     score: float
 
 
+class Segment(_Body):
+    """Everything of one class in the frame."""
+
+    label: str
+    class_id: int
+    share: float = Field(ge=0, le=1)
+    """Its part of the frame's area."""
+    mask: Mask | None = None
+
+
+class Pose(_Body):
+    """The keypoints of one body."""
+
+    score: float
+    """Their mean."""
+    keypoints: list[Keypoint]
+
+
+class Text(_Body):
+    """One line that was read."""
+
+    text: str
+    score: float
+    """The mean probability of its characters."""
+
+
+class Measurement(_Body):
+    """One number that the model estimates."""
+
+    name: str
+    value: float
+    unit: str
+
+
+class Anomaly(_Body):
+    """How unlike the normal a frame is."""
+
+    score: float
+    threshold: float
+    is_anomaly: bool
+
+
 class TensorValues(_Body):
-    """One raw output."""
+    """One raw output, row-major: `texts` of a text output, `values` of all others."""
 
     name: str
     shape: list[int]
-    values: list[float]
-    """Row-major. In CBOR a typed array of the model's own type (RFC 8746, little-endian); in JSON, 6 digits."""
+    values: list[float] | None = None
+    texts: list[str] | None = None
+
+
+class LineCounts(_Body):
+    """Crossings of a line since the start, by the side that they ended on."""
+
+    left: int
+    right: int
 
 
 class SourceSize(_Body):
@@ -98,7 +177,16 @@ class Result(_OpenBody):
     """Present when inference ended after the deadline, on a stream with `on_late = "mark"`."""
     detections: list[Detection] | None = None
     classes: list[Classification] | None = None
+    segments: list[Segment] | None = None
+    poses: list[Pose] | None = None
+    texts: list[Text] | None = None
+    embeddings: list[TensorValues] | None = None
+    measurements: list[Measurement] | None = None
+    anomaly: Anomaly | None = None
     values: list[TensorValues] | None = None
+    zones: dict[str, int] | None = None
+    """Detections in each zone of the stream."""
+    lines: dict[str, LineCounts] | None = None
 
 
 class Event(_OpenBody):

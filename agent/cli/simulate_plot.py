@@ -17,6 +17,7 @@ COLORS = {
     Outcome.UNREACHABLE: "#8c6bb1",
     Outcome.EXPIRED: "#c2a83e",
     Outcome.SUPERSEDED: "#9aa5b1",
+    Outcome.UNCHANGED: "#9ccfb0",
     Outcome.SKIPPED: "#d5dbe1",
     Outcome.QUEUE_FULL: "#7f4f2a",
     Outcome.FAILED: "#000000",

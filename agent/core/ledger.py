@@ -22,6 +22,8 @@ class Outcome(StrEnum):
     """Admission foresaw that it would miss its deadline."""
     ABORTED = "aborted"
     """Its inference was stopped at the deadline."""
+    UNCHANGED = "unchanged"
+    """Its result was in time and said nothing new, on a stream that sends only news."""
     SKIPPED = "skipped"
     """max_fps, stride or a gate left it out on purpose."""
     FAILED = "failed"

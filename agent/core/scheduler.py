@@ -11,6 +11,7 @@ from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S
 from agent.core.ledger import Outcome
 from agent.core.predictor import SAMPLES_MIN, PredictorPolicy, ServicePredictor
 from agent.frame import Frame
+from agent.settings.steps import StepsSettings
 
 EGRESS_RESERVE_NS = 2 * NS_PER_MS
 """Kept free before every deadline for the hand-over from inference to the socket.
@@ -61,6 +62,7 @@ class StreamPolicy:
         priority: higher goes first, down to the others' minimum share.
         max_hz: the highest rate of frames that ask for inference, None for no limit.
         stride: of the captured frames, every n-th asks for inference.
+        steps: what becomes of its results; for the inference loop, the scheduler does not look at it.
     """
 
     budget_ns: int | None
@@ -71,6 +73,7 @@ class StreamPolicy:
     priority: int = 0
     max_hz: float | None = None
     stride: int = 1
+    steps: StepsSettings | None = None
 
     def deadline_ns(self, captured_at_ns: int) -> int:
         """Return the absolute deadline of a frame captured then."""

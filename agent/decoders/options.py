@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agent.errors import ConfigError
@@ -80,3 +82,30 @@ class DecoderInput:
                 "they must match line by line"
             )
         return self.labels
+
+    def one_output(self, name: str | None) -> int:
+        """Return the index of the output that is named, or of the only one there is.
+
+        Raises:
+            ConfigError: the model has no such output, or several and none is named.
+        """
+        if name is not None:
+            return self.output_index(name)
+        if len(self.outputs) != 1:
+            seen = ", ".join(map(str, self.outputs))
+            raise ConfigError(f"{self.place}: [decoder] output: is missing: the model has {seen}: name one")
+        return 0
+
+
+def activate(values: npt.NDArray[Any], activation: str) -> npt.NDArray[np.float32]:
+    """Return probabilities from the numbers of a layer: `sigmoid`, or `softmax` over the last axis.
+
+    Logits are held within +-88, the range of exp in float32.
+    """
+    logits = values.astype(np.float32)
+    if activation == "sigmoid":
+        return np.asarray(1 / (1 + np.exp(-np.clip(logits, -88, 88))), np.float32)
+    if activation == "softmax":
+        powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)
+    return logits

@@ -17,6 +17,10 @@ VALUES_MAX = 10_000
 """Numbers in one result: at about 12 bytes each, 120 kB of JSON; 80 kB of CBOR at most."""
 
 
+TEXT_MAX = 1000
+"""Characters of one text."""
+
+
 class RawOptions(DecoderOptions):
     """`[decoder] name = "raw"`."""
 
@@ -46,6 +50,10 @@ class RawDecoder:
     def _values(name: str, tensor: Tensor) -> TensorValues:
         if tensor.size > VALUES_MAX:
             raise PermanentError(f"model output {name} has {tensor.size} numbers, more than {VALUES_MAX}")
+        if tensor.dtype.hasobject:
+            return TensorValues(
+                name=name, shape=list(tensor.shape), texts=[str(v)[:TEXT_MAX] for v in tensor.ravel()]
+            )
         values = tensor.astype(np.float64).ravel()
         if not np.isfinite(values).all():
             raise PermanentError(f"model output {name} holds NaN or infinity")

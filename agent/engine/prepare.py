@@ -14,7 +14,7 @@ from agent.engine.cache import FORMAT, CompiledCache, cpu_flags
 from agent.engine.digest import sha256_of
 from agent.engine.providers import CPU
 from agent.engine.session import EXTENSIONS, ProviderMissingError, SessionSetup, runtime_version, verified_sha256
-from agent.engine.trial import Cost, TensorShape, Trial, compile_network, measure
+from agent.engine.trial import Cost, Description, TensorShape, Trial, compile_network, describe, measure
 from agent.json_file import read_json, write_json
 
 log = logging.getLogger(__name__)
@@ -75,6 +75,10 @@ class Workshop:
         self._costs = {} if self._costs_file is None else read_json(self._costs_file)
         self.failures: list[str] = []
         """Why something could not be compiled or remembered; the agent runs without it."""
+
+    def describe(self, file: Path) -> Description:
+        """Return what a network says of itself; see `trial.describe`."""
+        return describe(file, _for_child(self._setup), limit_bytes=self._limit_bytes)
 
     def prepare(self, network: Network) -> Prepared:
         """Return how to load a network, after trying it where that was not done before.

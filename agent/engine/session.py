@@ -31,7 +31,12 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(int8)": np.dtype(np.int8),
     "tensor(int32)": np.dtype(np.int32),
     "tensor(int64)": np.dtype(np.int64),
+    "tensor(int16)": np.dtype(np.int16),
+    "tensor(uint16)": np.dtype(np.uint16),
+    "tensor(uint32)": np.dtype(np.uint32),
+    "tensor(uint64)": np.dtype(np.uint64),
     "tensor(bool)": np.dtype(np.bool_),
+    "tensor(string)": np.dtype(object),  # Python's str; an array of numpy's own bytes is read as garbage.
 }
 
 EXTENSIONS = "onnxruntime_extensions"
@@ -146,6 +151,8 @@ class OrtEngine:
         self._providers = tuple(session.get_providers())
         self.inputs = tuple(_spec(node, file) for node in session.get_inputs())
         self.outputs = tuple(_spec(node, file) for node in session.get_outputs())
+        self.metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
+        """What the exporter wrote into the file, unchecked."""
         self._inputs_by_name = {spec.name: spec for spec in self.inputs}
 
     @property

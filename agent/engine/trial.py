@@ -16,16 +16,22 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import agent
 from agent.engine.memory import MIB
 from agent.engine.session import ProviderMissingError, SessionSetup
 from agent.errors import ConfigError
+from agent.interfaces import TensorSpec
 
 TRIAL_LIMIT_S = 120.0
 """For creating a session or two and a few runs: a 100 MB network on a slow SD card takes a minute."""
 
 REPLY_BYTES_MAX = 65_536
 """Of what the child prints: a few numbers or one error."""
+
+DESCRIBE_BYTES = 1024 * MIB
+"""What a network may take while it is only looked at, where nobody states a limit."""
 
 FILE_BYTES_MAX = 2 << 30
 """Of a file that the child writes: the size of the largest network."""
@@ -98,6 +104,41 @@ def measure(trial: Trial, *, limit_bytes: int, limit_s: float = TRIAL_LIMIT_S) -
     """
     reply = _in_child("measure", trial, {}, limit_bytes, limit_s)
     return Cost(**{name: int(reply[name]) for name in Cost.__dataclass_fields__})
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a network says of itself.
+
+    Attributes:
+        inputs: that it takes.
+        outputs: that it gives.
+        metadata: what its exporter wrote, unchecked.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    metadata: Mapping[str, str]
+
+
+def describe(
+    file: Path,
+    setup: SessionSetup | None = None,
+    *,
+    limit_bytes: int = DESCRIBE_BYTES,
+    limit_s: float = TRIAL_LIMIT_S,
+) -> Description:
+    """Create a network in a child process and return what it says of itself; nothing of it is run.
+
+    Raises:
+        ConfigError: see `measure`.
+    """
+    reply = _in_child("describe", Trial(file, setup or SessionSetup(), ()), {}, limit_bytes, TRIAL_LIMIT_S)
+
+    def specs(given: Any) -> tuple[TensorSpec, ...]:
+        return tuple(TensorSpec(name, np.dtype(dtype), tuple(shape)) for name, dtype, shape in given)
+
+    return Description(specs(reply["inputs"]), specs(reply["outputs"]), reply["metadata"])
 
 
 def compile_network(trial: Trial, folder: Path, *, limit_bytes: int, limit_s: float = TRIAL_LIMIT_S) -> None:

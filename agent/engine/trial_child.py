@@ -29,6 +29,7 @@ from agent.engine.providers import Provider  # noqa: E402
 from agent.engine.session import OrtEngine, ProviderMissingError, SessionSetup, session_options  # noqa: E402
 from agent.errors import ConfigError, EdgebeatError  # noqa: E402
 from agent.frame import Tensor  # noqa: E402
+from agent.interfaces import TensorSpec  # noqa: E402
 
 RUNS = 3
 """The first allocates the arena, the second settles it, the third shows that it is settled."""
@@ -48,7 +49,7 @@ def main() -> None:
     job = json.loads(sys.stdin.buffer.read())
     _limit(job)
     try:
-        reply = {"measure": _measure, "compile": _compile}[job["what"]](job)
+        reply = {"measure": _measure, "compile": _compile, "describe": _describe}[job["what"]](job)
     except ProviderMissingError as error:
         reply = {"error": _said(error, job), "missing": error.missing}
     except EdgebeatError as error:
@@ -91,6 +92,14 @@ def _measure(job: dict[str, Any]) -> dict[str, Any]:
         "peak_bytes": max(0, _peak_bytes() - before),
         "input_bytes": input_bytes,
     }
+
+
+def _describe(job: dict[str, Any]) -> dict[str, Any]:
+    engine = _engine(job, Path(job["file"]))
+    inputs, outputs = (
+        [(spec.name, spec.dtype.str, spec.shape) for spec in specs] for specs in (engine.inputs, engine.outputs)
+    )
+    return {"inputs": inputs, "outputs": outputs, "metadata": engine.metadata}
 
 
 def _compile(job: dict[str, Any]) -> dict[str, Any]:
@@ -137,12 +146,21 @@ def _inputs(job: dict[str, Any], engine: OrtEngine) -> Iterable[dict[str, Tensor
     What does not fit is left out: the agent refuses it with a text that names the manifest's line.
     """
     random = np.random.default_rng(0)
+    others = {spec.name: spec for spec in engine.inputs}
     for given in job["inputs"]:
-        if not engine.takes({given["name"]: (given["dtype"], given["shape"])}):
-            continue
+        spec = others.get(given["name"])
         dtype = np.dtype(given["dtype"])
+        if spec is None or not spec.fits(dtype, given["shape"]):
+            continue
         values = random.integers(0, 256, given["shape"], np.uint8)
-        yield {given["name"]: values.astype(dtype) if dtype.kind != "f" else (values / 255).astype(dtype)}
+        fed = {name: _blank(other) for name, other in others.items() if name != given["name"]}
+        yield fed | {given["name"]: values.astype(dtype) if dtype.kind != "f" else (values / 255).astype(dtype)}
+
+
+def _blank(spec: TensorSpec) -> Tensor:
+    """Return zeros for an input that is no picture: a state, a constant, a size."""
+    shape = tuple(1 if size is None else size for size in spec.shape)
+    return np.full(shape, "", object) if spec.dtype.kind == "O" else np.zeros(shape, spec.dtype)
 
 
 def _agree(one: Tensor, other: Tensor) -> bool:

@@ -7,6 +7,8 @@ import threading
 from pathlib import Path
 
 import cv2
+import numpy as np
+import numpy.typing as npt
 
 from agent.clock import NS_PER_S, Clock
 from agent.frame import Frame, Pixels
@@ -17,6 +19,9 @@ log = logging.getLogger(__name__)
 
 INTERVAL_NS = NS_PER_S
 JPEG_QUALITY = 85
+COUNTS = ("zones", "lines")
+"""Keys of a payload that tell nothing to be seen."""
+
 _COLOR_BGR = (64, 220, 64)
 
 
@@ -38,7 +43,7 @@ class AnnotateLoop:
 
     def show(self, frame: Frame, payload: Payload) -> None:
         """Offer a frame with its prediction; the newest is drawn when the second is over. Any thread."""
-        if frame.stream not in self._files or not any(payload.values()):
+        if frame.stream not in self._files or not any(value for key, value in payload.items() if key not in COUNTS):
             return
         with self._lock:
             self._waiting[frame.stream] = (frame, payload)
@@ -74,14 +79,22 @@ class AnnotateLoop:
 
 
 def draw(pixels: Pixels, payload: Payload) -> Pixels:
-    """Return a copy of the frame, uint8 [H, W, 3] BGR, with boxes and names on it."""
+    """Return a copy of the frame, uint8 [H, W, 3] BGR, with boxes, outlines, points and names on it."""
     canvas = cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR) if pixels.ndim == 2 else pixels.copy()
     scale = max(0.5, canvas.shape[1] / 1280)
     texts = []
     for found in payload.get("detections", []):
         x1, y1, x2, y2 = (round(v) for v in found["box"])
         cv2.rectangle(canvas, (x1, y1), (x2, y2), _COLOR_BGR, max(2, round(2 * scale)))
-        texts.append((f"{found['label']} {found['score']:.2f}", x1, y1))
+        number = f"#{found['track_id']} " if "track_id" in found else ""
+        texts.append((f"{number}{found['label']} {found['score']:.2f}", x1, y1))
+    for outline in _outlines(payload):
+        cv2.polylines(canvas, [outline], isClosed=True, color=_COLOR_BGR, thickness=max(1, round(scale)))
+    for body in (*payload.get("detections", []), *payload.get("poses", [])):
+        for point in body.get("keypoints", []):
+            cv2.circle(
+                canvas, (round(point["x"]), round(point["y"])), max(2, round(2 * scale)), _COLOR_BGR, cv2.FILLED
+            )
     texts += [
         (f"{found['label']} {found['score']:.2f}", 4, round(24 * scale * (line + 1)))
         for line, found in enumerate(payload.get("classes", []))
@@ -92,6 +105,13 @@ def draw(pixels: Pixels, payload: Payload) -> Pixels:
         cv2.rectangle(canvas, (x, foot - height - 6), (x + width + 4, foot), _COLOR_BGR, cv2.FILLED)
         cv2.putText(canvas, text, (x + 2, foot - 4), cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 1, cv2.LINE_AA)
     return canvas  # type: ignore[return-value]
+
+
+def _outlines(payload: Payload) -> list[npt.NDArray[np.int32]]:
+    """Return every polygon of a payload; run lengths are for programs."""
+    masks = [found.get("mask", {}) for found in (*payload.get("detections", []), *payload.get("segments", []))]
+    outlines = [outline for mask in masks for outline in mask.get("polygons", [])]
+    return [np.rint(np.array(outline).reshape(-1, 2)).astype(np.int32) for outline in outlines]
 
 
 def write_jpeg(file: Path, pixels: Pixels) -> None:

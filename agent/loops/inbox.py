@@ -18,11 +18,14 @@ from agent.core.scheduler import Ending, SchedulerPolicy, StreamPolicy
 from agent.frame import Capture, Frame, Pixels
 from agent.interfaces import Abort
 from agent.metrics import Histogram
+from agent.settings.steps import StepsSettings
 
 NO_PIXELS: Pixels = np.empty((0, 0, 3), np.uint8)
 
 MISSES = (Outcome.LATE, Outcome.EXPIRED, Outcome.UNREACHABLE, Outcome.ABORTED)
 """What ended because time was too short; a frame that a newer one replaced is no miss."""
+
+IN_TIME = (Outcome.PUBLISHED, Outcome.UNCHANGED)
 
 FORGOTTEN_AFTER_NS = 900 * NS_PER_S
 """A live frame without an outcome so long after its deadline was lost by us: the self-check reports it. A hang may
@@ -150,6 +153,12 @@ class Inbox:
         with self._lock:
             self._nudged.add(session)
             self._changed.notify_all()
+
+    def steps(self, stream: str) -> StepsSettings | None:
+        """Return what a stream does with its results now; None for nothing."""
+        with self._lock:
+            policy = self._intake.policies.get(stream)
+            return None if policy is None else policy.steps
 
     def publishes_late(self, stream: str) -> bool:
         """Return whether a late result of the stream is published, marked."""
@@ -282,14 +291,15 @@ class Inbox:
             self._intake.throttle(stream, factor=factor, is_paused=is_paused)
 
     def misses(self) -> dict[str, tuple[int, int]]:
-        """Return (frames that missed their deadline, those and the published ones) since the start, by session."""
+        """Return (frames that missed their deadline, those and the ones in time) since the start, by session."""
         sums: dict[str, tuple[int, int]] = {}
         with self._lock:
             for name, policy in self._intake.policies.items():
                 session, ledger = policy.session, self._intake.ledgers[name]
                 missed = sum(ledger.count(outcome) for outcome in MISSES)
                 before = sums.get(session, (0, 0))
-                sums[session] = before[0] + missed, before[1] + missed + ledger.count(Outcome.PUBLISHED)
+                in_time = sum(ledger.count(outcome) for outcome in IN_TIME)
+                sums[session] = before[0] + missed, before[1] + missed + in_time
         return sums
 
     def tallies(self) -> dict[str, StreamReading]:

@@ -14,14 +14,18 @@ from agent.core.outbox import Message
 from agent.core.scheduler import Ending
 from agent.errors import InferenceAbortedError, PermanentError
 from agent.frame import Frame
-from agent.interfaces import LoadedModel, Variant
+from agent.interfaces import LoadedModel, Noticed, Variant
 from agent.loops.abort import AbortTimer
 from agent.loops.inbox import Inbox, Nothing
 from agent.loops.quiet_log import QuietLog
+from agent.loops.stream_steps import StreamSteps
 from agent.metrics import Histogram
 from agent.result import Payload
 
 log = logging.getLogger(__name__)
+
+STAGES = ("preprocess", "run", "decode", "steps")
+"""Of a frame, as they are timed; `steps` only where its stream has some."""
 
 Emit = Callable[[Message], None]
 ShowResult = Callable[[Frame, Payload], None]
@@ -115,6 +119,7 @@ class InferenceLoop:
         self._clock = clock
         self.keep_warm_ns = keep_warm_ns
         """May be changed by any thread."""
+        self._steps = StreamSteps(inbox)
         self._faults = QuietLog(log, clock)
         self._stopping = threading.Event()
         self._wanted_model = model
@@ -190,6 +195,8 @@ class InferenceLoop:
         index = min(self._wanted_variant, len(model.variants) - 1)
         if model is not self._model:
             self._model = model
+            for event in self._steps.reset():
+                self._report(event)
             self._use(index, is_new_model=True)
             self._swapped.set()
         elif index != self._selected:
@@ -210,7 +217,7 @@ class InferenceLoop:
         stage = "preprocess"
         marks = [started_ns]
         try:
-            inputs, placement = variant.preprocess(frame.pixels)
+            inputs, placement = variant.preprocess(frame.pixels, frame.captured_at_ns)
             marks.append(self._clock.now_ns())
             stage = "run"
             outputs = variant.engine.run(inputs, abort)
@@ -218,6 +225,10 @@ class InferenceLoop:
             stage = "decode"
             payload = variant.decoder.decode(outputs, placement)
             marks.append(self._clock.now_ns())
+            stage = "steps"
+            payload, happened = self._steps.observe(frame, payload)
+            if self._steps.has(frame.stream):
+                marks.append(self._clock.now_ns())
         except InferenceAbortedError:
             outcome = self._inbox.finish(frame, started_ns, Ending.ABORTED)
             self._record_overshoot(abort_at_ns)
@@ -233,12 +244,11 @@ class InferenceLoop:
             self.current = None
         self._record_overshoot(abort_at_ns)
         self._conclude(frame, variant, started_ns, payload)
+        for event in happened:
+            self._report(event, frame.sequence)
         self._inbox.record_stages(
             frame.stream,
-            {
-                name: end - start
-                for name, start, end in zip(("preprocess", "run", "decode"), marks, marks[1:], strict=False)
-            },
+            {name: end - start for name, start, end in zip(STAGES, marks, marks[1:], strict=False)},
         )
 
     def _record_overshoot(self, abort_at_ns: int) -> None:
@@ -250,8 +260,12 @@ class InferenceLoop:
         """Publish, or not: the clock decides, whatever the inference returned."""
         outcome = self._inbox.finish(frame, started_ns)
         is_marked = outcome is Outcome.LATE and self._inbox.publishes_late(frame.stream)
-        if outcome is Outcome.PUBLISHED or is_marked:
-            height, width = frame.pixels.shape[:2]
+        height, width = frame.pixels.shape[:2]
+        is_sent = outcome is Outcome.PUBLISHED or is_marked
+        if is_sent and not self._steps.is_news(frame, payload):
+            is_sent = False
+            outcome = Outcome.UNCHANGED if outcome is Outcome.PUBLISHED else outcome
+        if is_sent:
             has_deadline = frame.deadline_ns != NEVER_NS
             body = {
                 "frame": frame.sequence,
@@ -290,7 +304,7 @@ class InferenceLoop:
         started_ns = self._clock.now_ns()
         self.current = CurrentRun(None, variant, started_ns)
         try:
-            inputs, placement = variant.preprocess(frame.pixels)
+            inputs, placement = variant.preprocess(frame.pixels, frame.captured_at_ns)
             variant.decoder.decode(variant.engine.run(inputs, abort), placement)
             canary.record(self._clock.now_ns() - started_ns)
         except InferenceAbortedError:
@@ -300,6 +314,13 @@ class InferenceLoop:
         finally:
             self.current = None
             self._inbox.end_warm_run(self._model.name)
+
+    def _report(self, event: Noticed, sequence: int | None = None) -> None:
+        """Send an event of a stream's steps, whatever became of the frame's result: what was seen was seen."""
+        if not self._stopping.is_set():
+            body = {"event": event.name, **({} if sequence is None else {"frame": sequence}), **event.body}
+            now_ns = self._clock.now_ns()
+            self._emit(Message(kind="event", topic=f"events/{event.name}", body=body, captured_at_ns=now_ns))
 
     def _keep_warm(self) -> None:
         """Run on the warm-up input, so that caches, clock frequency and pages are ready for the next frame."""

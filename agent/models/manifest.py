@@ -18,6 +18,9 @@ FULL = "full"
 """Name of the variant that is the model itself."""
 
 
+Constant = bool | int | float | str | tuple[bool | int | float | str, ...]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -37,6 +40,10 @@ class ModelFile(_Section):
     """SHA-256 of each file of weights beside the .onnx, by name, where it keeps them outside itself."""
 
 
+def _scale_of(given: dict[str, Any]) -> float:
+    return 1.0 if str(given.get("dtype", "")).startswith("int") else 1 / 255
+
+
 class InputSpec(_Section):
     """How a picture becomes the model's input."""
 
@@ -44,8 +51,9 @@ class InputSpec(_Section):
     """Name of the model's input."""
     layout: Literal["NHWC", "NCHW"]
     """Order of the axes: batch, height, width, channels."""
-    dtype: Literal["uint8", "float32"]
-    """Element type. uint8 takes pixels as they are; float32 takes (pixel * scale - mean) / std."""
+    dtype: Literal["uint8", "float32", "float16", "float64", "int8", "int16", "int32", "int64", "bool"]
+    """Element type. uint8 takes pixels as they are; the others take (pixel * scale - mean) / std: rounded and held
+    within their range for whole numbers, and whether it is 0.5 or more for bool."""
     width: int = Field(ge=1, le=8192)
     """Width of the input, pixels."""
     height: int = Field(ge=1, le=8192)
@@ -56,8 +64,10 @@ class InputSpec(_Section):
     """`stretch` changes the picture's proportions; `letterbox` keeps them and pads with `pad`."""
     pad: int = Field(default=114, ge=0, le=255)
     """Grey level of letterbox padding."""
-    scale: float = 1 / 255
-    """Factor on 0..255 pixels for float32 inputs."""
+    align: Literal["center", "start"] = "center"
+    """Where a letterboxed picture lies: in the middle, or at the left and the top (YOLOX, text recognition)."""
+    scale: float = Field(default_factory=_scale_of)
+    """Factor on 0..255 pixels. Default: 1/255, and 1 where the dtype is a whole number."""
     mean: tuple[float, ...] = (0.0,)
     """Subtracted after `scale`: one value, or one a channel in the order of `color`."""
     std: tuple[float, ...] = (1.0,)
@@ -77,10 +87,18 @@ class InputSpec(_Section):
 class LabelsSpec(_Section):
     """Names of the classes."""
 
-    path: str = Field(pattern=r"^[^/\\]+$")
-    """Text file in the folder, one label a line."""
+    path: str | None = Field(default=None, pattern=r"^[^/\\]+$")
+    """Text file in the folder, one label a line. This or `names`."""
+    names: tuple[str, ...] | None = Field(default=None, min_length=1, max_length=100_000)
+    """The labels themselves."""
     first_id: int = 0
     """`class_id` of the first line: 1 for COCO category numbers."""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> LabelsSpec:
+        if (self.path is None) == (self.names is None):
+            raise PydanticCustomError("labels", "give path or names, one of the two")
+        return self
 
 
 class GoldenSpec(_Section):
@@ -135,14 +153,33 @@ class Manifest(_Section):
     """Name of the model, for people and results."""
     version: str = Field(min_length=1, max_length=64)
     """Version of the model."""
-    task: Literal["detection", "classification", "raw"]
-    """What the payload holds: `detections`, `classes` or `values`."""
+    task: Literal[
+        "detection",
+        "classification",
+        "segmentation",
+        "keypoints",
+        "text",
+        "embedding",
+        "regression",
+        "anomaly",
+        "raw",
+    ]
+    """What the payload holds: `detections`, `classes`, `segments`, `poses`, `texts`, `embeddings`, `measurements`,
+    `anomaly` or `values`."""
     license: str
     """SPDX identifier of the model's licence."""
     description: str = ""
     """One sentence for people."""
     model: ModelFile
     input: InputSpec
+    constants: dict[str, Constant] = Field(default={}, max_length=16)
+    """Inputs that never change, such as `sr = 16000`, by name: one value for the whole tensor, or as many as it
+    holds. Dtype and shape are the network's; an open dimension is 1."""
+    sizes: dict[str, Literal["source_hw", "source_wh", "input_hw", "input_wh"]] = Field(default={}, max_length=16)
+    """Inputs that are a height and a width in pixels, of the frame or of the input, by name; `wh`: width first."""
+    times: dict[str, Literal["captured_ms", "captured_ns"]] = Field(default={}, max_length=16)
+    """Inputs that are the frame's capture time on the device's clock since it was switched on, by name; one number in
+    int64 or float64, because others cannot hold it."""
     decoder: dict[str, Any]
     """`name` of a decoder and its options; the decoder checks them."""
     labels: LabelsSpec | None = None
@@ -185,6 +222,11 @@ class Manifest(_Section):
         return self.model_copy(update=update)
 
 
+def is_bare(path: Path) -> bool:
+    """Return whether a path names a network that has no manifest beside it."""
+    return path.is_file() and not (path.parent / MANIFEST_NAME).exists()
+
+
 def load_manifest(path: Path) -> tuple[Path, Manifest]:
     """Read the manifest of a model folder, or of the folder that holds an .onnx file.
 
@@ -199,7 +241,10 @@ def load_manifest(path: Path) -> tuple[Path, Manifest]:
     folder = path if path.is_dir() else path.parent
     file = folder / MANIFEST_NAME
     if not file.is_file():
-        raise ConfigError(f"{folder}: has no {MANIFEST_NAME}: docs/models.md tells how to write one")
+        raise ConfigError(
+            f"{folder}: has no {MANIFEST_NAME}: docs/models.md tells how to write one; name the .onnx file itself to "
+            "run it as what it seems to be"
+        )
     values, lines = read_toml(file)
     try:
         manifest = Manifest.model_validate(values)
@@ -218,6 +263,8 @@ def load_labels(folder: Path, labels: LabelsSpec) -> list[str]:
     Raises:
         ConfigError: unreadable or with an empty line.
     """
+    if labels.path is None:
+        return list(labels.names or ())
     file = folder / labels.path
     try:
         lines = file.read_text(encoding="utf-8").splitlines()

@@ -7,48 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from agent.errors import ConfigError
 from agent.models.manifest import MANIFEST_NAME, Manifest
-from agent.modeltools.guess import Guess
-from agent.toml_file import describe_error
-
-LICENSE_UNKNOWN = "LicenseRef-unknown"
-LABELS_NAME = "labels.txt"
-
-
-def draft_manifest(
-    file: Path, sha256: str, guessed: Guess, properties: Mapping[str, str], external: Mapping[str, str]
-) -> Manifest:
-    """Return the manifest that a guess amounts to; `external` has the digests of files of weights, by name.
-
-    Raises:
-        ConfigError: no manifest can describe this network.
-    """
-    if guessed.input is None:
-        raise ConfigError([f"{file}: {text}" for text in guessed.obstacles])
-    values: dict[str, Any] = {
-        "schema": 1,
-        "name": file.stem[:64],
-        "version": (properties.get("version") or "0")[:64],
-        "task": guessed.task,
-        "license": properties.get("license") or LICENSE_UNKNOWN,
-        "model": {"path": file.name, "sha256": sha256, "external_data": external},
-        "input": guessed.input,
-        "decoder": guessed.decoder,
-    }
-    if guessed.classes is not None:
-        values["labels"] = {"path": LABELS_NAME}
-    try:
-        return Manifest.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError([describe_error(entry, str(file), Manifest) for entry in error.errors()]) from error
-
-
-def labels_of(guessed: Guess) -> list[str]:
-    """Return the names of the classes, numbers where they have none."""
-    return guessed.labels or [f"class {index}" for index in range(guessed.classes or 0)]
 
 
 def write_first(folder: Path, manifest: Manifest, labels: Sequence[str], comments: Sequence[str]) -> list[Path]:
@@ -62,8 +22,9 @@ def write_first(folder: Path, manifest: Manifest, labels: Sequence[str], comment
         raise ConfigError(f"{target}: is there already and is never overwritten: nothing was written")
     written: list[Path] = []
     try:
-        if manifest.labels is not None and not (folder / manifest.labels.path).exists():
-            written.append(_write_new(folder / manifest.labels.path, "".join(f"{label}\n" for label in labels)))
+        named = None if manifest.labels is None else manifest.labels.path
+        if named is not None and not (folder / named).exists():
+            written.append(_write_new(folder / named, "".join(f"{label}\n" for label in labels)))
         written.append(_write_new(target, manifest_text(manifest, comments)))
     except OSError as error:
         for file in written:

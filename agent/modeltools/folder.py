@@ -123,7 +123,7 @@ def write_model(
     elif own is not None:
         for name in (own.image, own.expected):
             shutil.copyfile(source / name, folder / name)
-    if manifest.labels is not None:
+    if manifest.labels is not None and manifest.labels.path is not None:
         shutil.copyfile(source / manifest.labels.path, folder / manifest.labels.path)
     for name in LICENSES:
         if (source / name).is_file():

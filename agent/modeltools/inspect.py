@@ -8,9 +8,11 @@ from typing import Any
 
 from agent.engine.digest import sha256_of
 from agent.errors import ConfigError
+from agent.models.assumed import draft_manifest, labels_of, names_beside
+from agent.models.clues import Guess, parse_metadata
+from agent.models.guess import guess
 from agent.models.manifest import MANIFEST_NAME, Manifest
-from agent.modeltools.draft import draft_manifest, labels_of, manifest_text, write_first
-from agent.modeltools.guess import Guess, guess, parse_metadata
+from agent.modeltools.draft import manifest_text, write_first
 from agent.modeltools.network import (
     RUNTIME_DOMAINS,
     STANDARD_DOMAINS,
@@ -116,7 +118,7 @@ class Inspection:
             return ["  edgebeat run cannot take it: no model.toml describes such a network"]
         lines = manifest_text(self.manifest).splitlines()
         return [
-            f"  edgebeat run needs a {MANIFEST_NAME} beside it. --write writes this one, to be checked by you:",
+            f"  edgebeat run takes it as this {MANIFEST_NAME} says, which --write writes, to be checked by you:",
             *(f"    {line}" if line else "" for line in lines),
         ]
 
@@ -151,13 +153,14 @@ def inspect(file: Path) -> Inspection:
     metadata = parse_metadata(properties)
     makers = _makers(network)
     problems = problems_of(network)
-    guessed = guess(network.inputs, network.outputs, metadata, makers)
+    names = names_beside(file)
+    guessed = guess(network.inputs, network.outputs, metadata, makers, names)
     work = count_work(network, {} if problems else _assumed_sizes(network, guessed))
     if guessed.input is not None and work.outputs != network.outputs:
         # Once the input has a size, outputs that were open may have become known.
-        guessed = guess(network.inputs, work.outputs, metadata, makers)
+        guessed = guess(network.inputs, work.outputs, metadata, makers, names)
     manifest = None
-    if guessed.input is not None and not problems:
+    if guessed.input is not None and not guessed.needs_hand and not problems:
         external = {name: sha256_of(file.parent / name) for name in network.external}
         manifest = draft_manifest(file, network.sha256, guessed, properties, external)
     return Inspection(network, work, properties, metadata, guessed, manifest, tuple(problems))
@@ -177,7 +180,7 @@ def _assumed_sizes(network: Network, guessed: Guess) -> dict[str, tuple[int, ...
     """Return numbers for an input's open dimensions, as the agent would give them."""
     if guessed.input is None:
         return {}
-    (port,) = network.inputs
+    port = next(known for known in network.inputs if known.name == guessed.input["name"])
     plane = (guessed.input["height"], guessed.input["width"])
     channels = 1 if guessed.input["color"] == "GRAY" else 3
     shape = (1, channels, *plane) if guessed.input["layout"] == "NCHW" else (1, *plane, channels)

@@ -14,12 +14,13 @@ from agent.errors import ConfigError, PermanentError
 from agent.frame import Pixels
 from agent.interfaces import Decoder, Preprocess
 from agent.loading import LOAD_LIMIT_S, WARM_UP_LIMIT_S, build_steps, try_variants, within
+from agent.models.assumed import labels_of
 from agent.models.manifest import MANIFEST_NAME, Manifest, load_manifest
-from agent.modeltools.draft import labels_of
 from agent.modeltools.folder import choose_golden, new_folder, write_model
 from agent.modeltools.inspect import inspect
 from agent.modeltools.measure import (
     ACCURACY_MIN,
+    COSINE_MIN,
     EVIDENCE_MIN,
     KERNELS_MIN,
     Accuracy,
@@ -197,7 +198,9 @@ def _judge(
     latencies_ms: list[float],
 ) -> Report:
     accuracy, kernels = agreement
-    accuracy_min = ACCURACY_MIN[original.manifest.task] if task.accuracy_min is None else task.accuracy_min
+    accuracy_min = (
+        ACCURACY_MIN.get(original.manifest.task, COSINE_MIN) if task.accuracy_min is None else task.accuracy_min
+    )
     size_ratio = int8_bytes / original.bytes_total
     fp32_ms, int8_ms = latencies_ms
     latency_ratio = int8_ms / fp32_ms

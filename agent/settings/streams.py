@@ -9,6 +9,7 @@ from pydantic import Field
 
 from agent.settings.fields import Section, TopicLevel
 from agent.settings.scope import Live, LocalOnly, Reload
+from agent.settings.steps import StepsSettings
 
 DEADLINE_MS_LIVE = 250.0
 """Default deadline in live mode: a person who watches calls 250 ms immediate."""
@@ -68,6 +69,8 @@ class StreamSettings(Section):
     """Height to ask a camera for, pixels. Default: the camera's own."""
     fps: Reload[float | None] = Field(default=None, gt=0, le=1000)
     """Frame rate to ask a camera for, or at which a file is paced in live mode. Default: their own."""
+    steps: StepsSettings = StepsSettings()
+    """What happens between the model and the broker; see the sections below. Default: nothing."""
     annotated_image: LocalOnly[Path | None] = None
     """JPEG file that shows the last prediction drawn on its frame, replaced at most once a second. Default:
     none."""

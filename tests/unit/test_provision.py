@@ -39,7 +39,7 @@ def test_what_was_tried_once_is_remembered(tmp_path: Path) -> None:
     second = surveyed(settings(tmp_path))
     assert costs.stat().st_ino == before
     assert first._surveyed == second._surveyed
-    _, prepared = second._surveyed["seen"]
+    prepared = second._surveyed["seen"].prepared
     compiled = prepared["model.onnx"].compiled
     assert compiled is not None
     assert compiled.is_relative_to(tmp_path / "compiled")
@@ -48,7 +48,7 @@ def test_what_was_tried_once_is_remembered(tmp_path: Path) -> None:
 
 def test_without_a_state_folder_it_is_measured_and_not_compiled(tmp_path: Path) -> None:
     """Nothing is written anywhere."""
-    _, prepared = surveyed(settings(model=MODELS / "tiny"))._surveyed["seen"]
+    prepared = surveyed(settings(model=MODELS / "tiny"))._surveyed["seen"].prepared
     assert prepared["model.onnx"].compiled is None
     assert prepared["model.onnx"].cost.steady_bytes > 0
     assert list(tmp_path.iterdir()) == []
@@ -61,7 +61,7 @@ def test_a_cache_that_cannot_be_written_is_an_event_and_no_failure(tmp_path: Pat
     ((event, body),) = provision.events()
     assert event == "cache_failed"
     assert "is used as it is, without a compiled form" in body["reason"]
-    _, prepared = provision._surveyed["seen"]
+    prepared = provision._surveyed["seen"].prepared
     assert prepared["model.onnx"].compiled is None
 
 

@@ -53,6 +53,7 @@ def test_every_outcome_has_its_public_name() -> None:
         "expired",
         "unreachable",
         "aborted",
+        "unchanged",
         "skipped",
         "failed",
         "shutdown",

@@ -20,6 +20,7 @@ from agent.interfaces import LoadedModel
 from agent.loops.abort import AbortTimer
 from agent.loops.inbox import NO_PIXELS, Inbox
 from agent.loops.inference import InferenceLoop
+from agent.settings.steps import StepsSettings
 from tests.fakes import PICTURE, ManualClock, OneBox, ScriptedAbort, ScriptedEngine, fake_model, wait_for_abort
 
 LIVE = StreamPolicy(250 * NS_PER_MS, 8, Overflow.DROP_OLDEST, session="fake")
@@ -292,3 +293,33 @@ def test_a_self_test_that_fails_is_told_and_costs_no_frame() -> None:
     assert not figures["passed"]
     assert "no such kernel" in figures["differences"][0]
     assert bench.run() == {}
+
+
+NEWS = StepsSettings.model_validate({"changes": {"keep_alive_s": 1}, "presence": {"appear_s": 0}})
+
+
+def test_a_result_that_says_nothing_new_is_unchanged() -> None:
+    """It was in time and is not sent; every frame has its one outcome, and events go out beside the results."""
+    bench = Bench(clock=ManualClock(), policy=replace(LIVE, steps=NEWS))
+    for age_ms in (130, 120, 110):
+        bench.capture(age_ns=age_ms * NS_PER_MS)
+    assert bench.run() == {"captured": 3, "published": 1, "unchanged": 2}
+    assert [message.topic for message in bench.emitted] == ["results/s", "events/object_appeared"]
+    assert bench.emitted[1].body == {"event": "object_appeared", "frame": 1, "stream": "s", "label": "thing"}
+    assert bench.inbox.misses() == {"fake": (0, 3)}
+    assert set(bench.inbox.snapshot()["s"]["stage_ms"]) == {"preprocess", "run", "decode", "steps"}
+
+
+def test_late_results_that_say_nothing_new_stay_late() -> None:
+    """A frame has the outcome of its time; what is marked late is sent only as news too."""
+    clock = ManualClock()
+
+    def slow(abort: ScriptedAbort) -> None:
+        clock.ns += NS_PER_S // 4
+
+    policy = StreamPolicy(NS_PER_MS * 10, 8, Overflow.DROP_OLDEST, late_is_published=True, session="fake", steps=NEWS)
+    bench = Bench(slow, clock=clock, policy=policy)
+    bench.capture()
+    bench.capture()
+    assert bench.run() == {"captured": 2, "late": 2}
+    assert [message.kind for message in bench.emitted] == ["result", "event"]

@@ -61,6 +61,26 @@ def run_annotate(loop: AnnotateLoop, *payloads: Payload) -> None:
     loop.run()
 
 
+def test_outlines_points_and_numbers_are_drawn() -> None:
+    """Each leaves its colour where it is; a picture with counts alone shows nothing."""
+    box = {"label": "a", "class_id": 0, "score": 0.9, "box": [10.0, 20.0, 30.0, 40.0], "track_id": 7}
+    point = {"name": "nose", "x": 70.0, "y": 50.0, "score": 0.9}
+    found: Any = {
+        "detections": [{**box, "mask": {"polygons": [[50.0, 5.0, 60.0, 5.0, 60.0, 15.0]]}, "keypoints": [point]}],
+        "poses": [{"score": 0.9, "keypoints": [{**point, "x": 5.0}]}],
+    }
+    drawn = draw(np.zeros((60, 80, 3), np.uint8), found)
+    assert all(drawn[y, x].any() for x, y in ((10, 30), (60, 10), (70, 50), (5, 50)))
+    assert not drawn[30, 70].any()
+
+
+def test_counts_alone_replace_no_picture(tmp_path: Path) -> None:
+    """The last find stays to be looked at."""
+    loop = AnnotateLoop({"s": tmp_path / "s.jpg"}, ManualClock())
+    run_annotate(loop, {"detections": [], "zones": {"z": 0}, "lines": {"l": {"left": 1, "right": 0}}})
+    assert not (tmp_path / "s.jpg").exists()
+
+
 def test_the_last_prediction_is_drawn(tmp_path: Path) -> None:
     """A JPEG with the box on it; an empty prediction does not replace it."""
     file = tmp_path / "s.jpg"

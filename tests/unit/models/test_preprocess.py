@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from agent.errors import PermanentError
+from agent.interfaces import TensorSpec
+from agent.models.extra_inputs import build_stamp
 from agent.models.manifest import InputSpec
 from agent.models.preprocess import build_preprocess
 
@@ -100,3 +102,45 @@ def test_the_frame_is_not_changed() -> None:
     before = pixels.copy()
     build_preprocess(spec(dtype="uint8", layout="NHWC", color="BGR"))(pixels)
     np.testing.assert_array_equal(pixels, before)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize(
+    ("dtype", "more", "expected"),
+    [
+        ("float16", {}, lambda x: x / 255),
+        ("float64", {"mean": (0.5,)}, lambda x: x / 255 - 0.5),
+        ("int8", {"mean": (128.0,)}, lambda x: x - 128.0),
+        ("int8", {}, lambda x: np.minimum(x, 127)),
+        ("int16", {"scale": 3}, lambda x: x * 3),
+        ("int32", {}, lambda x: x),
+        ("int64", {"scale": -1}, lambda x: -x),
+        ("bool", {}, lambda x: x > 127),
+    ],
+)
+def test_every_element_type(layout: str, dtype: str, more: dict[str, Any], expected: Any) -> None:
+    """Whole numbers are rounded and held in their range; their pixels are not scaled unless that is asked for."""
+    pixels = picture(24, 32)
+    inputs, _ = build_preprocess(spec(dtype=dtype, layout=layout, **more))(pixels)
+    wanted = expected(pixels[..., ::-1].astype(np.float64))
+    wanted = wanted[None] if layout == "NHWC" else wanted.transpose(2, 0, 1)[None]
+    assert inputs["x"].dtype == np.dtype(dtype)
+    assert inputs["x"].flags.c_contiguous
+    np.testing.assert_allclose(inputs["x"].astype(np.float64), wanted, atol=1e-3)
+
+
+def test_a_picture_may_lie_at_the_start() -> None:
+    """YOLOX and text recognition pad at the right and below."""
+    inputs, place = build_preprocess(spec(resize="letterbox", align="start", dtype="uint8", layout="NHWC"))(
+        np.full((24, 16, 3), 7, np.uint8)
+    )
+    assert (place.offset_x, place.offset_y) == (0, 0)
+    assert (inputs["x"][0, :, :16] == 7).all()
+    assert (inputs["x"][0, :, 16:] == 114).all()
+
+
+def test_the_capture_time_goes_along() -> None:
+    """Beside the picture, for models that take it."""
+    stamp = build_stamp({"t": "captured_ms"}, [TensorSpec("t", np.dtype(np.int64), (1,))], "model.toml")
+    inputs, _ = build_preprocess(spec(), [], stamp)(picture(24, 32), 7_000_000)
+    assert inputs["t"].tolist() == [7]

@@ -18,8 +18,9 @@ from onnx.helper import make_function, make_node, make_opsetid
 
 from agent.__main__ import run_command
 from agent.errors import ConfigError
+from agent.models.clues import parse_metadata
+from agent.models.guess import guess
 from agent.models.manifest import load_manifest
-from agent.modeltools.guess import guess, parse_metadata
 from agent.modeltools.inspect import inspect
 from agent.modeltools.network import Port
 from tests.paths import COCO_SSD
@@ -95,12 +96,12 @@ def test_hostile_metadata_is_no_metadata(text: str) -> None:
     assert parse_metadata({"names": text, "imgsz": text, "task": text}) == {}
 
 
-def test_a_yolo_head_is_known_and_its_missing_decoder_said() -> None:
-    """84 values for each of 8,400 anchors: a guess with its reason, and no decoder that would be wrong."""
-    found = guess([Port("images", "float32", (1, 3, 640, 640))], [Port("o", "float32", (1, 84, 8400))], {}, {})
-    assert (found.kind, found.task) == ("detection", "raw")
-    assert any("YOLO" in reason for reason in found.why)
-    assert any("more than 10000" in reason for reason in found.obstacles)
+def test_outputs_that_fit_no_decoder_are_said_with_what_would_fit() -> None:
+    """Too many numbers for raw, and no head has such a shape."""
+    found = guess([Port("images", "float32", (1, 3, 640, 640))], [Port("o", "float32", (1, 84, 84, 4))], {}, {})
+    assert (found.kind, found.task) == ("raw", "raw")
+    assert any("no known head has outputs like o float32[1,84,84,4]" in reason for reason in found.why)
+    assert any("more than 10000: known are: boxes [1,N,4]" in reason for reason in found.obstacles)
 
 
 def test_a_first_manifest_loads_and_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
