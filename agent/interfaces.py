@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from agent.errors import TransientError
-from agent.frame import Capture, Pixels, Tensor
+from agent.frame import Block, Capture, Content, Frame, Tensor
 from agent.result import Payload
 
 
@@ -37,6 +37,27 @@ class Source(Protocol):
 
     def interrupt(self) -> None:
         """Make a waiting `read` return soon where that is possible. Any thread."""
+
+
+class SampleSource(Protocol):
+    """Reads a signal. The same life as a `Source`; a model's windows are cut from its blocks."""
+
+    def open(self) -> None:
+        """See `Source.open`."""
+
+    def read(self) -> Block | None:
+        """Block for the next samples; None at the end of a finite source.
+
+        Raises:
+            TransientError: the source is lost; `close`, a wait and `open` follow.
+            PermanentError: these samples are unusable; they are counted as one lost frame and reading goes on.
+        """
+
+    def close(self) -> None:
+        """See `Source.close`."""
+
+    def interrupt(self) -> None:
+        """See `Source.interrupt`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +96,18 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Signal:
+    """The signal that a model takes; `models.signal.SignalSpec` documents each field."""
+
+    rate_hz: float
+    channels: tuple[str, ...]
+    units: tuple[str, ...]
+    length: int
+    hop: int
+    context: int
+
+
+@dataclass(frozen=True, slots=True)
 class Placement:
     """How a frame was fitted into a model's input, to be undone on its boxes.
 
@@ -91,7 +124,7 @@ class Placement:
     source_height: int
 
 
-Preprocess = Callable[[Pixels], tuple[dict[str, Tensor], Placement]]
+Preprocess = Callable[[Content], tuple[dict[str, Tensor], Placement]]
 """Frame to model inputs. Raises PermanentError for a frame it cannot use. Inference thread."""
 
 
@@ -106,6 +139,16 @@ class Decoder(Protocol):
         """
 
 
+class Memory(Protocol):
+    """Feeds what a model says of the past back to it, apart for each stream. Inference thread."""
+
+    def recall(self, frame: Frame) -> Mapping[str, Tensor]:
+        """Return the state inputs for a frame; the initial ones where it does not follow the last one that ran."""
+
+    def remember(self, frame: Frame, outputs: Sequence[Tensor]) -> None:
+        """Keep the state outputs of a run that ended well."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Variant:
     """One way to run a model, verified and warm.
@@ -118,6 +161,7 @@ class Variant:
         decoder: outputs to payload.
         warm_inputs: real-shaped inputs for runs that only keep it warm.
         fastest_ns: the fastest run through the whole path that was seen in the warm-up.
+        memory: of a model with state; None for one that knows nothing but the frame.
     """
 
     name: str
@@ -127,16 +171,22 @@ class Variant:
     decoder: Decoder
     warm_inputs: Mapping[str, Tensor]
     fastest_ns: int
+    memory: Memory | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
-    """What an inference loop runs: at least one variant, the best first, each lighter than the one before."""
+    """What an inference loop runs: at least one variant, the best first, each lighter than the one before.
+
+    `signal` says which windows it takes, None for pictures. A stateful one needs its frames in order.
+    """
 
     name: str
     version: str
     task: str
     variants: tuple[Variant, ...]
+    signal: Signal | None = None
+    is_stateful: bool = False
 
 
 @dataclass(frozen=True, slots=True)

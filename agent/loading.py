@@ -7,7 +7,7 @@ import json
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -18,11 +18,14 @@ from agent.clock import NEVER_NS, Clock
 from agent.decoders.options import DecoderInput
 from agent.engine.session import OrtEngine
 from agent.errors import ConfigError, PermanentError
-from agent.frame import Pixels, Tensor
-from agent.interfaces import Decoder, Engine, LoadedModel, Preprocess, Variant
+from agent.frame import Content, Frame, Tensor
+from agent.interfaces import Decoder, Engine, LoadedModel, Memory, Preprocess, TensorSpec, Variant
 from agent.models.golden import differences, read_picture
 from agent.models.manifest import FULL, MANIFEST_NAME, InputSpec, Manifest, load_expected, load_labels, load_manifest
 from agent.models.preprocess import build_preprocess
+from agent.models.recording import golden_windows
+from agent.models.signal import SignalSpec, build_signal_preprocess
+from agent.models.state import StateStore, constant_tensors, with_constants
 from agent.result import Payload
 from agent.settings import ModelSettings
 
@@ -75,7 +78,9 @@ def load_model(settings: ModelSettings, threads: int, clock: Clock) -> LoadedMod
     if problems:
         raise ConfigError(problems)
     variants = tuple(attempt.variant for attempt in attempts if attempt.variant is not None)
-    return LoadedModel(settings.name, manifest.version, manifest.task, variants)
+    signal = None if manifest.signal is None else manifest.signal.describe()
+    is_stateful = manifest.state is not None
+    return LoadedModel(settings.name, manifest.version, manifest.task, variants, signal, is_stateful)
 
 
 def try_variants(path: Path, threads: int, clock: Clock) -> tuple[Manifest, list[Attempt]]:
@@ -119,15 +124,20 @@ def load_variant(
         file, sha256 = folder / manifest.model.path, manifest.model.sha256
         engine = within(LOAD_LIMIT_S, f"{file}: loading", lambda: OrtEngine(file, threads=threads, sha256=sha256))
     preprocess, decoder = build_steps(folder, manifest, engine)
-    picture = _golden_picture(folder, manifest)
+    memory = _build_memory(folder, manifest, engine)
+    contents = _golden_contents(folder, manifest)
     try:
         warm_inputs, payload, fastest_ns = within(
-            WARM_UP_LIMIT_S, f"{folder}: the warm-up", lambda: _warm_up(engine, preprocess, decoder, picture, clock)
+            WARM_UP_LIMIT_S,
+            f"{folder}: the warm-up",
+            lambda: _warm_up(engine, preprocess, decoder, memory, contents, clock),
         )
     except PermanentError as error:
         raise ConfigError(f"{folder}: fails on its warm-up frame: {error}") from error
     _check_golden(folder, manifest, payload)
-    return Variant(name, engine.sha256, preprocess, engine, decoder, warm_inputs, fastest_ns)
+    # A fresh one: what the sample left behind is none of a stream's past.
+    memory = _build_memory(folder, manifest, engine)
+    return Variant(name, engine.sha256, preprocess, engine, decoder, warm_inputs, fastest_ns, memory)
 
 
 def build_steps(folder: Path, manifest: Manifest, engine: OrtEngine) -> tuple[Preprocess, Decoder]:
@@ -137,7 +147,16 @@ def build_steps(folder: Path, manifest: Manifest, engine: OrtEngine) -> tuple[Pr
         ConfigError: the manifest and the network do not agree, or the labels are wrong.
     """
     place = str(folder / MANIFEST_NAME)
-    _check_input(manifest.input, engine, place)
+    constants = constant_tensors(manifest.constants, engine.inputs, place)
+    fed = {*constants, *(() if manifest.state is None else manifest.state.tensors)}
+    inputs = tuple(spec for spec in engine.inputs if spec.name not in fed)
+    if manifest.signal is not None:
+        _check_signal(manifest.signal, inputs, place)
+        preprocess = build_signal_preprocess(manifest.signal)
+    else:
+        assert manifest.input is not None  # The manifest's own check.
+        _check_input(manifest.input, inputs, place)
+        preprocess = build_preprocess(manifest.input)
     given = DecoderInput(
         place=place,
         options=manifest.decoder,
@@ -145,7 +164,13 @@ def build_steps(folder: Path, manifest: Manifest, engine: OrtEngine) -> tuple[Pr
         labels=None if manifest.labels is None else load_labels(folder, manifest.labels),
         first_id=0 if manifest.labels is None else manifest.labels.first_id,
     )
-    return build_preprocess(manifest.input), _build_decoder(given)
+    return with_constants(preprocess, constants), _build_decoder(given)
+
+
+def _build_memory(folder: Path, manifest: Manifest, engine: OrtEngine) -> StateStore | None:
+    if manifest.state is None:
+        return None
+    return StateStore(manifest.state, engine.inputs, engine.outputs, str(folder / MANIFEST_NAME))
 
 
 def _build_decoder(given: DecoderInput) -> Decoder:
@@ -157,14 +182,30 @@ def _build_decoder(given: DecoderInput) -> Decoder:
     return decoder
 
 
-def _check_input(spec: InputSpec, engine: OrtEngine, place: str) -> None:
+def _check_signal(spec: SignalSpec, inputs: Sequence[TensorSpec], place: str) -> None:
+    seen = ", ".join(map(str, inputs))
+    if len(inputs) != 1 or inputs[0].name != spec.name:
+        raise ConfigError(
+            f"{place}: [signal] describes {spec.name!r}; beside state and constants the model takes {seen}"
+        )
+    wanted = inputs[0]
+    fits = len(wanted.shape) == len(spec.shape) and all(
+        size in (None, own) for size, own in zip(wanted.shape, spec.shape, strict=True)
+    )
+    if wanted.dtype != np.float32 or not fits:
+        raise ConfigError(
+            f"{place}: [signal] makes float32{list(spec.shape)} ({spec.layout}); the model takes {seen}"
+        )
+
+
+def _check_input(spec: InputSpec, inputs: Sequence[TensorSpec], place: str) -> None:
     channels = 1 if spec.color == "GRAY" else 3
     plane = (spec.height, spec.width)
     shape = (1, *plane, channels) if spec.layout == "NHWC" else (1, channels, *plane)
-    seen = ", ".join(map(str, engine.inputs))
-    if len(engine.inputs) != 1 or engine.inputs[0].name != spec.name:
+    seen = ", ".join(map(str, inputs))
+    if len(inputs) != 1 or inputs[0].name != spec.name:
         raise ConfigError(f"{place}: [input] describes {spec.name!r}; the model takes {seen}")
-    wanted = engine.inputs[0]
+    wanted = inputs[0]
     fits = len(wanted.shape) == 4 and all(
         size is None or size == own for size, own in zip(wanted.shape, shape, strict=True)
     )
@@ -172,22 +213,44 @@ def _check_input(spec: InputSpec, engine: OrtEngine, place: str) -> None:
         raise ConfigError(f"{place}: [input] makes {spec.dtype}{list(shape)} ({spec.layout}); the model takes {seen}")
 
 
-def _golden_picture(folder: Path, manifest: Manifest) -> Pixels:
-    if manifest.golden is not None:
-        return read_picture(folder / manifest.golden.image)
+def _golden_contents(folder: Path, manifest: Manifest) -> list[Content]:
+    """Return the golden picture, or the windows of the golden recording; without a sample, something of its shape."""
+    golden = manifest.golden
+    if golden is not None and golden.image is not None:
+        return [read_picture(folder / golden.image)]
+    if golden is not None and golden.recording is not None and manifest.signal is not None:
+        return list(golden_windows(folder / golden.recording, manifest.signal))
     log.warning("%s: has no [golden] sample: nothing proves that the model works on this device", folder)
-    return np.zeros((manifest.input.height, manifest.input.width, 3), np.uint8)
+    if manifest.input is not None:
+        return [np.zeros((manifest.input.height, manifest.input.width, 3), np.uint8)]
+    assert manifest.signal is not None
+    return [np.zeros((manifest.signal.context + manifest.signal.length, len(manifest.signal.channels)), np.float32)]
 
 
 def _warm_up(
-    engine: Engine, preprocess: Preprocess, decoder: Decoder, picture: Pixels, clock: Clock
+    engine: Engine,
+    preprocess: Preprocess,
+    decoder: Decoder,
+    memory: Memory | None,
+    contents: Sequence[Content],
+    clock: Clock,
 ) -> tuple[dict[str, Tensor], Payload, int]:
-    """Run a real-shaped frame through the whole path; return its inputs, its payload and the fastest time."""
+    """Run real-shaped frames through the whole path; return the last inputs, the last payload and the fastest time.
+
+    One frame is run `WARM_UP_RUNS` times; several, the windows of a recording, once each in their order.
+    """
     fastest_ns = NEVER_NS
-    for _ in range(WARM_UP_RUNS):
+    runs = contents if len(contents) > 1 else [*contents] * WARM_UP_RUNS
+    for number, content in enumerate(runs, start=1):
+        frame = Frame("", number, 0, NEVER_NS, content, follows=len(contents) > 1)
         started_ns = clock.now_ns()
-        inputs, placement = preprocess(picture)
-        payload = decoder.decode(engine.run(inputs, engine.new_abort()), placement)
+        inputs, placement = preprocess(content)
+        if memory is not None:
+            inputs |= memory.recall(frame)
+        outputs = engine.run(inputs, engine.new_abort())
+        if memory is not None:
+            memory.remember(frame, outputs)
+        payload = decoder.decode(outputs, placement)
         fastest_ns = min(fastest_ns, clock.now_ns() - started_ns)
     return inputs, payload, fastest_ns
 
@@ -201,8 +264,9 @@ def _check_golden(folder: Path, manifest: Manifest, payload: Payload) -> None:
     if found:
         raise ConfigError(
             [
-                f"{folder}: {manifest.model.path} does not reproduce its golden sample {golden.image} on this "
-                "device, so its results cannot be trusted (an int8 model quantised for another CPU does this):",
+                f"{folder}: {manifest.model.path} does not reproduce its golden sample "
+                f"{golden.image or golden.recording} on this device, so its results cannot be trusted (an int8 model "
+                "quantised for another CPU does this):",
                 *(f"  {text}" for text in found[:10]),
             ]
         )

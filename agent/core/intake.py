@@ -52,7 +52,7 @@ class Intake:
             self._settle(stream, sequence, captured_at_ns, Outcome.SKIPPED)
             return None
         deadline_ns = self.policies[stream].deadline_ns(captured_at_ns)
-        return Frame(stream, sequence, captured_at_ns, deadline_ns, capture.pixels)
+        return Frame(stream, sequence, captured_at_ns, deadline_ns, capture.pixels, capture.follows)
 
     def is_full(self, stream: str) -> bool:
         """Return whether an opened frame must wait before `queue`; only every_frame streams ever do."""

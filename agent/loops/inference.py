@@ -18,7 +18,7 @@ from agent.loops.abort import AbortTimer
 from agent.loops.inbox import Inbox, Nothing
 from agent.loops.quiet_log import QuietLog
 from agent.metrics import Histogram
-from agent.result import Payload
+from agent.result import Payload, source_size
 
 log = logging.getLogger(__name__)
 
@@ -131,9 +131,13 @@ class InferenceLoop:
         marks = [started_ns]
         try:
             inputs, placement = variant.preprocess(frame.pixels)
+            if variant.memory is not None:
+                inputs |= variant.memory.recall(frame)
             marks.append(self._clock.now_ns())
             stage = "run"
             outputs = variant.engine.run(inputs, abort)
+            if variant.memory is not None:
+                variant.memory.remember(frame, outputs)
             marks.append(self._clock.now_ns())
             stage = "decode"
             payload = variant.decoder.decode(outputs, placement)
@@ -171,7 +175,6 @@ class InferenceLoop:
         outcome = self._inbox.finish(frame, started_ns)
         is_marked = outcome is Outcome.LATE and frame.stream in self._marks_late
         if outcome is Outcome.PUBLISHED or is_marked:
-            height, width = frame.pixels.shape[:2]
             has_deadline = frame.deadline_ns != NEVER_NS
             body = {
                 "frame": frame.sequence,
@@ -180,7 +183,7 @@ class InferenceLoop:
                 "model_version": self._model.version,
                 "variant": variant.name,
                 "task": self._model.task,
-                "source": {"width": width, "height": height},
+                "source": source_size(frame.pixels),
                 **({"late": True} if is_marked else {}),
                 **payload,
             }

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import PydanticCustomError
 
 from agent.errors import ConfigError
+from agent.models.signal import SignalSpec
+from agent.models.state import StateSpec
 from agent.toml_file import describe_error, line_of, read_toml
 
 MANIFEST_NAME = "model.toml"
@@ -78,10 +80,13 @@ class LabelsSpec(_Section):
 
 
 class GoldenSpec(_Section):
-    """A picture and what the model must make of it on this device."""
+    """A picture or a recording, and what the model must make of it on this device."""
 
-    image: str = Field(pattern=r"^[^/\\]+$")
+    image: str | None = Field(default=None, pattern=r"^[^/\\]+$")
     """Picture in the folder, in a lossless format."""
+    recording: str | None = Field(default=None, pattern=r"^[^/\\]+$")
+    """WAV or CSV file in the folder, for a model with a [signal]: its windows are run in order, and the last one's
+    payload is compared."""
     expected: str = Field(pattern=r"^[^/\\]+$")
     """JSON file in the folder with the expected payload."""
     tolerance: dict[str, float] = Field(default={})
@@ -134,7 +139,11 @@ class Manifest(_Section):
     description: str = ""
     """One sentence for people."""
     model: ModelFile
-    input: InputSpec
+    input: InputSpec | None = None
+    signal: SignalSpec | None = None
+    state: StateSpec | None = None
+    constants: dict[str, bool | int | float | list[float]] = Field(default={})
+    """Inputs that never change, such as `sr = 16000`, by name: a number, or a list of numbers."""
     decoder: dict[str, Any]
     """`name` of a decoder and its options; the decoder checks them."""
     labels: LabelsSpec | None = None
@@ -149,6 +158,16 @@ class Manifest(_Section):
             raise PydanticCustomError(
                 "variant", f"variants need names of their own, and {FULL!r} is the model itself"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _takes_one_thing(self) -> Manifest:
+        if (self.input is None) == (self.signal is None):
+            raise PydanticCustomError("input", "needs [input] for pictures or [signal] for signals, one of them")
+        if self.golden is not None and (self.golden.image is None) != (self.input is None):
+            raise PydanticCustomError("golden", "[golden] needs an image with [input], a recording with [signal]")
+        if self.signal is not None and any(variant.path is None for variant in self.variants):
+            raise PydanticCustomError("variant", "a variant of a model with [signal] needs a path of its own")
         return self
 
     def digests(self) -> set[str]:
@@ -168,7 +187,8 @@ class Manifest(_Section):
                     "tolerance": golden.tolerance if spec.tolerance is None else spec.tolerance,
                 }
             )
-        update = {"model": file, "input": self.input.model_copy(update=size), "golden": golden, "variants": ()}
+        own = None if self.input is None else self.input.model_copy(update=size)
+        update = {"model": file, "input": own, "golden": golden, "variants": ()}
         return self.model_copy(update=update)
 
 

@@ -7,12 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from agent.errors import PermanentError
-from agent.frame import Pixels, Tensor
+from agent.frame import PIXELS_MAX, Pixels, Tensor
 from agent.interfaces import Placement, Preprocess
 from agent.models.manifest import InputSpec
-
-PIXELS_MAX = 100_000_000
-"""A frame above 100 megapixels (300 MB in BGR) is refused before anything is allocated for it."""
 
 
 def build_preprocess(spec: InputSpec) -> Preprocess:

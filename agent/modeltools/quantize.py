@@ -99,6 +99,8 @@ def quantize(task: Task, clock: Clock, stage: Stage) -> Report:
     with new_folder(target) as folder:
         work = folder / ".work"
         original = _original(task.path, work)
+        if original.manifest.signal is not None:
+            raise ConfigError(f"{original.file}: takes a signal: quantize measures models of pictures only")
         load = partial(OrtEngine, original.file, threads=1, sha256=original.manifest.model.sha256)
         engine = within(LOAD_LIMIT_S, f"{original.file}: loading", load)
         preprocess, decoder = build_steps(original.folder, original.manifest, engine)

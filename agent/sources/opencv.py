@@ -41,7 +41,7 @@ def retrieve(capture: cv2.VideoCapture, captured_at_ns: int) -> Capture:
     decoded, pixels = capture.retrieve()
     if not decoded or pixels is None or pixels.size == 0:
         raise PermanentError("frame could not be decoded or has no pixels")
-    return Capture(captured_at_ns, pixels)  # type: ignore[arg-type]
+    return Capture(captured_at_ns, pixels)
 
 
 def grab(capture: cv2.VideoCapture, clock: Clock, lost: str) -> int:
