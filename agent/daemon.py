@@ -15,7 +15,7 @@ from typing import Any, Literal
 import cv2
 
 from agent import __version__
-from agent.assembly import build_ladder, build_source, load_models, scheduler_policy, stream_policy
+from agent.assembly import build_ladder, load_models, scheduler_policy, stream_policy
 from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, Clock, SystemClock
 from agent.core.backoff import Backoff
 from agent.core.outbox import Outbox
@@ -43,6 +43,7 @@ from agent.marks import HANGS_MAX, Marks
 from agent.settings import Settings, StreamSettings
 from agent.sinks.embedded import EmbeddedBroker
 from agent.sinks.stdout import StdoutSink
+from agent.sourcing import build_source
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,10 @@ class Daemon:
             log.warning("limits.lock_memory: refused: %s: raise LimitMEMLOCK", self._lock_refusal)
         self._broker: EmbeddedBroker | None = None
         scheduling = scheduler_policy(settings)
-        policies = {stream.name: stream_policy(stream) for stream in self._streams}
+        policies = {
+            stream.name: stream_policy(stream, is_stateful=self._models[stream.model].is_stateful)
+            for stream in self._streams
+        }
         self._trace: TraceRecorder | None = None
         if trace is not None:
             is_continued = before is not None
@@ -330,7 +334,9 @@ class Daemon:
             if stream.model not in self._models:
                 continue
             try:
-                sources[stream.name] = build_source(stream, self._clock)
+                sources[stream.name] = build_source(
+                    stream, self._clock, self._models[stream.model].signal, settings.mqtt
+                )
             except ConfigError as error:
                 if self._before is None:
                     raise
@@ -391,7 +397,9 @@ class Daemon:
         return GovernorLoop(
             loops=self._inferences.values(),
             inbox=self._inbox,
-            live_streams=[stream.name for stream in self._streams if stream.mode == "live"],
+            live_streams=[
+                s.name for s in self._streams if s.mode == "live" and not self._models[s.model].is_stateful
+            ],
             ladder=build_ladder(self._settings.degradation, self._streams, self._models),
             signals=DeviceSignals(temperature_limit_c=self._settings.degradation.temperature_c_max),
             memory_ratio=lambda: None if limit_bytes is None else resident_bytes() / limit_bytes,

@@ -39,8 +39,19 @@ class Source(Protocol):
         """Make a waiting `read` return soon where that is possible. Any thread."""
 
 
+@dataclass(frozen=True, slots=True)
+class SignalForm:
+    """What a source of samples gives: samples a second, and the names of the channels in its order."""
+
+    rate_hz: float
+    channels: tuple[str, ...]
+
+
 class SampleSource(Protocol):
     """Reads a signal. The same life as a `Source`; a model's windows are cut from its blocks."""
+
+    def form(self) -> SignalForm:
+        """Return what it gives; known once it is open."""
 
     def open(self) -> None:
         """See `Source.open`."""

@@ -57,12 +57,20 @@ def _page(title: str, introduction: str, model: type[BaseModel]) -> str:
         if section is None:
             top.append((field.alias or name, field))
         else:
-            heading = f"[[{name}]]" if is_list else f"[{name}]"
-            text = inspect.getdoc(section) or ""
-            sections.append(f"\n## `{heading}`\n\n{text}\n\n{_table(list(section.model_fields.items()))}")
+            sections.append(_section(f"[[{name}]]" if is_list else f"[{name}]", section))
+            sections += [
+                _section(f"[{name}.{inner}]", nested)
+                for inner, inner_field in section.model_fields.items()
+                if (nested := _section_of(inner_field.annotation)[0]) is not None
+            ]
     if top:
         parts.append(_table(top))
     return "\n".join(parts).rstrip() + "\n" + "".join(sections)
+
+
+def _section(heading: str, section: type[BaseModel]) -> str:
+    text = inspect.getdoc(section) or ""
+    return f"\n## `{heading}`\n\n{text}\n\n{_table(list(section.model_fields.items()))}"
 
 
 def _section_of(annotation: object) -> tuple[type[BaseModel] | None, bool]:

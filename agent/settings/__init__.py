@@ -20,6 +20,7 @@ from agent.settings.delivery import (
     StateSettings,
 )
 from agent.settings.limits import DegradationSettings, LimitsSettings, SchedulerSettings
+from agent.settings.samples import SamplesSettings
 from agent.settings.streams import DEADLINE_MS_LIVE, ModelSettings, StreamSettings
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "LogSettings",
     "ModelSettings",
     "MqttSettings",
+    "SamplesSettings",
     "SchedulerSettings",
     "Settings",
     "SpoolSettings",

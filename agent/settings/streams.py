@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from agent.settings.fields import Section, TopicLevel
+from agent.settings.samples import SamplesSettings
 
 DEADLINE_MS_LIVE = 250.0
 """Default deadline in live mode: a person who watches calls 250 ms immediate."""
@@ -32,7 +33,10 @@ class StreamSettings(Section):
     name: TopicLevel
     """Name of the stream, one topic level; results go to `results/{name}`. Required."""
     source: str = Field(min_length=1, max_length=2048)
-    """/dev/video0 (or a by-id path, or a number), rtsp://..., http://..., or a video file. Required."""
+    """Required. Pictures: /dev/video0 (or a by-id path, or a number), rtsp://..., http://..., a video file, a folder
+    of pictures, `mqtt:TOPIC` with a JPEG or PNG a message, `synthetic:`. Signals: a .wav, .csv, .ndjson or .jsonl
+    file, `-` (standard input), `serial:/dev/ttyUSB0`, `iio:NAME`, `alsa:DEVICE`, `mqtt:TOPIC`, `synthetic:`.
+    docs/sources.md describes each."""
     model: str
     """Name of a model under `models`. Required."""
     mode: Literal["live", "every_frame"] = "live"
@@ -58,13 +62,17 @@ class StreamSettings(Section):
     every_frame mode (the source then waits). More than 1 in live mode keeps their order and drops the oldest.
     A 1080p frame takes 6.2 MB."""
     repeat: bool = False
-    """Start a video file again at its end. Default false: the stream ends with the file."""
+    """Start a file or folder again at its end. Default false: the stream ends with it."""
     width: int | None = Field(default=None, ge=16, le=16_384)
     """Width to ask a camera for, pixels. Default: the camera's own."""
     height: int | None = Field(default=None, ge=16, le=16_384)
     """Height to ask a camera for, pixels. Default: the camera's own."""
     fps: float | None = Field(default=None, gt=0, le=1000)
     """Frame rate to ask a camera for, or at which a file is paced in live mode. Default: their own."""
+    transport: Literal["tcp", "udp"] = "tcp"
+    """How an RTSP camera sends. Default `tcp`: nothing is lost on the way, and one connection passes firewalls."""
+    samples: SamplesSettings | None = None
+    """How a signal is to be read; see below. Default: as the model takes it."""
     annotated_image: Path | None = None
     """JPEG file that shows the last prediction drawn on its frame, replaced at most once a second. Default:
     none."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import threading
+from collections.abc import Iterator
 
 import cv2
 
@@ -18,17 +22,20 @@ class NetworkSource:
     Args:
         url: rtsp://, rtsps://, http:// or https://; may hold credentials, which are never logged.
         clock: stamps frames when they arrive.
+        transport: of RTSP: `tcp`, or `udp` where packets may be lost on the way.
     """
 
-    def __init__(self, url: str, clock: Clock) -> None:
+    def __init__(self, url: str, clock: Clock, *, transport: str = "tcp") -> None:
         self._url = url
         self._name = without_credentials(url)
         self._clock = clock
+        self._transport = transport
         self._capture: cv2.VideoCapture | None = None
 
     def open(self) -> None:
         """See `Source.open`."""
-        self._capture = open_with_ffmpeg(self._url)
+        with _openings.using(self._transport):
+            self._capture = open_with_ffmpeg(self._url)
         if self._capture is None:
             raise TransientError(f"{self._name}: does not answer, or sends nothing that FFmpeg can read")
 
@@ -45,6 +52,34 @@ class NetworkSource:
 
     def interrupt(self) -> None:
         """See `Source.interrupt`: a blocked read ends by itself after `READ_TIMEOUT_MS`."""
+
+
+class _Openings:
+    """OpenCV takes FFmpeg's options from the environment alone: those that open at a time must want the same."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._transport = ""
+        self._opening = 0
+
+    @contextlib.contextmanager
+    def using(self, transport: str) -> Iterator[None]:
+        """Let a source open with this transport; wait for those that open with another one."""
+        with self._changed:
+            while self._opening and self._transport != transport:
+                self._changed.wait()
+            self._transport = transport
+            self._opening += 1
+            os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = f"rtsp_transport;{transport}"
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._opening -= 1
+                self._changed.notify_all()
+
+
+_openings = _Openings()
 
 
 def without_credentials(url: str) -> str:
