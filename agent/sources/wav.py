@@ -43,6 +43,7 @@ class WavSource:
         except OSError as error:
             raise PermanentError(f"{self._file}: cannot be read: {error.strerror}") from error
         except PermanentError as error:
+            self.close()
             raise PermanentError(f"{self._file}: {error}") from None
         self._block_samples = max(1, round(self._block_s * self._format.rate_hz))
         self._read_samples = 0
