@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from agent.clock import NS_PER_MS, NS_PER_S, Clock
+from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, Clock
 from agent.core.conversion import Converter, Plan
 from agent.core.samples import Codec, CsvCodec, JsonCodec, RawCodec, SenderTime
 from agent.core.windows import window_policy
@@ -104,7 +104,10 @@ def _signal(stream: StreamSettings, clock: Clock, signal: Signal, mqtt: MqttSett
     )
     samples, form, has_time = _samples(stream, settings, clock, signal, mqtt)
     Converter(form, signal, plan)  # Refuses at the start what the source would be refused for when it is opened.
-    gap_ns = round(NS_PER_S / signal.rate_hz / 2) if has_time else JITTER_NS + round(3 * NS_PER_S / signal.rate_hz)
+    gap_ns = round(NS_PER_S / signal.rate_hz / 2)
+    if not has_time:
+        # In every_frame mode the reader waits for the model, so that arrival tells nothing.
+        gap_ns = JITTER_NS + round(3 * NS_PER_S / signal.rate_hz) if stream.mode == "live" else NEVER_NS
     policy = window_policy(
         signal,
         gap_ns=gap_ns if settings.gap_ms is None else round(settings.gap_ms * NS_PER_MS),

@@ -129,7 +129,8 @@ class Windower:
         if self._last_ns is None:
             return nothing
         late_ns = _time_ns(block) - len(block.samples) * self._policy.period_ns - self._last_ns
-        if -self._policy.gap_ns - NS_PER_S <= late_ns <= self._policy.gap_ns:
+        has_restarted = block.time_ns is not None and late_ns < -self._policy.gap_ns - NS_PER_S
+        if late_ns <= self._policy.gap_ns and not has_restarted:
             return nothing
         missing = round(late_ns / self._policy.period_ns)
         if not 0 < missing <= self._policy.fill_samples:  # Below 0: the sender's clock was started anew.

@@ -108,6 +108,7 @@ class CaptureLoop:
                 self._faults.clear(self._stream)
                 log.info("%s: the source is back", self._stream)
                 self._report("source_back", {"stream": self._stream, "attempts": self._backoff.failures})
+                capture = capture._replace(follows=False)
             if self._backoff.failures and capture.captured_at_ns - opened_at_ns > PROVEN_AFTER_NS:
                 self._backoff.reset()
             self._inbox.offer(self._stream, capture)

@@ -50,7 +50,7 @@ class SamplesSettings(Section):
     gap_ms: float | None = Field(default=None, gt=0, le=3_600_000)
     """A sample that comes so much later than due follows a gap, ms, above 0 to 3,600,000: windows start anew and the
     model's state is reset. Default: half a period where samples carry their time, else 250 ms and three periods,
-    since arrival jitters."""
+    since arrival jitters, and never in every_frame mode, where the reader waits for the model."""
     fill_ms: float = Field(default=0.0, ge=0, le=60_000)
     """Gaps up to this long are bridged by a straight line instead, ms, 0 to 60,000. Default 0: none are."""
     baud: int = Field(default=115_200, ge=50, le=4_000_000)

@@ -92,6 +92,17 @@ def test_the_senders_clock_tells_gaps_where_arrival_jitters() -> None:
     assert windower.gaps == 1
 
 
+def test_a_bunch_that_arrives_faster_than_it_was_made_is_no_gap() -> None:
+    """A pipe gives two seconds at once, again and again; only a clock of the sender's own can go back."""
+    windower = Windower(policy(length=50, hop=50))
+    for number in range(4):
+        windower.push(Block(number, counting(100 * number, 100)))
+    assert windower.gaps == 0
+    windower.push(Block(5, counting(0, 1), time_ns=10 * NS_PER_S))
+    windower.push(Block(6, counting(0, 1), time_ns=0))
+    assert windower.gaps == 2
+
+
 def test_a_loss_that_the_source_knows_of_is_a_gap() -> None:
     """An overrun of a sound card does not show in any stamp."""
     windower = Windower(policy(length=2, hop=2))
