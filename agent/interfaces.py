@@ -153,6 +153,9 @@ class Decoder(Protocol):
 class Memory(Protocol):
     """Feeds what a model says of the past back to it, apart for each stream. Inference thread."""
 
+    resets: int
+    """Frames that started from the initial state because something was lost before them."""
+
     def recall(self, frame: Frame) -> Mapping[str, Tensor]:
         """Return the state inputs for a frame; the initial ones where it does not follow the last one that ran."""
 

@@ -60,7 +60,7 @@ class Window(NamedTuple):
     Attributes:
         captured_at_ns: of its last sample.
         samples: float32 [context + length, channels], owned by the receiver.
-        follows: False for the first one, and for the first after a gap.
+        follows: False for the first one after a gap or a `reset`.
     """
 
     captured_at_ns: int
@@ -80,7 +80,7 @@ class Windower:
         self._held = policy.context
         self._last_ns: int | None = None
         self._last_sample = self._buffer[0]
-        self._follows = False
+        self._follows = True
         self.gaps = 0
         """Gaps after which it started anew."""
         self.filled = 0
@@ -123,10 +123,11 @@ class Windower:
     def _mind_the_gap(self, block: Block) -> Samples:
         """Start anew after a gap, or return float32 [samples, channels] that bridge it."""
         nothing = block.samples[:0]
-        if not block.follows:
-            self.gaps += self._last_ns is not None
-            self.reset()
         if self._last_ns is None:
+            return nothing
+        if not block.follows:
+            self.gaps += 1
+            self.reset()
             return nothing
         late_ns = _time_ns(block) - len(block.samples) * self._policy.period_ns - self._last_ns
         has_restarted = block.time_ns is not None and late_ns < -self._policy.gap_ns - NS_PER_S

@@ -30,6 +30,7 @@ class WindowedSource:
         self._windower = Windower(policy)
         self._converter: Converter | None = None
         self._waiting: deque[Window] = deque()
+        self._has_opened = False
 
     def open(self) -> None:
         """See `Source.open`; a source of the wrong rate or channels will not become another."""
@@ -39,7 +40,9 @@ class WindowedSource:
         except PermanentError as error:
             self._samples.close()
             raise PermanentError(f"{self._name}: {error}") from None
-        self._windower.reset()
+        if self._has_opened:
+            self._windower.reset()
+        self._has_opened = True
         self._waiting.clear()
 
     def read(self) -> Capture | None:
