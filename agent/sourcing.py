@@ -22,6 +22,7 @@ SOURCES = {
     "camera": "agent.sources.camera:CameraSource",
     "network": "agent.sources.network:NetworkSource",
     "video_file": "agent.sources.video_file:VideoFileSource",
+    "guarded": "agent.sources.guarded:GuardedSource",
     "image_folder": "agent.sources.image_folder:ImageFolderSource",
     "synthetic_pictures": "agent.sources.synthetic:SyntheticPictures",
     "synthetic_samples": "agent.sources.synthetic:SyntheticSamples",
@@ -75,9 +76,9 @@ def _pictures(stream: StreamSettings, clock: Clock, mqtt: MqttSettings) -> Sourc
     size = {"width": stream.width, "height": stream.height, "fps": stream.fps}
     source: Source
     if text.isdigit() or text.startswith("/dev/"):
-        source = _load("camera")(text, clock, **size)
+        source = _load("guarded")(lambda: _load("camera")(text, clock, **size), stream.name)
     elif text.partition("://")[0] in NETWORK_SCHEMES:
-        source = _load("network")(text, clock, transport=stream.transport)
+        source = _load("guarded")(lambda: _load("network")(text, clock, transport=stream.transport), stream.name)
     elif text == "synthetic:":
         source = _load("synthetic_pictures")(clock, is_paced=is_paced, **size)
     elif (topic := _topic(text, mqtt)) is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 
 from agent.clock import Clock
+from agent.core.backlog import BacklogClock
 from agent.errors import TransientError
 from agent.frame import Capture
 from agent.sources.opencv import grab, retrieve
@@ -37,6 +38,7 @@ class CameraSource:
             cv2.CAP_PROP_BUFFERSIZE: 1,
         }
         self._capture: cv2.VideoCapture | None = None
+        self._backlog = BacklogClock()
 
     def open(self) -> None:
         """See `Source.open`; every failure may pass: a cable, a hub, another program."""
@@ -52,11 +54,13 @@ class CameraSource:
             if value is not None:
                 capture.set(wish, value)
         self._capture = capture
+        self._backlog = BacklogClock()
 
     def read(self) -> Capture | None:
         """See `Source.read`."""
         assert self._capture is not None
-        return retrieve(self._capture, grab(self._capture, self._clock, f"{self._device}: gave no frame"))
+        arrived_ns = grab(self._capture, self._clock, f"{self._device}: gave no frame")
+        return retrieve(self._capture, self._backlog.captured_at_ns(arrived_ns))
 
     def close(self) -> None:
         """See `Source.close`."""

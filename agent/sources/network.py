@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import cv2
 
 from agent.clock import Clock
+from agent.core.backlog import BacklogClock
 from agent.errors import TransientError
 from agent.frame import Capture
 from agent.sources.opencv import grab, open_with_ffmpeg, retrieve
@@ -31,9 +32,11 @@ class NetworkSource:
         self._clock = clock
         self._transport = transport
         self._capture: cv2.VideoCapture | None = None
+        self._backlog = BacklogClock()
 
     def open(self) -> None:
         """See `Source.open`."""
+        self._backlog = BacklogClock()
         with _openings.using(self._transport):
             self._capture = open_with_ffmpeg(self._url)
         if self._capture is None:
@@ -42,7 +45,8 @@ class NetworkSource:
     def read(self) -> Capture | None:
         """See `Source.read`: FFmpeg gives up after `READ_TIMEOUT_MS` without data."""
         assert self._capture is not None
-        return retrieve(self._capture, grab(self._capture, self._clock, f"{self._name}: the stream ended or stalled"))
+        arrived_ns = grab(self._capture, self._clock, f"{self._name}: the stream ended or stalled")
+        return retrieve(self._capture, self._backlog.captured_at_ns(arrived_ns))
 
     def close(self) -> None:
         """See `Source.close`."""

@@ -58,6 +58,10 @@ def _http(stack: ExitStack, folder: Path) -> Source:
     return NetworkSource(stack.enter_context(MjpegServer()).url, SystemClock())
 
 
+def _guarded_http(stack: ExitStack, folder: Path) -> Source:
+    return built(stack.enter_context(MjpegServer()).url)
+
+
 def _image_folder(stack: ExitStack, folder: Path) -> Source:
     for number in range(6):
         (folder / f"{number}.jpg").write_bytes(_jpeg(number))
@@ -151,6 +155,7 @@ MAKERS: dict[str, Callable[[ExitStack, Path], Source]] = {
     "file": _file,
     "paced file": _paced_file,
     "http": _http,
+    "guarded http": _guarded_http,
     "image folder": _image_folder,
     "synthetic pictures": _synthetic,
     "synthetic signal": _synthetic_signal,

@@ -11,6 +11,7 @@ from agent.errors import ConfigError
 from agent.interfaces import Signal
 from agent.settings import MqttSettings, StreamSettings
 from agent.sources.camera import CameraSource
+from agent.sources.guarded import GuardedSource
 from agent.sources.image_folder import ImageFolderSource
 from agent.sources.mqtt import MqttPictures
 from agent.sources.network import NetworkSource
@@ -48,7 +49,8 @@ def stream(source: object, **changes: object) -> StreamSettings:
 )
 def test_sources_of_pictures_are_told_apart_by_their_text(source: object, kind: type) -> None:
     """A device, a number, a URL, a file, a folder, a topic."""
-    assert isinstance(build_source(stream(source), SystemClock()), kind)
+    built = build_source(stream(source), SystemClock())
+    assert isinstance(built._make() if isinstance(built, GuardedSource) else built, kind)
 
 
 @pytest.mark.parametrize(
