@@ -29,7 +29,7 @@ from agent.handover import Handover
 from agent.interfaces import Sink, Source
 from agent.loops.abort import AbortTimer
 from agent.loops.annotate import AnnotateLoop
-from agent.loops.capture import CaptureLoop
+from agent.loops.capture import WAIT_MAX_NS, CaptureLoop
 from agent.loops.egress import EgressLoop, Keeping
 from agent.loops.governor import GovernorLoop
 from agent.loops.hangs import HangLoop
@@ -124,7 +124,7 @@ class Daemon:
         self._annotate = AnnotateLoop(pictures, self._clock)
         self._inferences = {name: self._build_inference(name) for name in self._models}
         self._captures = [
-            CaptureLoop(name, source, self._inbox, self._clock, self._egress.report, Backoff())
+            CaptureLoop(name, source, self._inbox, self._clock, self._egress.report, Backoff(cap_ns=WAIT_MAX_NS))
             for name, source in self._sources.items()
         ]
         self._hangs = HangLoop(
