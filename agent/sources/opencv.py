@@ -10,7 +10,7 @@ from agent.frame import Capture
 
 OPEN_TIMEOUT_MS = 5_000
 READ_TIMEOUT_MS = 2_500
-"""A stream that sends nothing for twice this long is lost: OpenCV reads once more after the first time (measured: 10 s
+"""A stream that sends nothing for once or twice this long is lost: OpenCV may read once more (measured: 2.5 s, and 10 s
 at 5,000). Its own default is 30 s."""
 
 _BOUNDED = (
