@@ -106,7 +106,7 @@ def build_ladder(
     steps: list[Step] = []
     highest = max((stream.priority for stream in streams), default=0)
     for kind in settings.steps:
-        if kind == "stride" and any(stream.mode == "live" for stream in streams):
+        if kind == "stride" and any(s.mode == "live" and not models[s.model].is_stateful for s in streams):
             steps += [Step(StepKind.STRIDE, "", stride, f"stride {stride}") for stride in (2, 3)]
         elif kind == "variant":
             steps += [

@@ -45,7 +45,7 @@ RECORDING_S = 8
 Floats = NDArray[np.float32]
 
 
-class Network(nn.Module):
+class Network(nn.Module):  # type: ignore[misc]  # Without PyTorch it is Any.
     """Two convolutions over each chunk and a GRU over the chunks."""
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class Network(nn.Module):
         return self.out(z), h
 
 
-class Streaming(nn.Module):
+class Streaming(nn.Module):  # type: ignore[misc]  # Without PyTorch it is Any.
     """One chunk at a time, as it is exported: probabilities and the state for the next one."""
 
     def __init__(self, network: Network) -> None:
@@ -175,7 +175,7 @@ def write_manifest(folder: Path, scale: Scale, chunk_accuracy: float) -> None:
         f"""\
 # Which of seven shoulder exercises a watch sees, each half second. Written by scripts/train_har; trained on the watch
 # recordings in the PyPI package seglearn 1.2.5 (BSD-3-Clause, see LICENSE), without subjects 9 and 10.
-# Share of the half seconds of subjects that a network had not seen which come out right, 5-fold: {chunk_accuracy:.3f}.
+# Right in {chunk_accuracy:.3f} of the half seconds of subjects that a network had not seen (5-fold).
 schema = 1
 name = "watch-gru"
 version = "1.0.0"
@@ -259,7 +259,9 @@ def main() -> None:
         is_held_out = np.isin(data.subject, held_out)
         network, scale = train(data, np.flatnonzero(~is_held_out), args.seed)
         shares.append(accuracy(network, data, np.flatnonzero(is_held_out), scale))
-        print(f"subjects {held_out}: {shares[-1][0]:.3f} of half seconds, {shares[-1][1]:.3f} of recordings", flush=True)
+        print(
+            f"subjects {held_out}: {shares[-1][0]:.3f} of half seconds, {shares[-1][1]:.3f} of recordings", flush=True
+        )
     chunk, recording = np.mean(shares, axis=0)
     print(f"5-fold by subject: {chunk:.3f} of half seconds, {recording:.3f} of recordings")
     args.output.mkdir(parents=True, exist_ok=True)

@@ -19,9 +19,9 @@ log = logging.getLogger(__name__)
 UNUSABLE_IN_A_ROW_MAX = 100
 """After this many frames without one that can be decoded the source counts as lost: 4 s at 25 fps."""
 
-WAIT_MAX_NS = 2 * NS_PER_S
-"""Longest wait between two tries to open a source: its results are to be back within 3 s of its return, and one try
-each second on average costs neither side anything. A broker, which a fleet shares, is given 30 s."""
+WAIT_MAX_NS = NS_PER_S
+"""Longest wait between two tries to open a source: its results are to be back within 3 s of its return, and two tries
+a second on average cost neither side anything. A broker, which a fleet shares, is given 30 s."""
 
 PROVEN_AFTER_NS = 10 * NS_PER_S
 """A source that delivered for this long starts the next back-off anew; one that flaps does not."""

@@ -59,7 +59,7 @@ class GuardedSource:
     """See `interfaces.Source`. It costs two thread switches a frame (some 50 us) and holds no frame back.
 
     Args:
-        make: returns a new source; called for each opening.
+        make: returns a new source; called for the first opening, and for the next one after a hang.
         name: of the stream, for the threads' names and errors.
         hang_s: after so many seconds a call hangs.
     """
@@ -68,6 +68,7 @@ class GuardedSource:
         self._make = make
         self._name = name
         self._hang_s = hang_s
+        self._source: Source | None = None
         self._reader: _Reader | None = None
         self._hung = 0
         self._interrupted = threading.Event()
@@ -77,7 +78,8 @@ class GuardedSource:
         if self._hung > HUNG_MAX:
             raise PermanentError(f"{self._name}: hung {self._hung} times in its driver or library: it is given up")
         self.close()
-        self._reader = _Reader(self._make(), self._name)
+        self._source = self._source or self._make()
+        self._reader = _Reader(self._source, self._name)
         self._call(self._reader, self._reader.source.open)
 
     def read(self) -> Capture | None:
@@ -91,7 +93,9 @@ class GuardedSource:
         reader, self._reader = self._reader, None
         if reader is None:
             return
-        if not reader.is_busy:
+        if reader.is_busy:
+            self._source = None
+        else:
             try:
                 self._call(reader, reader.source.close)
             except EdgebeatError as error:
@@ -123,8 +127,7 @@ class GuardedSource:
                 raise error
             return result
         self._hung += 1
-        if self._reader is reader:
-            self._reader = None
+        self._reader = self._source = None
         reader.leave()
         raise TransientError(
             f"{self._name}: hung for {self._hang_s} s in its driver or library: its thread is left behind and "

@@ -50,11 +50,14 @@ class NetworkSource:
         self._backlog = BacklogClock()
         self._before_ns = None
         look_us = LOOK_LONG_US if self._looks_long else LOOK_US
+        began_ns = self._clock.now_ns()
         # nobuffer: what FFmpeg read to look at the stream is not given to us later, up to 3 s old, as if it were new.
         with _openings.using(f"rtsp_transport;{self._transport}|fflags;nobuffer|analyzeduration;{look_us}"):
             self._capture = open_with_ffmpeg(self._url)
-        self._looks_long = self._capture is None and not self._looks_long
         if self._capture is None:
+            # One that answered at all, and was looked at for too short a time or for nothing.
+            took_ns = self._clock.now_ns() - began_ns
+            self._looks_long = took_ns > LOOK_US * 1000 and not self._looks_long
             raise TransientError(f"{self._name}: does not answer, or sends nothing that FFmpeg can read")
         fourcc = int(self._capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little").decode("latin-1").lower()
         self._comes_late = self._url.startswith("rtsp") and fourcc in PARSED_CODECS

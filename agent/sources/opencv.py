@@ -10,8 +10,8 @@ from agent.frame import Capture
 
 OPEN_TIMEOUT_MS = 5_000
 READ_TIMEOUT_MS = 2_500
-"""A stream that sends nothing for once or twice this long is lost: OpenCV may read once more (measured: 2.5 s, and 10 s
-at 5,000). Its own default is 30 s."""
+"""A stream that sends nothing for once or twice this long is lost: OpenCV may read once more (measured: 2.5 s, and
+10 s at 5,000). Its own default is 30 s."""
 
 _BOUNDED = (
     cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
