@@ -142,10 +142,10 @@ def stream_policy(stream: StreamSettings, *, is_stateful: bool = False) -> Strea
         ConfigError: it leaves out frames of a model that remembers.
     """
     is_live = stream.mode == "live"
-    if is_stateful and (stream.stride > 1 or stream.max_fps is not None):
+    if is_stateful and (stream.stride > 1 or stream.max_fps is not None or stream.changed_share_min is not None):
         raise ConfigError(
-            f"streams.{stream.name}: {stream.model} keeps a state from frame to frame, which stride and max_fps "
-            "would break: leave them out"
+            f"streams.{stream.name}: {stream.model} keeps a state from frame to frame, which stride, max_fps and "
+            "changed_share_min would break: leave them out"
         )
     live_frames = QUEUE_FRAMES_STATEFUL if is_stateful else 1
     queue_frames = stream.queue_frames or (live_frames if is_live else QUEUE_FRAMES_EVERY_FRAME)

@@ -32,11 +32,13 @@ class Capture(NamedTuple):
             when its last sample was taken.
         pixels: owned by the receiver; the source never writes to it again. Samples where the model takes a signal.
         follows: False where something was lost since the capture before it, so that it is no continuation.
+        is_still: whether nothing changed in it, so that it may be left out.
     """
 
     captured_at_ns: int
     pixels: Content
     follows: bool = True
+    is_still: bool = False
 
 
 class Block(NamedTuple):

@@ -22,6 +22,8 @@ SOURCES = {
     "camera": "agent.sources.camera:CameraSource",
     "network": "agent.sources.network:NetworkSource",
     "video_file": "agent.sources.video_file:VideoFileSource",
+    "gated": "agent.sources.still:GatedSource",
+    "still_gate": "agent.sources.still:StillGate",
     "guarded": "agent.sources.guarded:GuardedSource",
     "image_folder": "agent.sources.image_folder:ImageFolderSource",
     "synthetic_pictures": "agent.sources.synthetic:SyntheticPictures",
@@ -63,10 +65,17 @@ def build_source(
     mqtt = mqtt or MqttSettings()
     try:
         if signal is None:
-            return _pictures(stream, clock, mqtt)
+            return _gated(_pictures(stream, clock, mqtt), stream)
         return _signal(stream, clock, signal, mqtt)
     except (ConfigError, PermanentError) as error:
         raise ConfigError(f"streams.{stream.name}: {error}") from None
+
+
+def _gated(source: Source, stream: StreamSettings) -> Source:
+    if stream.changed_share_min is None:
+        return source
+    gated: Source = _load("gated")(source, _load("still_gate")(stream.changed_share_min))
+    return gated
 
 
 def _pictures(stream: StreamSettings, clock: Clock, mqtt: MqttSettings) -> Source:
@@ -95,6 +104,8 @@ def _pictures(stream: StreamSettings, clock: Clock, mqtt: MqttSettings) -> Sourc
 
 
 def _signal(stream: StreamSettings, clock: Clock, signal: Signal, mqtt: MqttSettings) -> Source:
+    if stream.changed_share_min is not None:
+        raise ConfigError(f"changed_share_min is for pictures, and {stream.model} takes a signal: leave it out")
     settings = stream.samples or SamplesSettings()
     plan = Plan(
         channels=settings.channels,

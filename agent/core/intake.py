@@ -48,7 +48,7 @@ class Intake:
             self.future_stamps[stream] += 1
             captured_at_ns = now_ns
         sequence = self.ledgers[stream].open(captured_at_ns)
-        if not (self._strides[stream].allows() and self._rates[stream].allows(captured_at_ns)):
+        if capture.is_still or not (self._strides[stream].allows() and self._rates[stream].allows(captured_at_ns)):
             self._settle(stream, sequence, captured_at_ns, Outcome.SKIPPED)
             return None
         deadline_ns = self.policies[stream].deadline_ns(captured_at_ns)

@@ -51,6 +51,10 @@ class StreamSettings(Section):
     stride: int = Field(default=1, ge=1, le=1000)
     """Of the captured frames, every n-th is processed, 1 to 1000; the others are counted as `skipped`. Default 1:
     every frame."""
+    changed_share_min: float | None = Field(default=None, gt=0, le=1)
+    """Share of the picture that must have changed since the last frame that was processed, above 0 to 1; frames that
+    changed less are counted as `skipped`, but one each 5 s is processed all the same. 0.005 sees a person across a
+    yard. Default: every frame is processed."""
     priority: int = Field(default=5, ge=0, le=9)
     """0 to 9: when there is too much to do, higher goes first, down to `scheduler.min_share` for the others; the
     lowest are paused first when the device is in need. Default 5: all alike."""

@@ -33,6 +33,6 @@ def test_frames_of_a_model_that_remembers_keep_their_order() -> None:
     policy = stream_policy(stream(), is_stateful=True)
     assert (policy.overflow, policy.queue_frames) == (Overflow.DROP_OLDEST, 8)
     assert stream_policy(stream(queue_frames=1), is_stateful=True).queue_frames == 1
-    for gate in ({"stride": 2}, {"max_fps": 5}):
+    for gate in ({"stride": 2}, {"max_fps": 5}, {"changed_share_min": 0.1}):
         with pytest.raises(ConfigError, match="m keeps a state from frame to frame"):
             stream_policy(stream(**gate), is_stateful=True)

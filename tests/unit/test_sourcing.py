@@ -72,6 +72,7 @@ def test_what_cannot_be_a_source_is_refused(tmp_path: Path) -> None:
         (stream(picture), None, "is one picture: name its folder"),
         (stream(CLIP), VOICE, "no .wav, .csv, .ndjson or .jsonl, and the model takes a signal"),
         (stream(CLIP, samples={"rate_hz": 5}), None, "samples is for signals"),
+        (stream(SPEECH, changed_share_min=0.1), VOICE, "changed_share_min is for pictures"),
         (stream("mqtt:"), None, "names no topic"),
         (stream("mqtt:a/#/b"), None, "names no topic"),
         (stream("mqtt:$share/g"), None, "names no topic"),
