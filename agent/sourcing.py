@@ -85,7 +85,8 @@ def _pictures(stream: StreamSettings, clock: Clock, mqtt: MqttSettings) -> Sourc
     size = {"width": stream.width, "height": stream.height, "fps": stream.fps}
     source: Source
     if text.isdigit() or text.startswith("/dev/"):
-        source = _load("guarded")(lambda: _load("camera")(text, clock, **size), stream.name)
+        wishes = {**size, "pixel_format": stream.pixel_format}
+        source = _load("guarded")(lambda: _load("camera")(text, clock, **wishes), stream.name)
     elif text.partition("://")[0] in NETWORK_SCHEMES:
         source = _load("guarded")(lambda: _load("network")(text, clock, transport=stream.transport), stream.name)
     elif text == "synthetic:":

@@ -77,6 +77,9 @@ class StreamSettings(Section):
     """How an RTSP camera sends. Default `tcp`: nothing is lost on the way, and one connection passes firewalls."""
     samples: SamplesSettings | None = None
     """How a signal is to be read; see below. Default: as the model takes it."""
+    pixel_format: str | None = Field(default=None, pattern=r"^[A-Z0-9 ]{4}$")
+    """Four letters of the format to ask a camera for, such as `MJPG` or `YUYV`. Default: the camera's own; many
+    give more than 5 frames a second of 1080p as MJPG only."""
     annotated_image: Path | None = None
     """JPEG file that shows the last prediction drawn on its frame, replaced at most once a second. Default:
     none."""

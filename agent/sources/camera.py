@@ -23,14 +23,24 @@ class CameraSource:
         width: pixels to ask for; None for the camera's own; the same for `height`.
         height: see `width`.
         fps: rate to ask for; None for the camera's own.
+        pixel_format: four letters, such as MJPG; None for the camera's own.
     """
 
     def __init__(
-        self, device: str, clock: Clock, *, width: int | None, height: int | None, fps: float | None
+        self,
+        device: str,
+        clock: Clock,
+        *,
+        width: int | None,
+        height: int | None,
+        fps: float | None,
+        pixel_format: str | None = None,
     ) -> None:
         self._device = f"/dev/video{device}" if device.isdigit() else device
         self._clock = clock
         self._wishes = {
+            # First: a driver's sizes and rates depend on it.
+            cv2.CAP_PROP_FOURCC: None if pixel_format is None else cv2.VideoWriter.fourcc(*pixel_format),
             cv2.CAP_PROP_FRAME_WIDTH: width,
             cv2.CAP_PROP_FRAME_HEIGHT: height,
             cv2.CAP_PROP_FPS: fps,

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import threading
-from collections.abc import Iterator
 
 import cv2
 
@@ -52,8 +48,8 @@ class NetworkSource:
         look_us = LOOK_LONG_US if self._looks_long else LOOK_US
         began_ns = self._clock.now_ns()
         # nobuffer: what FFmpeg read to look at the stream is not given to us later, up to 3 s old, as if it were new.
-        with _openings.using(f"rtsp_transport;{self._transport}|fflags;nobuffer|analyzeduration;{look_us}"):
-            self._capture = open_with_ffmpeg(self._url)
+        options = f"rtsp_transport;{self._transport}|fflags;nobuffer|analyzeduration;{look_us}"
+        self._capture = open_with_ffmpeg(self._url, options)
         if self._capture is None:
             # One that answered at all, and was looked at for too short a time or for nothing.
             took_ns = self._clock.now_ns() - began_ns
@@ -81,34 +77,6 @@ class NetworkSource:
 
     def interrupt(self) -> None:
         """See `Source.interrupt`: a blocked read ends by itself after `READ_TIMEOUT_MS`."""
-
-
-class _Openings:
-    """OpenCV takes FFmpeg's options from the environment alone: those that open at a time must want the same."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._options = ""
-        self._opening = 0
-
-    @contextlib.contextmanager
-    def using(self, options: str) -> Iterator[None]:
-        """Let a source open with these options; wait for those that open with others."""
-        with self._changed:
-            while self._opening and self._options != options:
-                self._changed.wait()
-            self._options = options
-            self._opening += 1
-            os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = options
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._opening -= 1
-                self._changed.notify_all()
-
-
-_openings = _Openings()
 
 
 def without_credentials(url: str) -> str:

@@ -58,6 +58,13 @@ def _http(stack: ExitStack, folder: Path) -> Source:
     return NetworkSource(stack.enter_context(MjpegServer()).url, SystemClock())
 
 
+def _v4l2(stack: ExitStack, folder: Path) -> Source:
+    devices = sorted(Path("/dev").glob("video*"))
+    if not devices:
+        pytest.skip("this kernel has no V4L2 device: modprobe vivid, where it may be loaded")
+    return built(devices[0])
+
+
 def _guarded_http(stack: ExitStack, folder: Path) -> Source:
     return built(stack.enter_context(MjpegServer()).url)
 
@@ -155,6 +162,7 @@ MAKERS: dict[str, Callable[[ExitStack, Path], Source]] = {
     "file": _file,
     "paced file": _paced_file,
     "http": _http,
+    "v4l2": _v4l2,
     "guarded http": _guarded_http,
     "image folder": _image_folder,
     "synthetic pictures": _synthetic,
@@ -259,6 +267,20 @@ def test_a_file_ends_after_its_last_frame() -> None:
     while source.read() is not None:
         count += 1
     source.close()
+    assert count == CLIP_FRAMES
+
+
+def test_a_file_loses_nothing_beside_a_stream(camera_on_the_net: MjpegServer) -> None:
+    """FFmpeg's options for a stream are the process's, and would cost a file its first frame."""
+    stream = NetworkSource(camera_on_the_net.url, SystemClock())
+    stream.open()
+    source = video()
+    source.open()
+    count = 0
+    while source.read() is not None:
+        count += 1
+    source.close()
+    stream.close()
     assert count == CLIP_FRAMES
 
 
