@@ -8,28 +8,32 @@ import platform
 import queue
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import cv2
 
 from agent import __version__
-from agent.assembly import build_ladder, load_models, scheduler_policy, stream_policy
+from agent.assembly import (
+    build_ladder,
+    load_models,
+    run_threads,
+    scheduler_policy,
+    stream_policy,
+    used_models,
+)
 from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, Clock, SystemClock
 from agent.core.backoff import Backoff
+from agent.core.degradation import Ladder
 from agent.core.outbox import Outbox
-from agent.core.scheduler import EGRESS_RESERVE_NS
 from agent.delivery import build_keeping, metrics_server
 from agent.device.signals import DeviceSignals
 from agent.engine.process import lock_memory, prepare_serving
 from agent.engine.session import runtime_version
 from agent.errors import ConfigError
 from agent.handover import Handover
-from agent.interfaces import Sink, Source
-from agent.loops.abort import AbortTimer
-from agent.loops.annotate import AnnotateLoop
-from agent.loops.capture import WAIT_MAX_NS, CaptureLoop
+from agent.interfaces import LoadedModel, Sink, Source
 from agent.loops.egress import EgressLoop, Keeping
 from agent.loops.governor import GovernorLoop
 from agent.loops.hangs import HangLoop
@@ -40,7 +44,8 @@ from agent.loops.log_relay import relaying
 from agent.loops.trace import TraceRecorder
 from agent.loops.worker import Worker
 from agent.marks import HANGS_MAX, Marks
-from agent.settings import Settings, StreamSettings
+from agent.pipelines import Pipelines, runnable
+from agent.settings import Settings
 from agent.sinks.embedded import EmbeddedBroker
 from agent.sinks.stdout import StdoutSink
 from agent.sourcing import build_source
@@ -49,10 +54,8 @@ log = logging.getLogger(__name__)
 
 DRAIN_NS = 4 * NS_PER_S + 500 * NS_PER_MS
 """From a signal to the summary: below the 5 s that service managers and users are promised."""
-DRAIN_INFERENCE_NS = 2 * NS_PER_S
-"""Of the drain time, what a running inference may take before it is aborted."""
-DRAIN_CAPTURE_NS = 500 * NS_PER_MS
-"""Of the drain time, what a source may take to close; one that hangs in its driver is left behind."""
+TRACE_DRAIN_S = 0.5
+"""Of the drain time, what the trace may take to write its last lines."""
 FLUSH_AT_END_NS = 30 * NS_PER_S
 """When every stream has ended by itself there is no hurry: what was accepted is delivered first."""
 
@@ -100,9 +103,10 @@ class Daemon:
         is_named = "dir" in settings.state.model_fields_set
         carried = None if before is None else before.marks
         self._marks = Marks(settings.state.dir, carried, may_make=is_named)
-        self._models, self._left_out = load_models(settings, self._marks, self._clock, must_all_load=before is None)
-        self._sources = self._build_sources(settings)
-        self._streams = [stream for stream in settings.streams if stream.name in self._sources]
+        models, self._left_out = load_models(
+            used_models(settings), run_threads(settings), self._marks, self._clock, must_all_load=before is None
+        )
+        sources = self._build_sources(settings, models)
         prepare_serving()
         self._lock_refusal = lock_memory() if settings.limits.lock_memory else "not asked for"
         if settings.limits.lock_memory and self._lock_refusal is not None:
@@ -110,8 +114,8 @@ class Daemon:
         self._broker: EmbeddedBroker | None = None
         scheduling = scheduler_policy(settings)
         policies = {
-            stream.name: stream_policy(stream, is_stateful=self._models[stream.model].is_stateful)
-            for stream in self._streams
+            stream.name: stream_policy(stream, is_stateful=models[stream.model].is_stateful)
+            for stream in runnable(settings, models, sources)
         }
         self._trace: TraceRecorder | None = None
         if trace is not None:
@@ -119,16 +123,20 @@ class Daemon:
             self._trace = TraceRecorder(trace, policies, scheduling, self._clock, is_continued=is_continued)
         self._inbox = Inbox(policies, self._clock, scheduling, self._trace)
         self._egress = self._build_egress(output)
-        self._timer = AbortTimer(self._clock)
-        pictures = {s.name: s.annotated_image for s in self._streams if s.annotated_image is not None}
-        self._annotate = AnnotateLoop(pictures, self._clock)
-        self._inferences = {name: self._build_inference(name) for name in self._models}
-        self._captures = [
-            CaptureLoop(name, source, self._inbox, self._clock, self._egress.report, Backoff(cap_ns=WAIT_MAX_NS))
-            for name, source in self._sources.items()
-        ]
+        self._pipelines = Pipelines(
+            settings,
+            models,
+            sources,
+            self._left_out,
+            marks=self._marks,
+            inbox=self._inbox,
+            emit=self._egress.emit,
+            report=self._egress.report,
+            wake=self._look_around,
+            clock=self._clock,
+        )
         self._hangs = HangLoop(
-            loops=self._inferences.values(),
+            loops=lambda: self._pipelines.inferences,
             hung=self._hung,
             hang_ns=int(settings.limits.hang_s * NS_PER_S),
             clock=self._clock,
@@ -156,13 +164,26 @@ class Daemon:
         self._report_start()
         for worker in self._workers.values():
             worker.start()
-        log.info("ready: %s", ", ".join(f"{s.name} <- {s.model}" for s in self._streams) or "no stream can run")
+        self._pipelines.start()
+        ready = ", ".join(f"{stream.name} <- {stream.model}" for stream in self._pipelines.streams)
+        log.info("ready: %s", ready or "no stream can run")
         self._stop_reason = self._main_loop()
         log.info("stopping: %s", self._stop_reason)
         self._shut_down()
-        crashed = [worker.name for worker in self._workers.values() if worker.has_crashed]
-        failed = [capture.failure for capture in self._captures if capture.failure is not None]
-        return 1 if crashed or failed else 0
+        return 1 if self._crashed() or self._pipelines.failures else 0
+
+    def apply(self, settings: Settings) -> None:
+        """Go on by other settings; what needs a restart keeps its old value until then. The control thread.
+
+        Raises:
+            ConfigError: something cannot be used; nothing was changed.
+        """
+        self._pipelines.apply(settings)
+        self._settings = settings
+        if self._trace is not None:
+            log.warning("the trace ends: other settings are in force now")
+        self._governor.follow(self._build_ladder(), self._live_streams())
+        self._pipelines.report_unreachable()
 
     def request_stop(self, reason: str) -> None:
         """End `run` in order. Any thread and signal handlers: `SimpleQueue.put` is reentrant."""
@@ -192,7 +213,7 @@ class Daemon:
             "stop_reason": self._stop_reason,
             "streams": self._inbox.snapshot(),
             "delivery": self._egress.snapshot(),
-            "models": {name: _model_figures(loop) for name, loop in self._inferences.items()} | self._left_out,
+            "models": self._pipelines.snapshot(),
             "degradation": self._governor.snapshot(),
             "process": {**process, "memory_locked": self._lock_refusal is None},
             "versions": {
@@ -216,24 +237,7 @@ class Daemon:
         for name, why in self._left_out.items():
             event = "model_marked" if "marked" in why else "model_failed"
             self._egress.report(event, {"model": name, **why.get("marked", {"problems": why.get("failed")})})
-        for stream in self._streams:
-            fastest_ns = self._inferences[stream.model].variant.fastest_ns
-            budget_ms = stream.budget_ms
-            if budget_ms is None or stream.on_late == "mark":
-                continue
-            if fastest_ns + EGRESS_RESERVE_NS > budget_ms * NS_PER_MS:
-                fastest_ms = round(fastest_ns / NS_PER_MS, 1)
-                log.warning(
-                    "%s: its deadline of %g ms is shorter than the fastest run of %s in the warm-up, %g ms: hardly "
-                    "any frame can make it",
-                    stream.name,
-                    budget_ms,
-                    stream.model,
-                    fastest_ms,
-                )
-                figures = {"stream": stream.name, "model": stream.model}
-                limits = {"deadline_ms": budget_ms, "fastest_ms": fastest_ms}
-                self._egress.report("deadline_too_short", {**figures, **limits})
+        self._pipelines.report_unreachable()
 
     def _hung(self, loop: InferenceLoop, run: CurrentRun, overdue_s: float) -> None:
         """End this run so that another can replace it: a thread in native code cannot be ended. The hang thread."""
@@ -260,7 +264,6 @@ class Daemon:
 
     def _main_loop(self) -> str:
         """Wait for a reason to stop and return it."""
-        inference_workers = [self._workers[f"infer-{name}"] for name in self._models]
         while True:
             has_end = self._end_ns != NEVER_NS
             left_s = max(0.0, (self._end_ns - self._clock.now_ns()) / NS_PER_S) if has_end else None
@@ -270,33 +273,22 @@ class Daemon:
                 return "duration reached"
             if reason:
                 return reason
-            if crashed := [worker.name for worker in self._workers.values() if worker.has_crashed]:
+            if crashed := self._crashed():
                 return f"crashed: {', '.join(crashed)}"
             if self._egress.broken is not None:
                 return self._egress.broken
-            # Without a model that may be loaded there is no stream; the agent stays and says so in its health.
-            if inference_workers and not any(worker.is_alive for worker in inference_workers):
+            if self._pipelines.has_ended:
                 return "all streams ended"
 
     def _shut_down(self) -> None:
         begun_ns = self._clock.now_ns()
         has_ended = self._stop_reason == "all streams ended"
-        for capture in self._captures:
-            capture.stop()
-        self._inbox.stop()
-        # One that hangs was given its time already.
-        self._join("infer-", begun_ns + (DRAIN_INFERENCE_NS // 10 if self._hang_reason else DRAIN_INFERENCE_NS))
-        for inference in self._inferences.values():
-            inference.abort_for_shutdown()
-        self._join("infer-", self._clock.now_ns() + DRAIN_CAPTURE_NS)
-        self._join("capture-", self._clock.now_ns() + DRAIN_CAPTURE_NS)
-        self._inbox.settle_in_flight()
-        for loop in (self._timer, self._annotate, self._health, self._governor, self._hangs):
+        self._pipelines.shut_down(inference_hangs=bool(self._hang_reason))
+        for loop in (self._health, self._governor, self._hangs):
             loop.stop()
         if self._trace is not None:
             self._trace.stop()
-            self._join("trace", self._clock.now_ns() + DRAIN_CAPTURE_NS)
-        self._join("annotate", self._clock.now_ns() + DRAIN_CAPTURE_NS)
+            self._workers["trace"].join_or_leave(TRACE_DRAIN_S)
         self._health.send()
         self._drain_egress(begun_ns, has_ended=has_ended)
         if self._broker is not None:
@@ -318,25 +310,18 @@ class Daemon:
         if worker.is_alive:
             self._egress.give_up()
 
-    def _join(self, prefix: str, by_ns: int) -> None:
-        for name, worker in self._workers.items():
-            if name.startswith(prefix) and not worker.join((by_ns - self._clock.now_ns()) / NS_PER_S):
-                log.warning("%s: did not end in time and is left behind", name)
-
-    def _build_sources(self, settings: Settings) -> dict[str, Source]:
-        """Return the sources of all streams whose model is there.
+    def _build_sources(self, settings: Settings, models: Mapping[str, LoadedModel]) -> dict[str, Source]:
+        """Return the sources of all streams that are on and whose model is there.
 
         Raises:
             ConfigError: one of them is nothing that we know; a run that replaces a hung one goes on without it.
         """
         sources: dict[str, Source] = {}
         for stream in settings.streams:
-            if stream.model not in self._models:
+            if stream.model not in models or not stream.enabled:
                 continue
             try:
-                sources[stream.name] = build_source(
-                    stream, self._clock, self._models[stream.model].signal, settings.mqtt
-                )
+                sources[stream.name] = build_source(stream, self._clock, models[stream.model].signal, settings.mqtt)
             except ConfigError as error:
                 if self._before is None:
                     raise
@@ -376,69 +361,44 @@ class Daemon:
             backoff=Backoff(cap_ns=int(settings.reconnect_max_s * NS_PER_S)),
         )
 
-    def _build_inference(self, model: str) -> InferenceLoop:
-        def marks(stream: StreamSettings) -> bool:
-            return stream.model == model and stream.on_late == "mark"
-
-        keep_warm_s = next(known.keep_warm_s for known in self._settings.models if known.name == model)
-        return InferenceLoop(
-            model=self._models[model],
-            inbox=self._inbox,
-            timer=self._timer,
-            emit=self._egress.emit,
-            marks_late=frozenset(stream.name for stream in self._streams if marks(stream)),
-            show=self._annotate.show,
-            clock=self._clock,
-            keep_warm_ns=NEVER_NS if keep_warm_s is None else int(keep_warm_s * NS_PER_S),
-        )
-
     def _build_governor(self) -> GovernorLoop:
         limit_bytes = self._memory_limit_bytes
         return GovernorLoop(
-            loops=self._inferences.values(),
+            loops=lambda: self._pipelines.inferences,
             inbox=self._inbox,
-            live_streams=[
-                s.name for s in self._streams if s.mode == "live" and not self._models[s.model].is_stateful
-            ],
-            ladder=build_ladder(self._settings.degradation, self._streams, self._models),
+            live_streams=self._live_streams(),
+            ladder=self._build_ladder(),
             signals=DeviceSignals(temperature_limit_c=self._settings.degradation.temperature_c_max),
             memory_ratio=lambda: None if limit_bytes is None else resident_bytes() / limit_bytes,
             report=self._egress.report,
             clock=self._clock,
         )
 
+    def _build_ladder(self) -> Ladder:
+        return build_ladder(self._settings.degradation, self._pipelines.streams, self._pipelines.models)
+
+    def _live_streams(self) -> list[str]:
+        return [stream.name for stream in self._pipelines.streams if stream.mode == "live"]
+
     def _build_workers(self) -> dict[str, Worker]:
-        """Return the threads in the order of their start: sinks, engines, sources."""
+        """Return the threads beside the pipelines in the order of their start: the sink first."""
         bodies: dict[str, Callable[[], None]] = {
             "egress": self._egress.run,
-            "abort": self._timer.run,
-            "annotate": self._annotate.run,
             "health": self._health.run,
             "governor": self._governor.run,
             "hangs": self._hangs.run,
             **({} if self._trace is None else {"trace": self._trace.run}),
-            **{f"infer-{name}": loop.run for name, loop in self._inferences.items()},
-            **{
-                f"capture-{stream.name}": loop.run for stream, loop in zip(self._streams, self._captures, strict=True)
-            },
         }
-        return {name: Worker(name, body, lambda: self._wakeups.put("")) for name, body in bodies.items()}
+        return {name: Worker(name, body, self._look_around) for name, body in bodies.items()}
+
+    def _look_around(self) -> None:
+        """Let the main loop see what changed. Any thread."""
+        self._wakeups.put("")
+
+    def _crashed(self) -> list[str]:
+        own = [worker.name for worker in self._workers.values() if worker.has_crashed]
+        return own + self._pipelines.crashed
 
     def _metrics(self) -> contextlib.AbstractContextManager[object]:
         port = self._settings.health.prometheus_port
         return contextlib.nullcontext() if port is None else metrics_server(port, self.summary)
-
-
-def _model_figures(loop: InferenceLoop) -> dict[str, Any]:
-    model, variant = loop.model, loop.variant
-    return {
-        "version": model.version,
-        "sha256": variant.sha256,
-        "task": model.task,
-        "variant": variant.name,
-        "variants": [known.name for known in model.variants],
-        "fastest_ms": round(variant.fastest_ns / NS_PER_MS, 3),
-        "abort_overshoot_ms": {**loop.overshoot.summary_ms(), "count": loop.overshoot.count},
-        "warm_runs": loop.warm_runs,
-        **({} if variant.memory is None else {"state_resets": variant.memory.resets}),
-    }

@@ -35,6 +35,11 @@ class Worker:
         self._thread.join(max(0.0, timeout_s))
         return not self._thread.is_alive()
 
+    def join_or_leave(self, timeout_s: float) -> None:
+        """Wait for the end; a thread that hangs in native code is left behind, and said so."""
+        if not self.join(timeout_s):
+            log.warning("%s: did not end in time and is left behind", self.name)
+
     @property
     def is_alive(self) -> bool:
         """Whether the body is still running; False before `on_end` is called."""

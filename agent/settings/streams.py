@@ -39,6 +39,8 @@ class StreamSettings(Section):
     docs/sources.md describes each."""
     model: str
     """Name of a model under `models`. Required."""
+    enabled: bool = True
+    """Whether the source is read. Default true; a stream that is off keeps its model warm and its books."""
     mode: Literal["live", "every_frame"] = "live"
     """`live`: the clock paces, the newest frame wins. `every_frame`: every frame of a file is processed and the
     source waits. Default `live`: a device watches the present."""
