@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from agent.clock import NS_PER_MS, NS_PER_S, Clock
@@ -13,7 +11,7 @@ from agent.core.degradation import Ladder, LadderPolicy, Step, StepKind
 from agent.core.predictor import PredictorPolicy
 from agent.core.scheduler import Overflow, SchedulerPolicy, StreamPolicy
 from agent.errors import ConfigError
-from agent.interfaces import LoadedModel, Source
+from agent.interfaces import LoadedModel
 from agent.loading import digests, load_model
 from agent.marks import HANGS_MAX, Marks
 from agent.provision import Provision
@@ -21,14 +19,11 @@ from agent.settings import DegradationSettings, ModelSettings, Settings, StreamS
 
 log = logging.getLogger(__name__)
 
-SOURCES = {
-    "camera": "agent.sources.camera:CameraSource",
-    "network": "agent.sources.network:NetworkSource",
-    "video_file": "agent.sources.video_file:VideoFileSource",
-}
-
 QUEUE_FRAMES_EVERY_FRAME = 4
 """Enough that decoding and inference overlap: 4 frames of 1080p are 25 MB."""
+
+QUEUE_FRAMES_STATEFUL = 8
+"""A quarter of a second at 32 ms a window: a short stall loses none, so that the state goes on."""
 
 
 def used_models(settings: Settings) -> list[ModelSettings]:
@@ -124,7 +119,7 @@ def build_ladder(
             steps.append(Step(StepKind.TRIM, "", 0, "unused memory given back"))
         elif kind == "unload" and any(_has_standby(model) for model in models.values()):
             steps.append(Step(StepKind.UNLOAD, "", 0, "variants that are not in use unloaded"))
-        elif kind == "stride" and any(stream.mode == "live" for stream in streams):
+        elif kind == "stride" and any(s.mode == "live" and not models[s.model].is_stateful for s in streams):
             steps += [Step(StepKind.STRIDE, "", stride, f"stride {stride}") for stride in (2, 3)]
         elif kind == "variant":
             steps += [
@@ -154,37 +149,24 @@ def _has_standby(model: LoadedModel) -> bool:
     return len({id(variant.engine) for variant in model.variants}) > 1
 
 
-def build_source(stream: StreamSettings, clock: Clock) -> Source:
-    """Return the source that a stream names.
+def stream_policy(stream: StreamSettings, *, is_stateful: bool = False) -> StreamPolicy:
+    """Return how the scheduler treats a stream.
+
+    Args:
+        stream: its settings.
+        is_stateful: whether its model remembers: then frames keep their order, also in live mode.
 
     Raises:
-        ConfigError: nothing that we know, or a file that is not there.
+        ConfigError: it leaves out frames of a model that remembers.
     """
-    text = stream.source
-    if text.isdigit() or text.startswith("/dev/"):
-        camera: Source = _load(SOURCES["camera"])(
-            text, clock, width=stream.width, height=stream.height, fps=stream.fps
-        )
-        return camera
-    if text.partition("://")[0] in ("rtsp", "rtsps", "http", "https"):
-        network: Source = _load(SOURCES["network"])(text, clock)
-        return network
-    file = Path(text)
-    if not file.is_file():
-        raise ConfigError(
-            f"streams.{stream.name}: source {text!r} is no file (looked in {Path.cwd()}), and neither /dev/video*, "
-            "a camera's number, rtsp:// nor http://"
-        )
-    video: Source = _load(SOURCES["video_file"])(
-        file, clock, is_paced=stream.mode == "live", repeat=stream.repeat, fps=stream.fps
-    )
-    return video
-
-
-def stream_policy(stream: StreamSettings) -> StreamPolicy:
-    """Return how the scheduler treats a stream."""
     is_live = stream.mode == "live"
-    queue_frames = stream.queue_frames or (1 if is_live else QUEUE_FRAMES_EVERY_FRAME)
+    if is_stateful and (stream.stride > 1 or stream.max_fps is not None or stream.changed_share_min is not None):
+        raise ConfigError(
+            f"streams.{stream.name}: {stream.model} keeps a state from frame to frame, which stride, max_fps and "
+            "changed_share_min would break: leave them out"
+        )
+    live_frames = QUEUE_FRAMES_STATEFUL if is_stateful else 1
+    queue_frames = stream.queue_frames or (live_frames if is_live else QUEUE_FRAMES_EVERY_FRAME)
     overflow = Overflow.BLOCK
     if is_live:
         overflow = Overflow.SUPERSEDE if queue_frames == 1 else Overflow.DROP_OLDEST
@@ -198,9 +180,5 @@ def stream_policy(stream: StreamSettings) -> StreamPolicy:
         max_hz=stream.max_fps,
         stride=stream.stride,
         steps=None if stream.steps.is_empty else stream.steps,
+        is_stateful=is_stateful,
     )
-
-
-def _load(reference: str) -> Any:
-    module, _, name = reference.partition(":")
-    return getattr(importlib.import_module(module), name)

@@ -16,7 +16,6 @@ import cv2
 from agent import __version__
 from agent.assembly import (
     build_ladder,
-    build_source,
     load_models,
     scheduler_policy,
     stream_policy,
@@ -54,6 +53,7 @@ from agent.remote import Remote
 from agent.settings import Settings
 from agent.sinks.embedded import EmbeddedBroker
 from agent.sinks.stdout import StdoutSink
+from agent.sourcing import build_source
 from agent.updating import Updates
 from agent.wake import Wake
 
@@ -130,7 +130,10 @@ class Daemon:
             log.warning("limits.lock_memory: refused: %s: raise LimitMEMLOCK", self._lock_refusal)
         self._broker: EmbeddedBroker | None = None
         scheduling = scheduler_policy(settings, provision)
-        policies = {stream.name: stream_policy(stream) for stream in runnable(settings, models, sources)}
+        policies = {
+            stream.name: stream_policy(stream, is_stateful=models[stream.model].is_stateful)
+            for stream in runnable(settings, models, sources)
+        }
         self._trace: TraceRecorder | None = None
         if trace is not None:
             from agent.loops.trace import TraceRecorder  # With the simulator that reads it; nobody else needs them.
@@ -403,7 +406,7 @@ class Daemon:
             if stream.model not in models or not stream.enabled:
                 continue
             try:
-                sources[stream.name] = build_source(stream, self._clock)
+                sources[stream.name] = build_source(stream, self._clock, models[stream.model].signal, settings.mqtt)
             except ConfigError as error:
                 if self._before is None:
                     raise

@@ -11,6 +11,15 @@ import numpy.typing as npt
 Pixels = npt.NDArray[np.uint8]
 """uint8 [H, W, 3] BGR, or uint8 [H, W] grey."""
 
+Samples = npt.NDArray[np.float32]
+"""float32 [samples, channels], oldest first: one window of a signal."""
+
+Content = npt.NDArray[Any]
+"""What a frame holds: `Pixels` of a picture, or `Samples` of a signal. Their dtypes tell them apart."""
+
+PIXELS_MAX = 100_000_000
+"""A picture above 100 megapixels (300 MB in BGR) is refused before anything is allocated for it."""
+
 Tensor = npt.NDArray[Any]
 """A model's input or output; shape and dtype are the model's."""
 
@@ -19,12 +28,34 @@ class Capture(NamedTuple):
     """What `Source.read` returns.
 
     Attributes:
-        captured_at_ns: `Clock.now_ns` when the frame became available, before any decoding.
-        pixels: owned by the receiver; the source never writes to it again.
+        captured_at_ns: `Clock.now_ns` when the frame became available, before any decoding; of a window of a signal,
+            when its last sample was taken.
+        pixels: owned by the receiver; the source never writes to it again. Samples where the model takes a signal.
+        follows: False where something was lost since the capture before it, so that it is no continuation.
+        is_still: whether nothing changed in it, so that it may be left out.
     """
 
     captured_at_ns: int
-    pixels: Pixels
+    pixels: Content
+    follows: bool = True
+    is_still: bool = False
+
+
+class Block(NamedTuple):
+    """Consecutive samples of a signal, as a source had them.
+
+    Attributes:
+        captured_at_ns: `Clock.now_ns` when the last sample was taken, or when it arrived where nobody says more.
+        samples: float32 [samples, channels], at least one sample; owned by the receiver.
+        time_ns: of the last sample on its sender's clock, whatever that starts from; None where it is not known. Gaps
+            show in it, since arrival jitters.
+        follows: False where samples were lost just before.
+    """
+
+    captured_at_ns: int
+    samples: Samples
+    time_ns: int | None = None
+    follows: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,11 +67,13 @@ class Frame:
         sequence: counts the stream's captured frames from 1; the ledger's key.
         captured_at_ns: `Clock.now_ns` at capture.
         deadline_ns: absolute; `NEVER_NS` for a stream without a deadline.
-        pixels: see `Pixels`; read-only by agreement once captured.
+        pixels: see `Content`; read-only by agreement once captured.
+        follows: see `Capture`.
     """
 
     stream: str
     sequence: int
     captured_at_ns: int
     deadline_ns: int
-    pixels: Pixels
+    pixels: Content
+    follows: bool = True

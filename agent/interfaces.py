@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 
 from agent.errors import TransientError
-from agent.frame import Capture, Pixels, Tensor
+from agent.frame import Block, Capture, Content, Frame, Tensor
 from agent.result import Payload
 
 
@@ -37,6 +37,38 @@ class Source(Protocol):
 
     def interrupt(self) -> None:
         """Make a waiting `read` return soon where that is possible. Any thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignalForm:
+    """What a source of samples gives: samples a second, and the names of the channels in its order."""
+
+    rate_hz: float
+    channels: tuple[str, ...]
+
+
+class SampleSource(Protocol):
+    """Reads a signal. The same life as a `Source`; a model's windows are cut from its blocks."""
+
+    def form(self) -> SignalForm:
+        """Return what it gives; known once it is open."""
+
+    def open(self) -> None:
+        """See `Source.open`."""
+
+    def read(self) -> Block | None:
+        """Block for the next samples; None at the end of a finite source.
+
+        Raises:
+            TransientError: the source is lost; `close`, a wait and `open` follow.
+            PermanentError: these samples are unusable; they are counted as one lost frame and reading goes on.
+        """
+
+    def close(self) -> None:
+        """See `Source.close`."""
+
+    def interrupt(self) -> None:
+        """See `Source.interrupt`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +129,18 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Signal:
+    """The signal that a model takes; `models.signal.SignalSpec` documents each field."""
+
+    rate_hz: float
+    channels: tuple[str, ...]
+    units: tuple[str, ...]
+    length: int
+    hop: int
+    context: int
+
+
+@dataclass(frozen=True, slots=True)
 class Placement:
     """How a frame was fitted into a model's input, to be undone on its boxes.
 
@@ -116,11 +160,11 @@ class Placement:
 class Preprocess(Protocol):
     """Frame to model inputs. Inference thread."""
 
-    def __call__(self, pixels: Pixels, captured_at_ns: int = 0) -> tuple[dict[str, Tensor], Placement]:
+    def __call__(self, content: Content, captured_at_ns: int = 0, /) -> tuple[dict[str, Tensor], Placement]:
         """Return inputs by name, and how the frame lies in them.
 
         Args:
-            pixels: of the frame.
+            content: of the frame: a picture, or a window of a signal.
             captured_at_ns: its capture time, for models that take it.
 
         Raises:
@@ -139,6 +183,19 @@ class Decoder(Protocol):
         """
 
 
+class Memory(Protocol):
+    """Feeds what a model says of the past back to it, apart for each stream. Inference thread."""
+
+    resets: int
+    """Frames that started from the initial state because something was lost before them."""
+
+    def recall(self, frame: Frame) -> Mapping[str, Tensor]:
+        """Return the state inputs for a frame; the initial ones where it does not follow the last one that ran."""
+
+    def remember(self, frame: Frame, outputs: Sequence[Tensor]) -> None:
+        """Keep the state outputs of a run that ended well."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Variant:
     """One way to run a model, verified and warm.
@@ -153,6 +210,7 @@ class Variant:
         fastest_ns: the fastest run through the whole path that was seen in the warm-up.
         judge: says how the outputs of a run on `warm_inputs` differ from the golden sample, nothing when they do not;
             None for a model without one. Raises PermanentError as `decoder` does. Inference thread.
+        memory: of a model with state; None for one that knows nothing but the frame.
     """
 
     name: str
@@ -163,16 +221,22 @@ class Variant:
     warm_inputs: Mapping[str, Tensor]
     fastest_ns: int
     judge: Callable[[list[Tensor]], list[str]] | None = None
+    memory: Memory | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
-    """What an inference loop runs: at least one variant, the best first, each lighter than the one before."""
+    """What an inference loop runs: at least one variant, the best first, each lighter than the one before.
+
+    `signal` says which windows it takes, None for pictures. A stateful one needs its frames in order.
+    """
 
     name: str
     version: str
     task: str
     variants: tuple[Variant, ...]
+    signal: Signal | None = None
+    is_stateful: bool = False
 
 
 class Packet(NamedTuple):

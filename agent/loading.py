@@ -7,7 +7,7 @@ import json
 import logging
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -23,8 +23,8 @@ from agent.engine.process import give_back
 from agent.engine.session import OrtEngine
 from agent.engine.trial import Description, TensorShape, describe
 from agent.errors import ConfigError, PermanentError
-from agent.frame import Pixels, Tensor
-from agent.interfaces import Decoder, Engine, LoadedModel, Placement, Preprocess, Variant
+from agent.frame import Content, Frame, Tensor
+from agent.interfaces import Decoder, Engine, LoadedModel, Memory, Placement, Preprocess, TensorSpec, Variant
 from agent.models.assumed import draft_manifest, names_beside
 from agent.models.clues import parse_metadata
 from agent.models.extra_inputs import build_extras, build_stamp
@@ -33,7 +33,6 @@ from agent.models.guess import guess
 from agent.models.manifest import (
     FULL,
     MANIFEST_NAME,
-    InputSpec,
     Manifest,
     is_bare,
     load_expected,
@@ -41,6 +40,9 @@ from agent.models.manifest import (
     load_manifest,
 )
 from agent.models.preprocess import build_preprocess
+from agent.models.recording import golden_windows
+from agent.models.signal import SignalSpec, build_signal_preprocess
+from agent.models.state import StateStore
 from agent.result import Payload
 from agent.settings import ModelSettings
 
@@ -135,7 +137,7 @@ def survey(settings: ModelSettings, workshop: Workshop) -> Surveyed:
     shapes: dict[str, list[TensorShape]] = {}
     owners: dict[str, tuple[str, Manifest]] = {}
     for name, own in _variants(manifest):
-        shapes.setdefault(own.model.path, []).append(_input_shape(own.input))
+        shapes.setdefault(own.model.path, []).append(_input_shape(own))
         owners.setdefault(own.model.path, (name, own))
     prepared, costs, problems = {}, {}, []
     for path, (name, own) in owners.items():
@@ -196,7 +198,9 @@ def load_model(settings: ModelSettings, threads: int, clock: Clock, recipe: Reci
     if problems:
         raise ConfigError(problems)
     variants = tuple(attempt.variant for attempt in attempts if attempt.variant is not None)
-    return LoadedModel(settings.name, manifest.version, manifest.task, variants)
+    signal = None if manifest.signal is None else manifest.signal.describe()
+    is_stateful = manifest.state is not None
+    return LoadedModel(settings.name, manifest.version, manifest.task, variants, signal, is_stateful)
 
 
 def try_variants(
@@ -267,22 +271,27 @@ def load_variant(name: str, folder: Path, manifest: Manifest, engine: OrtEngine,
         ConfigError: anything that is wrong with it.
     """
     preprocess, decoder = build_steps(folder, manifest, engine)
-    picture = _golden_picture(folder, manifest)
+    memory = _build_memory(folder, manifest, engine)
+    contents = _golden_contents(folder, manifest)
     try:
         warm_inputs, placement, payload, fastest_ns = within(
-            WARM_UP_LIMIT_S, f"{folder}: the warm-up", lambda: _warm_up(engine, preprocess, decoder, picture, clock)
+            WARM_UP_LIMIT_S,
+            f"{folder}: the warm-up",
+            lambda: _warm_up(engine, preprocess, decoder, memory, contents, clock),
         )
     except PermanentError as error:
         raise ConfigError(f"{folder}: fails on its warm-up frame: {error}") from error
+    # A fresh one: what the sample left behind is none of a stream's past.
+    memory = _build_memory(folder, manifest, engine)
     compare = _golden_comparison(folder, manifest)
-    if compare is None:
-        return Variant(name, engine.sha256, preprocess, engine, decoder, warm_inputs, fastest_ns)
-    _check_golden(folder, manifest, compare(payload))
+    judge: Callable[[list[Tensor]], list[str]] | None = None
+    if compare is not None:
+        _check_golden(folder, manifest, compare(payload))
 
-    def judge(outputs: list[Tensor]) -> list[str]:
-        return compare(decoder.decode(outputs, placement))
+        def judge(outputs: list[Tensor]) -> list[str]:
+            return compare(decoder.decode(outputs, placement))
 
-    return Variant(name, engine.sha256, preprocess, engine, decoder, warm_inputs, fastest_ns, judge)
+    return Variant(name, engine.sha256, preprocess, engine, decoder, warm_inputs, fastest_ns, judge, memory)
 
 
 def _variants(manifest: Manifest) -> list[tuple[str, Manifest]]:
@@ -290,7 +299,11 @@ def _variants(manifest: Manifest) -> list[tuple[str, Manifest]]:
     return [(FULL, manifest), *((spec.name, manifest.variant(spec)) for spec in manifest.variants)]
 
 
-def _input_shape(spec: InputSpec) -> TensorShape:
+def _input_shape(manifest: Manifest) -> TensorShape:
+    if manifest.signal is not None:
+        return TensorShape(manifest.signal.name, "float32", manifest.signal.shape)
+    spec = manifest.input
+    assert spec is not None  # The manifest's own check.
     channels = 1 if spec.color == "GRAY" else 3
     plane = (spec.height, spec.width)
     shape = (1, *plane, channels) if spec.layout == "NHWC" else (1, channels, *plane)
@@ -304,7 +317,7 @@ def build_steps(folder: Path, manifest: Manifest, engine: OrtEngine) -> tuple[Pr
         ConfigError: the manifest and the network do not agree, or the labels are wrong.
     """
     place = str(folder / MANIFEST_NAME)
-    _check_input(manifest, engine, place)
+    _check_names(manifest, engine.inputs, place)
     given = DecoderInput(
         place=place,
         options=manifest.decoder,
@@ -312,9 +325,24 @@ def build_steps(folder: Path, manifest: Manifest, engine: OrtEngine) -> tuple[Pr
         labels=None if manifest.labels is None else load_labels(folder, manifest.labels),
         first_id=0 if manifest.labels is None else manifest.labels.first_id,
     )
-    extras = build_extras(manifest.constants, manifest.sizes, engine.inputs, place)
-    stamp = build_stamp(manifest.times, engine.inputs, place)
-    return build_preprocess(manifest.input, extras, stamp), _build_decoder(given)
+    return _build_preprocess(manifest, engine.inputs, place), _build_decoder(given)
+
+
+def _build_preprocess(manifest: Manifest, inputs: Sequence[TensorSpec], place: str) -> Preprocess:
+    extras = build_extras(manifest.constants, manifest.sizes, inputs, place)
+    stamp = build_stamp(manifest.times, inputs, place)
+    if manifest.signal is None:
+        assert manifest.input is not None  # The manifest's own check.
+        _check_picture(manifest, inputs, place)
+        return build_preprocess(manifest.input, extras, stamp)
+    _check_signal(manifest.signal, inputs, place)
+    return build_signal_preprocess(manifest.signal, extras, stamp)
+
+
+def _build_memory(folder: Path, manifest: Manifest, engine: OrtEngine) -> StateStore | None:
+    if manifest.state is None:
+        return None
+    return StateStore(manifest.state, engine.inputs, engine.outputs, str(folder / MANIFEST_NAME))
 
 
 def _build_decoder(given: DecoderInput) -> Decoder:
@@ -326,41 +354,75 @@ def _build_decoder(given: DecoderInput) -> Decoder:
     return decoder
 
 
-def _check_input(manifest: Manifest, engine: OrtEngine, place: str) -> None:
-    spec = manifest.input
-    shape = _input_shape(spec).shape
-    seen = ", ".join(map(str, engine.inputs))
-    described = [spec.name, *manifest.constants, *manifest.sizes, *manifest.times]
-    if sorted(described) != sorted(known.name for known in engine.inputs):
-        names = ", ".join(map(repr, described))
+def _check_names(manifest: Manifest, inputs: Sequence[TensorSpec], place: str) -> None:
+    """Refuse a manifest that does not say where each of the network's inputs comes from."""
+    section, spec = ("signal", manifest.signal) if manifest.signal is not None else ("input", manifest.input)
+    assert spec is not None  # The manifest's own check.
+    state = () if manifest.state is None else manifest.state.tensors
+    described = [spec.name, *manifest.constants, *manifest.sizes, *manifest.times, *state]
+    if sorted(described) != sorted(known.name for known in inputs):
         raise ConfigError(
-            f"{place}: [input] describes {names}; the model takes {seen}: what is no picture stands under "
-            "[constants], [sizes] or [times]"
+            f"{place}: [{section}] describes {', '.join(map(repr, described))}; the model takes "
+            f"{', '.join(map(str, inputs))}: what changes with no frame stands under [constants], the rest under "
+            "[sizes], [times] or [state]"
         )
-    wanted = next(known for known in engine.inputs if known.name == spec.name)
-    fits = len(wanted.shape) == 4 and all(
-        size is None or size == own for size, own in zip(wanted.shape, shape, strict=True)
-    )
-    if wanted.dtype != np.dtype(spec.dtype) or not fits:
+
+
+def _check_picture(manifest: Manifest, inputs: Sequence[TensorSpec], place: str) -> None:
+    spec, shape = manifest.input, _input_shape(manifest).shape
+    assert spec is not None  # The manifest's own check.
+    wanted = next(known for known in inputs if known.name == spec.name)
+    if not wanted.fits(np.dtype(spec.dtype), shape):
+        seen = ", ".join(map(str, inputs))
         raise ConfigError(f"{place}: [input] makes {spec.dtype}{list(shape)} ({spec.layout}); the model takes {seen}")
 
 
-def _golden_picture(folder: Path, manifest: Manifest) -> Pixels:
-    if manifest.golden is not None:
-        return read_picture(folder / manifest.golden.image)
+def _check_signal(spec: SignalSpec, inputs: Sequence[TensorSpec], place: str) -> None:
+    wanted = next(known for known in inputs if known.name == spec.name)
+    if not wanted.fits(np.dtype(np.float32), spec.shape):
+        raise ConfigError(
+            f"{place}: [signal] makes float32{list(spec.shape)} ({spec.layout}); the model takes {wanted}"
+        )
+
+
+def _golden_contents(folder: Path, manifest: Manifest) -> list[Content]:
+    """Return the golden picture, or the windows of the golden recording; without a sample, something of its shape."""
+    golden = manifest.golden
+    if golden is not None and golden.image is not None:
+        return [read_picture(folder / golden.image)]
+    if golden is not None and golden.recording is not None and manifest.signal is not None:
+        return list(golden_windows(folder / golden.recording, manifest.signal))
     log.warning("%s: has no [golden] sample: nothing proves that the model works on this device", folder)
-    return np.zeros((manifest.input.height, manifest.input.width, 3), np.uint8)
+    if manifest.input is not None:
+        return [np.zeros((manifest.input.height, manifest.input.width, 3), np.uint8)]
+    assert manifest.signal is not None
+    return [np.zeros((manifest.signal.context + manifest.signal.length, len(manifest.signal.channels)), np.float32)]
 
 
 def _warm_up(
-    engine: Engine, preprocess: Preprocess, decoder: Decoder, picture: Pixels, clock: Clock
+    engine: Engine,
+    preprocess: Preprocess,
+    decoder: Decoder,
+    memory: Memory | None,
+    contents: Sequence[Content],
+    clock: Clock,
 ) -> tuple[dict[str, Tensor], Placement, Payload, int]:
-    """Run a real-shaped frame through the whole path; return what came of it and the fastest time."""
+    """Run real-shaped frames through the whole path; return what came of the last one and the fastest time.
+
+    One frame is run `WARM_UP_RUNS` times; several, the windows of a recording, once each in their order.
+    """
     fastest_ns = NEVER_NS
-    for _ in range(WARM_UP_RUNS):
+    runs = contents if len(contents) > 1 else [*contents] * WARM_UP_RUNS
+    for number, content in enumerate(runs, start=1):
+        frame = Frame("", number, 0, NEVER_NS, content, follows=len(contents) > 1)
         started_ns = clock.now_ns()
-        inputs, placement = preprocess(picture)
-        payload = decoder.decode(engine.run(inputs, engine.new_abort()), placement)
+        inputs, placement = preprocess(content)
+        if memory is not None:
+            inputs |= memory.recall(frame)
+        outputs = engine.run(inputs, engine.new_abort())
+        if memory is not None:
+            memory.remember(frame, outputs)
+        payload = decoder.decode(outputs, placement)
         fastest_ns = min(fastest_ns, clock.now_ns() - started_ns)
     return inputs, placement, payload, fastest_ns
 
@@ -378,7 +440,7 @@ def _check_golden(folder: Path, manifest: Manifest, found: list[str]) -> None:
     if not found:
         return
     assert manifest.golden is not None
-    sample = manifest.golden.image
+    sample = manifest.golden.image or manifest.golden.recording
     raise ConfigError(
         [
             f"{folder}: {manifest.model.path} does not reproduce its golden sample {sample} on this device, so its "

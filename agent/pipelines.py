@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agent.assembly import build_source, load_models, scheduler_policy, stream_policy, used_models
+from agent.assembly import load_models, scheduler_policy, stream_policy, used_models
 from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, Clock
 from agent.core.backoff import Backoff
 from agent.core.scheduler import EGRESS_RESERVE_NS, SchedulerPolicy, StreamPolicy
@@ -18,7 +18,7 @@ from agent.frame import Frame
 from agent.interfaces import LoadedModel, Source
 from agent.loops.abort import AbortTimer
 from agent.loops.annotate import AnnotateLoop
-from agent.loops.capture import CaptureLoop, ReportEvent
+from agent.loops.capture import WAIT_MAX_NS, CaptureLoop, ReportEvent
 from agent.loops.inbox import Inbox
 from agent.loops.inference import Emit, InferenceLoop, ShowResult
 from agent.loops.worker import Worker
@@ -27,6 +27,7 @@ from agent.provision import Provision
 from agent.result import Payload
 from agent.settings import ModelSettings, Settings, StreamSettings
 from agent.settings.scope import Scope, leaf_fields, scope_of
+from agent.sourcing import build_source
 
 log = logging.getLogger(__name__)
 
@@ -294,19 +295,22 @@ class Pipelines:
         left_out = {name: why for name, why in self._left_out.items() if name in names - models.keys()}
         there = {**{name: model for name, model in self.models.items() if name in names}, **models}
         sources = {
-            stream.name: build_source(stream, self._clock)
+            stream.name: build_source(stream, self._clock, there[stream.model].signal, new.mqtt)
             for stream in new.streams
-            if stream.model in there and stream.enabled and self._needs_reader(stream)
+            if stream.model in there and stream.enabled and self._needs_reader(stream, there[stream.model])
         }
         streams = [stream for stream in new.streams if stream.model in there]
-        policies = {stream.name: stream_policy(stream) for stream in streams}
+        policies = {s.name: stream_policy(s, is_stateful=there[s.model].is_stateful) for s in streams}
         scheduling = scheduler_policy(new, provision)
         return _Plan(new, provision, streams, policies, scheduling, sources, models, left_out)
 
-    def _needs_reader(self, stream: StreamSettings) -> bool:
+    def _needs_reader(self, stream: StreamSettings, model: LoadedModel) -> bool:
         before = next((known for known in self.streams if known.name == stream.name), None)
         if before is None or stream.name not in self._readers:
             return True
+        served = self.models.get(before.model)
+        if served is None or served.signal != model.signal:
+            return True  # Its windows are cut for the model.
         return any(getattr(before, name) != getattr(stream, name) for name in SOURCE_FIELDS)
 
     def _carry_out(self, plan: _Plan) -> None:
@@ -401,7 +405,9 @@ class Pipelines:
             worker.join_or_leave((by_ns - self._clock.now_ns()) / NS_PER_S)
 
     def _reader(self, stream: str, source: Source, number: int) -> _Reader:
-        loop = CaptureLoop(stream, source, self._inbox, self._clock, self._report, Backoff(), number)
+        loop = CaptureLoop(
+            stream, source, self._inbox, self._clock, self._report, Backoff(cap_ns=WAIT_MAX_NS), number
+        )
         return _Reader(loop, Worker(f"capture-{stream}", loop.run, self._wake))
 
     def _server(self, model: LoadedModel, settings: Settings) -> _Server:
@@ -444,4 +450,5 @@ def _model_figures(loop: InferenceLoop) -> Figures:
         "fastest_ms": round(variant.fastest_ns / NS_PER_MS, 3),
         "abort_overshoot_ms": {**loop.overshoot.summary_ms(), "count": loop.overshoot.count},
         "warm_runs": loop.warm_runs,
+        **({} if variant.memory is None else {"state_resets": variant.memory.resets}),
     }

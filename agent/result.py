@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NotRequired, TypedDict
 
+import numpy as np
+
+from agent.frame import Content
+
 
 class Mask(TypedDict, total=False):
     """Where something is in the frame: outlines or run lengths, as the model's options ask.
@@ -141,3 +145,17 @@ class SourceSize(TypedDict):
 
     width: int
     height: int
+
+
+class SourceWindow(TypedDict):
+    """Size of the window of a signal."""
+
+    samples: int
+    channels: int
+
+
+def source_size(content: Content) -> SourceSize | SourceWindow:
+    """Return the size of what a frame holds, in the terms of its kind."""
+    if content.dtype == np.uint8:
+        return SourceSize(width=content.shape[1], height=content.shape[0])
+    return SourceWindow(samples=content.shape[0], channels=content.shape[1])

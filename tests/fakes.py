@@ -12,7 +12,7 @@ import numpy as np
 
 from agent.clock import NS_PER_MS, Waitable
 from agent.errors import InferenceAbortedError, PermanentError, TransientError
-from agent.frame import Capture, Pixels, Tensor
+from agent.frame import Capture, Content, Pixels, Tensor
 from agent.interfaces import (
     Acknowledged,
     Connected,
@@ -135,7 +135,7 @@ class OneBox:
         return {"classes": [{"label": "thing", "class_id": 1, "score": 0.9}]}
 
 
-def identity_preprocess(pixels: Pixels, captured_at_ns: int = 0) -> tuple[dict[str, Tensor], Placement]:
+def identity_preprocess(pixels: Content, captured_at_ns: int = 0) -> tuple[dict[str, Tensor], Placement]:
     """Pass pixels through; refuse empty frames as the real one does."""
     if pixels.size == 0:
         raise PermanentError("frame has no pixels")

@@ -8,3 +8,5 @@ CLIP = REPOSITORY / "config/demo/clip.mp4"
 CLIP_FRAMES = 131
 MODELS = REPOSITORY / "tests/assets/models"
 BROKEN_INT8 = REPOSITORY / "tests/assets/cocossd_int8_pc_u8s8.onnx"
+SILERO_VAD = REPOSITORY / "config/models/silero-vad"
+SPEECH = REPOSITORY / "config/demo/speech.wav"

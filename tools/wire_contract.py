@@ -151,6 +151,13 @@ class SourceSize(_Body):
     height: int
 
 
+class SourceWindow(_Body):
+    """Size of the window of a signal, with the context that the model sees again."""
+
+    samples: int
+    channels: int
+
+
 class Result(_OpenBody):
     """One prediction."""
 
@@ -170,7 +177,7 @@ class Result(_OpenBody):
     variant: str
     """`full`, or the lighter variant of the model that runs now."""
     task: str
-    source: SourceSize
+    source: SourceSize | SourceWindow
     replay: Literal[True] | None = None
     """Present when it could not be sent in time."""
     late: Literal[True] | None = None

@@ -26,7 +26,7 @@ from agent.sinks.embedded import EmbeddedBroker, free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout; the demo's settings name their files from here."""
-CONFIG = ROOT / "config/demo/agent.toml"
+DEMO = ROOT / "config/demo"
 PREFIX = "edgebeat/v1"
 SUBSCRIBE_NS = 10 * NS_PER_S
 """On loopback it takes 10 ms."""
@@ -42,14 +42,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("--seconds", type=positive, metavar="N", help="end by itself (default: Ctrl-C ends)")
     parser.add_argument("--port", type=_port, metavar="P", help="the broker's for MQTT 5 (default: one that is free)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--sensor", action="store_true", help="a watch's recording instead of the clip")
+    what.add_argument("--audio", action="store_true", help="a recorded reading instead of the clip")
     parser.add_argument("--out", type=Path, default=Path("out/demo"), metavar="DIR", help="default: %(default)s")
 
 
 @dataclass(frozen=True)
-class Outputs:
-    """The files that a demo leaves behind."""
+class Show:
+    """What a demo shows: its settings, its recording, and whether it leaves a picture."""
 
-    picture: Path
+    config: Path
+    recording: Path
+    has_picture: bool = False
+
+
+CLIP = Show(DEMO / "agent.toml", DEMO / "clip.mp4", has_picture=True)
+SENSOR = Show(DEMO / "sensor.toml", DEMO / "watch.csv")
+AUDIO = Show(DEMO / "audio.toml", DEMO / "speech.wav")
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The files that a demo leaves behind; `picture` is None where there is nothing to be seen."""
+
+    picture: Path | None
     log: Path
     summary: Path
 
@@ -75,7 +92,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    outputs = prepare_outputs(args.out)
+    show = SENSOR if args.sensor else AUDIO if args.audio else CLIP
+    outputs = prepare_outputs(args.out, show)
     clock, tally = SystemClock(), Tally()
     # Everything that is started is ended on every way out, in the reverse order.
     with ExitStack() as stack:
@@ -83,7 +101,7 @@ def _run(args: argparse.Namespace) -> int:
         broker = start_broker(args.port)
         stack.callback(broker.stop)
         url = broker.url("5")
-        _announce(broker, outputs)
+        _announce(broker, outputs, show)
         view = view_for_output(PREFIX, clock)
         stack.callback(view.close)
         settings = MqttSettings(url=url, topic_prefix=PREFIX)
@@ -97,26 +115,30 @@ def _run(args: argparse.Namespace) -> int:
         if not _subscribe(viewer, clock):
             print(f"edgebeat: the broker at {url} does not answer.", file=sys.stderr)
             return exit_codes.FAILED
-        agent = stack.enter_context(_agent(url, outputs, args.seconds))
+        agent = stack.enter_context(_agent(url, outputs, show, args.seconds))
         limit_ns = NEVER_NS if args.seconds is None else START_NS + int(args.seconds * NS_PER_S) + END_NS
         _follow(agent, viewer, view, stop, clock, limit_ns)
         _receive_the_rest(viewer, view, clock)
     return _report(agent.returncode, stop, tally, outputs)
 
 
-def prepare_outputs(folder: Path) -> Outputs:
+def prepare_outputs(folder: Path, show: Show = CLIP) -> Outputs:
     """Make the folder and clear away the results of the last time.
 
     Raises:
         ConfigError: the folder cannot be made or written.
     """
     folder = folder.absolute()
-    outputs = Outputs(folder / "clip.jpg", folder / "agent.log", folder / "summary.json")
-    if not CONFIG.is_file():
-        raise ConfigError(f"demo: {CONFIG} is missing: the demo's clip and model come with the source checkout only")
+    picture = folder / "clip.jpg" if show.has_picture else None
+    outputs = Outputs(picture, folder / "agent.log", folder / "summary.json")
+    if not show.config.is_file():
+        raise ConfigError(
+            f"demo: {show.config} is missing: the demo's clip and model come with the source checkout only"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        outputs.picture.unlink(missing_ok=True)
+        if picture is not None:
+            picture.unlink(missing_ok=True)
         outputs.log.write_bytes(b"")
         outputs.summary.write_bytes(b"")
     except OSError as error:
@@ -142,10 +164,10 @@ def start_broker(port: int | None) -> EmbeddedBroker:
         raise ConfigError(f"--port {port}: the demo's broker cannot start there: {error.__cause__}") from error
 
 
-def _announce(broker: EmbeddedBroker, outputs: Outputs) -> None:
+def _announce(broker: EmbeddedBroker, outputs: Outputs, show: Show) -> None:
     url = broker.url("5")
     print(f"broker    {url} (MQTT 3.1.1: port {broker.url('3.1.1').rpartition(':')[2]})")
-    print(f"agent     starts on config/demo/clip.mp4; log: {shown(outputs.log)}")
+    print(f"agent     starts on {show.recording.relative_to(ROOT)}; log: {shown(outputs.log)}")
     print(f"watch it  {command_name()} watch --mqtt {url}")
     print("end it    Ctrl-C", flush=True)
 
@@ -159,9 +181,9 @@ def _subscribe(viewer: Viewer, clock: Clock) -> bool:
 
 
 @contextlib.contextmanager
-def _agent(url: str, outputs: Outputs, seconds: float | None) -> Iterator[subprocess.Popen[bytes]]:
+def _agent(url: str, outputs: Outputs, show: Show, seconds: float | None) -> Iterator[subprocess.Popen[bytes]]:
     """Run the agent as a child process with its own log; it has ended when the block has."""
-    command = [sys.executable, "-m", "agent", "run", "--config", str(CONFIG), "--mqtt", url]
+    command = [sys.executable, "-m", "agent", "run", "--config", str(show.config), "--mqtt", url]
     if seconds is not None:
         command += ["--duration", str(seconds)]
     with outputs.log.open("wb") as log, outputs.summary.open("wb") as summary:
@@ -179,7 +201,9 @@ def _environment(outputs: Outputs) -> dict[str, str]:
     """Return the environment without the settings of the user's own agent: the demo's file says what it is."""
     kept_sections = ("EDGEBEAT_LOG__", "EDGEBEAT_LIMITS__")
     own = {k: v for k, v in os.environ.items() if not k.startswith("EDGEBEAT_") or k.startswith(kept_sections)}
-    return {**own, "EDGEBEAT_STREAMS__0__ANNOTATED_IMAGE": str(outputs.picture)}
+    if outputs.picture is not None:
+        own["EDGEBEAT_STREAMS__0__ANNOTATED_IMAGE"] = str(outputs.picture)
+    return own
 
 
 def _follow(

@@ -53,7 +53,7 @@ def read_summary(file: Path) -> dict[str, Any] | None:
     return summary if isinstance(summary, dict) and isinstance(summary.get("streams"), dict) else None
 
 
-def failures(tally: Tally, summary: Mapping[str, Any] | None, picture: Path) -> Iterator[str]:
+def failures(tally: Tally, summary: Mapping[str, Any] | None, picture: Path | None) -> Iterator[str]:
     """Yield one sentence for each thing that a working demo would have."""
     if not tally.results:
         yield "No result arrived over MQTT."
@@ -62,6 +62,8 @@ def failures(tally: Tally, summary: Mapping[str, Any] | None, picture: Path) -> 
     for name, stream in ({} if summary is None else summary["streams"]).items():
         if not adds_up(stream["ledger"]):
             yield f"The ledger of stream {name} does not add up: {ledger_line(stream['ledger'])}."
+    if picture is None:
+        return
     if picture.is_file() and picture.stat().st_size:
         return
     yield f"The annotated picture {shown(picture)} was not written."
@@ -82,7 +84,7 @@ def ledger_line(ledger: Mapping[str, int]) -> str:
     return f"captured {ledger['captured']} {'=' if adds_up(ledger) else '!='} {' + '.join(parts)}"
 
 
-def report_lines(tally: Tally, summary: Mapping[str, Any] | None, picture: Path, log: Path) -> Iterator[str]:
+def report_lines(tally: Tally, summary: Mapping[str, Any] | None, picture: Path | None, log: Path) -> Iterator[str]:
     """Yield the report, one line of at most 80 columns each where the paths allow it."""
     replays = f", {tally.replays} of them replays" if tally.replays else ""
     yield f"results   {tally.results} arrived over MQTT{replays}"
@@ -92,7 +94,7 @@ def report_lines(tally: Tally, summary: Mapping[str, Any] | None, picture: Path,
         yield f"age       p50 {ages['p50']:.1f} ms, p95 {ages['p95']:.1f} ms, max {ages['max']:.1f} ms, as sent"
     for stream in ({} if summary is None else summary["streams"]).values():
         yield f"ledger    {ledger_line(stream['ledger'])}"
-    if picture.is_file():
+    if picture is not None and picture.is_file():
         yield f"picture   {shown(picture)}"
     yield f"log       {shown(log)}"
 

@@ -121,7 +121,8 @@ def overrides(args: argparse.Namespace, *, output: str = "mqtt") -> dict[str, An
         if config_file(args) is None:
             raise ConfigError("nothing to run: give --config FILE, or --model and --source")
         return values
-    is_file = Path(args.source).is_file()
+    # Nothing of what was written once is lost for being read slowly.
+    is_file = (Path(args.source).exists() and not args.source.startswith("/dev/")) or args.source == "-"
     folder = Path(args.model).resolve()
     model = re.sub(r"[^A-Za-z0-9_.-]", "-", folder.stem if folder.suffix == ".onnx" else folder.name)[:64] or "model"
     stream = {

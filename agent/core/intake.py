@@ -65,11 +65,11 @@ class Intake:
             self.future_stamps[stream] += 1
             captured_at_ns = now_ns
         sequence = self.ledgers[stream].open(captured_at_ns)
-        if not (self._strides[stream].allows() and self._rates[stream].allows(captured_at_ns)):
+        if capture.is_still or not (self._strides[stream].allows() and self._rates[stream].allows(captured_at_ns)):
             self._settle(stream, sequence, captured_at_ns, Outcome.SKIPPED)
             return None
         deadline_ns = self.policies[stream].deadline_ns(captured_at_ns)
-        return Frame(stream, sequence, captured_at_ns, deadline_ns, capture.pixels)
+        return Frame(stream, sequence, captured_at_ns, deadline_ns, capture.pixels, capture.follows)
 
     def is_full(self, stream: str) -> bool:
         """Return whether an opened frame must wait before `queue`; only every_frame streams ever do."""
@@ -99,7 +99,7 @@ class Intake:
     def throttle(self, stream: str, *, factor: int, is_paused: bool) -> None:
         """Let only every `factor`-th of the frames pass that the stream's own stride lets pass, or none."""
         gate = self._strides[stream]
-        gate.factor, gate.is_paused = factor, is_paused
+        gate.factor, gate.is_paused = 1 if self.policies[stream].is_stateful else factor, is_paused
 
     def drain(self) -> None:
         """Settle what waits as `shutdown`."""

@@ -63,6 +63,7 @@ class StreamPolicy:
         max_hz: the highest rate of frames that ask for inference, None for no limit.
         stride: of the captured frames, every n-th asks for inference.
         steps: what becomes of its results; for the inference loop, the scheduler does not look at it.
+        is_stateful: its model remembers, so that no step of the degradation ladder leaves out frames in between.
     """
 
     budget_ns: int | None
@@ -74,6 +75,7 @@ class StreamPolicy:
     max_hz: float | None = None
     stride: int = 1
     steps: StepsSettings | None = None
+    is_stateful: bool = False
 
     def deadline_ns(self, captured_at_ns: int) -> int:
         """Return the absolute deadline of a frame captured then."""

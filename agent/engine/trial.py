@@ -126,7 +126,6 @@ def describe(
     setup: SessionSetup | None = None,
     *,
     limit_bytes: int = DESCRIBE_BYTES,
-    limit_s: float = TRIAL_LIMIT_S,
 ) -> Description:
     """Create a network in a child process and return what it says of itself; nothing of it is run.
 

@@ -19,6 +19,10 @@ log = logging.getLogger(__name__)
 UNUSABLE_IN_A_ROW_MAX = 100
 """After this many frames without one that can be decoded the source counts as lost: 4 s at 25 fps."""
 
+WAIT_MAX_NS = NS_PER_S
+"""Longest wait between two tries to open a source: its results are to be back within 3 s of its return, and two tries
+a second on average cost neither side anything. A broker, which a fleet shares, is given 30 s."""
+
 PROVEN_AFTER_NS = 10 * NS_PER_S
 """A source that delivered for this long starts the next back-off anew; one that flaps does not."""
 
@@ -58,6 +62,8 @@ class CaptureLoop:
         self._stopping = threading.Event()
         self._faults = QuietLog(log, clock)
         self._is_lost = False
+        self._begins_anew = reader > 0
+        """Its next frame is no continuation: another reader came before, or the source was lost."""
         self.failure: str | None = None
         """Why the stream ended for good, None while it runs or when it ended as it should."""
 
@@ -117,7 +123,11 @@ class CaptureLoop:
                 self._faults.clear(self._stream)
                 log.info("%s: the source is back", self._stream)
                 self._report("source_back", {"stream": self._stream, "attempts": self._backoff.failures})
+                self._begins_anew = True
             if self._backoff.failures and capture.captured_at_ns - opened_at_ns > PROVEN_AFTER_NS:
                 self._backoff.reset()
+            if self._begins_anew:
+                self._begins_anew = False
+                capture = capture._replace(follows=False)
             self._inbox.offer(self._stream, capture, self._reader)
         return False

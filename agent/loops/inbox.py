@@ -70,6 +70,7 @@ class StreamFigures:
     Attributes:
         age: ages of live results when egress handed them to the sink.
         stages: durations by stage: preprocess, run, decode, hand_over (inference to sink).
+        gaps: frames before which their source lost something: samples of a signal, or messages, or itself.
         is_open: its source may still deliver.
         is_off: nobody reads its source now, and somebody may later.
         reader: number of the one who may offer frames; see `Inbox.attach`.
@@ -80,6 +81,7 @@ class StreamFigures:
     first_at_ns: int | None = None
     last_at_ns: int | None = None
     source_losses: int = 0
+    gaps: int = 0
     is_open: bool = True
     is_off: bool = False
     reader: int = 0
@@ -202,6 +204,7 @@ class Inbox:
         if figures.first_at_ns is None:
             figures.first_at_ns = now_ns
         figures.last_at_ns = now_ns
+        figures.gaps += not capture.follows
         self._trace.arrived(stream, min(capture.captured_at_ns, now_ns), now_ns)
         return self._intake.open(stream, capture, now_ns)
 
@@ -402,6 +405,7 @@ class Inbox:
             "silent_s": None if silent_ns is None else round(silent_ns / NS_PER_S, 3),
             "future_stamps": self._intake.future_stamps[name],
             "source_losses": figures.source_losses,
+            "gaps": figures.gaps,
             "is_open": figures.is_open,
             "is_off": figures.is_off,
         }

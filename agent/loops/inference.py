@@ -20,7 +20,7 @@ from agent.loops.inbox import Inbox, Nothing
 from agent.loops.quiet_log import QuietLog
 from agent.loops.stream_steps import StreamSteps
 from agent.metrics import Histogram
-from agent.result import Payload
+from agent.result import Payload, source_size
 
 log = logging.getLogger(__name__)
 
@@ -218,9 +218,13 @@ class InferenceLoop:
         marks = [started_ns]
         try:
             inputs, placement = variant.preprocess(frame.pixels, frame.captured_at_ns)
+            if variant.memory is not None:
+                inputs |= variant.memory.recall(frame)
             marks.append(self._clock.now_ns())
             stage = "run"
             outputs = variant.engine.run(inputs, abort)
+            if variant.memory is not None:
+                variant.memory.remember(frame, outputs)
             marks.append(self._clock.now_ns())
             stage = "decode"
             payload = variant.decoder.decode(outputs, placement)
@@ -260,7 +264,6 @@ class InferenceLoop:
         """Publish, or not: the clock decides, whatever the inference returned."""
         outcome = self._inbox.finish(frame, started_ns)
         is_marked = outcome is Outcome.LATE and self._inbox.publishes_late(frame.stream)
-        height, width = frame.pixels.shape[:2]
         is_sent = outcome is Outcome.PUBLISHED or is_marked
         if is_sent and not self._steps.is_news(frame, payload):
             is_sent = False
@@ -274,7 +277,7 @@ class InferenceLoop:
                 "model_version": self._model.version,
                 "variant": variant.name,
                 "task": self._model.task,
-                "source": {"width": width, "height": height},
+                "source": source_size(frame.pixels),
                 **({"late": True} if is_marked else {}),
                 **payload,
             }

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import PydanticCustomError
 
 from agent.errors import ConfigError
+from agent.models.signal import SignalSpec
+from agent.models.state import StateSpec
 from agent.toml_file import describe_error, line_of, read_toml
 
 MANIFEST_NAME = "model.toml"
@@ -102,10 +104,13 @@ class LabelsSpec(_Section):
 
 
 class GoldenSpec(_Section):
-    """A picture and what the model must make of it on this device."""
+    """A picture or a recording, and what the model must make of it on this device."""
 
-    image: str = Field(pattern=r"^[^/\\]+$")
+    image: str | None = Field(default=None, pattern=r"^[^/\\]+$")
     """Picture in the folder, in a lossless format."""
+    recording: str | None = Field(default=None, pattern=r"^[^/\\]+$")
+    """WAV or CSV file in the folder, for a model with a [signal]: its windows are run in order, and the last one's
+    payload is compared."""
     expected: str = Field(pattern=r"^[^/\\]+$")
     """JSON file in the folder with the expected payload."""
     tolerance: dict[str, float] = Field(default={})
@@ -171,7 +176,9 @@ class Manifest(_Section):
     description: str = ""
     """One sentence for people."""
     model: ModelFile
-    input: InputSpec
+    input: InputSpec | None = None
+    signal: SignalSpec | None = None
+    state: StateSpec | None = None
     constants: dict[str, Constant] = Field(default={}, max_length=16)
     """Inputs that never change, such as `sr = 16000`, by name: one value for the whole tensor, or as many as it
     holds. Dtype and shape are the network's; an open dimension is 1."""
@@ -197,6 +204,16 @@ class Manifest(_Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _takes_one_thing(self) -> Manifest:
+        if (self.input is None) == (self.signal is None):
+            raise PydanticCustomError("input", "needs [input] for pictures or [signal] for signals, one of them")
+        if self.golden is not None and (self.golden.image is None) != (self.input is None):
+            raise PydanticCustomError("golden", "[golden] needs an image with [input], a recording with [signal]")
+        if self.signal is not None and any(variant.path is None for variant in self.variants):
+            raise PydanticCustomError("variant", "a variant of a model with [signal] needs a path of its own")
+        return self
+
     def digests(self) -> set[str]:
         """Return the SHA-256 of every network in the folder, in lower case."""
         own = {self.model.sha256.lower()}
@@ -218,7 +235,8 @@ class Manifest(_Section):
                     "tolerance": golden.tolerance if spec.tolerance is None else spec.tolerance,
                 }
             )
-        update = {"model": file, "input": self.input.model_copy(update=size), "golden": golden, "variants": ()}
+        own = None if self.input is None else self.input.model_copy(update=size)
+        update = {"model": file, "input": own, "golden": golden, "variants": ()}
         return self.model_copy(update=update)
 
 

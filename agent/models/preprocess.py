@@ -8,13 +8,10 @@ import cv2
 import numpy as np
 
 from agent.errors import PermanentError
-from agent.frame import Pixels, Tensor
+from agent.frame import PIXELS_MAX, Content, Pixels, Tensor
 from agent.interfaces import Placement, Preprocess
 from agent.models.extra_inputs import Extra, Stamp
 from agent.models.manifest import InputSpec
-
-PIXELS_MAX = 100_000_000
-"""A frame above 100 megapixels (300 MB in BGR) is refused before anything is allocated for it."""
 
 
 def build_preprocess(spec: InputSpec, extras: Sequence[Extra] = (), stamp: Stamp | None = None) -> Preprocess:
@@ -26,7 +23,7 @@ def build_preprocess(spec: InputSpec, extras: Sequence[Extra] = (), stamp: Stamp
     """
     tables = None if spec.dtype == "uint8" else _tables(spec)
 
-    def preprocess(pixels: Pixels, captured_at_ns: int = 0) -> tuple[dict[str, Tensor], Placement]:
+    def preprocess(pixels: Content, captured_at_ns: int = 0) -> tuple[dict[str, Tensor], Placement]:
         if pixels.ndim not in (2, 3) or pixels.size == 0 or pixels.dtype != np.uint8:
             raise PermanentError(f"frame is {pixels.dtype}{list(pixels.shape)}, wanted uint8[H,W,3] or uint8[H,W]")
         if pixels.ndim == 3 and pixels.shape[2] != 3:

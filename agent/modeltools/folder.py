@@ -118,10 +118,10 @@ def write_model(
         own = GoldenSpec(image="golden.png", expected="golden.json", tolerance=chosen.tolerance)
         encoded, png = cv2.imencode(".png", pixels)
         assert encoded
-        (folder / own.image).write_bytes(png.tobytes())
+        (folder / "golden.png").write_bytes(png.tobytes())
         (folder / own.expected).write_text(json.dumps(chosen.expected, indent=2) + "\n", encoding="utf-8")
     elif own is not None:
-        for name in (own.image, own.expected):
+        for name in filter(None, (own.image, own.expected)):
             shutil.copyfile(source / name, folder / name)
     if manifest.labels is not None and manifest.labels.path is not None:
         shutil.copyfile(source / manifest.labels.path, folder / manifest.labels.path)

@@ -102,6 +102,9 @@ def quantize(task: Task, clock: Clock, stage: Stage) -> Report:
         original = _original(task.path, work)
         stated = original.manifest.model
         load = partial(OrtEngine, original.file, threads=1, sha256=stated.sha256, external=stated.external_data)
+        if original.manifest.signal is not None:
+            raise ConfigError(f"{original.file}: takes a signal: quantize measures models of pictures only")
+        load = partial(OrtEngine, original.file, threads=1, sha256=original.manifest.model.sha256)
         engine = within(LOAD_LIMIT_S, f"{original.file}: loading", load)
         preprocess, decoder = build_steps(original.folder, original.manifest, engine)
         pictures = split(task.calibrate, task.held_out, task.pictures_max)

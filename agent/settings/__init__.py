@@ -23,6 +23,7 @@ from agent.settings.engine import EngineSettings
 from agent.settings.limits import DegradationSettings, LimitsSettings, SchedulerSettings
 from agent.settings.probation import RemoteSettings
 from agent.settings.remote import HomeAssistantSettings, ImageSettings
+from agent.settings.samples import SamplesSettings
 from agent.settings.streams import DEADLINE_MS_LIVE, ModelSettings, StreamSettings
 from agent.settings.updates import UpdatesSettings
 
@@ -39,6 +40,7 @@ __all__ = [
     "ModelSettings",
     "MqttSettings",
     "RemoteSettings",
+    "SamplesSettings",
     "SchedulerSettings",
     "Settings",
     "SpoolSettings",

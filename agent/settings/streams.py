@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from agent.settings.fields import Section, TopicLevel
+from agent.settings.samples import SamplesSettings
 from agent.settings.scope import Live, LocalOnly, Reload
 from agent.settings.steps import StepsSettings
 
@@ -34,7 +35,10 @@ class StreamSettings(Section):
     name: LocalOnly[TopicLevel]
     """Name of the stream, one topic level; results go to `results/{name}`. Required."""
     source: Reload[str] = Field(min_length=1, max_length=2048)
-    """/dev/video0 (or a by-id path, or a number), rtsp://..., http://..., or a video file. Required."""
+    """Required. Pictures: /dev/video0 (or a by-id path, or a number), rtsp://..., http://..., a video file, a folder
+    of pictures, `mqtt:TOPIC` with a JPEG or PNG a message, `synthetic:`. Signals: a .wav, .csv, .ndjson or .jsonl
+    file, `-` (standard input), `serial:/dev/ttyUSB0`, `iio:NAME`, `alsa:DEVICE`, `mqtt:TOPIC`, `synthetic:`.
+    docs/sources.md describes each."""
     model: Reload[str]
     """Name of a model under `models`. Required."""
     enabled: Live[bool] = True
@@ -51,6 +55,10 @@ class StreamSettings(Section):
     stride: Live[int] = Field(default=1, ge=1, le=1000)
     """Of the captured frames, every n-th is processed, 1 to 1000; the others are counted as `skipped`. Default 1:
     every frame."""
+    changed_share_min: Reload[float | None] = Field(default=None, gt=0, le=1)
+    """Share of the picture that must have changed since the last frame that was processed, above 0 to 1; frames that
+    changed less are counted as `skipped`, but one each 5 s is processed all the same. 0.005 sees a person across a
+    yard. Default: every frame is processed."""
     priority: Live[int] = Field(default=5, ge=0, le=9)
     """0 to 9: when there is too much to do, higher goes first, down to `scheduler.min_share` for the others; the
     lowest are paused first when the device is in need. Default 5: all alike."""
@@ -62,7 +70,7 @@ class StreamSettings(Section):
     every_frame mode (the source then waits). More than 1 in live mode keeps their order and drops the oldest.
     A 1080p frame takes 6.2 MB."""
     repeat: Reload[bool] = False
-    """Start a video file again at its end. Default false: the stream ends with the file."""
+    """Start a file or folder again at its end. Default false: the stream ends with it."""
     width: Reload[int | None] = Field(default=None, ge=16, le=16_384)
     """Width to ask a camera for, pixels. Default: the camera's own."""
     height: Reload[int | None] = Field(default=None, ge=16, le=16_384)
@@ -72,6 +80,13 @@ class StreamSettings(Section):
     steps: StepsSettings = StepsSettings()
     """What happens between the model and the broker; see the sections below. Default: nothing."""
     annotated_image: LocalOnly[Path | None] = None
+    transport: Reload[Literal["tcp", "udp"]] = "tcp"
+    """How an RTSP camera sends. Default `tcp`: nothing is lost on the way, and one connection passes firewalls."""
+    samples: SamplesSettings | None = None
+    """How a signal is to be read; see below. Default: as the model takes it."""
+    pixel_format: Reload[str | None] = Field(default=None, pattern=r"^[A-Z0-9 ]{4}$")
+    """Four letters of the format to ask a camera for, such as `MJPG` or `YUYV`. Default: the camera's own; many
+    give more than 5 frames a second of 1080p as MJPG only."""
     """JPEG file that shows the last prediction drawn on its frame, replaced at most once a second. Default:
     none."""
 

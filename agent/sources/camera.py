@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 
 from agent.clock import Clock
+from agent.core.backlog import BacklogClock
 from agent.errors import TransientError
 from agent.frame import Capture
 from agent.sources.opencv import grab, retrieve
@@ -22,14 +23,24 @@ class CameraSource:
         width: pixels to ask for; None for the camera's own; the same for `height`.
         height: see `width`.
         fps: rate to ask for; None for the camera's own.
+        pixel_format: four letters, such as MJPG; None for the camera's own.
     """
 
     def __init__(
-        self, device: str, clock: Clock, *, width: int | None, height: int | None, fps: float | None
+        self,
+        device: str,
+        clock: Clock,
+        *,
+        width: int | None,
+        height: int | None,
+        fps: float | None,
+        pixel_format: str | None = None,
     ) -> None:
         self._device = f"/dev/video{device}" if device.isdigit() else device
         self._clock = clock
         self._wishes = {
+            # First: a driver's sizes and rates depend on it.
+            cv2.CAP_PROP_FOURCC: None if pixel_format is None else cv2.VideoWriter.fourcc(*pixel_format),
             cv2.CAP_PROP_FRAME_WIDTH: width,
             cv2.CAP_PROP_FRAME_HEIGHT: height,
             cv2.CAP_PROP_FPS: fps,
@@ -37,6 +48,7 @@ class CameraSource:
             cv2.CAP_PROP_BUFFERSIZE: 1,
         }
         self._capture: cv2.VideoCapture | None = None
+        self._backlog = BacklogClock()
 
     def open(self) -> None:
         """See `Source.open`; every failure may pass: a cable, a hub, another program."""
@@ -52,11 +64,13 @@ class CameraSource:
             if value is not None:
                 capture.set(wish, value)
         self._capture = capture
+        self._backlog = BacklogClock()
 
     def read(self) -> Capture | None:
         """See `Source.read`."""
         assert self._capture is not None
-        return retrieve(self._capture, grab(self._capture, self._clock, f"{self._device}: gave no frame"))
+        arrived_ns = grab(self._capture, self._clock, f"{self._device}: gave no frame")
+        return retrieve(self._capture, self._backlog.captured_at_ns(arrived_ns))
 
     def close(self) -> None:
         """See `Source.close`."""

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+
 import cv2
 
 from agent.clock import Clock
@@ -9,8 +14,9 @@ from agent.errors import PermanentError, TransientError
 from agent.frame import Capture
 
 OPEN_TIMEOUT_MS = 5_000
-READ_TIMEOUT_MS = 5_000
-"""A stream that sends nothing for this long is lost. FFmpeg's own default is 30 s."""
+READ_TIMEOUT_MS = 2_500
+"""A stream that sends nothing for once or twice this long is lost: OpenCV may read once more (measured: 2.5 s, and
+10 s at 5,000). Its own default is 30 s."""
 
 _BOUNDED = (
     cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
@@ -23,9 +29,49 @@ _BOUNDED = (
 )
 
 
-def open_with_ffmpeg(place: str) -> cv2.VideoCapture | None:
-    """Open a file or URL; None when FFmpeg refuses it or nothing answers in time."""
-    capture = cv2.VideoCapture(place, cv2.CAP_FFMPEG, _BOUNDED)
+class _Openings:
+    """OpenCV takes FFmpeg's options from the environment alone: those that open at a time must want the same."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+        self._changed = threading.Condition()
+        self._options = ""
+        self._opening = 0
+
+    @contextlib.contextmanager
+    def using(self, options: str) -> Iterator[None]:
+        """Let a source open with these options; wait for those that open with others, 5 s at most."""
+        # Whoever waits holds the turn, so that others cannot go on opening before it.
+        with self._turn, self._changed:
+            while self._opening and self._options != options:
+                self._changed.wait()
+            self._options = options
+            self._opening += 1
+            if options:
+                os.environ[_OPTIONS] = options
+            else:
+                os.environ.pop(_OPTIONS, None)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._opening -= 1
+                self._changed.notify_all()
+
+
+_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+_openings = _Openings()
+
+
+def open_with_ffmpeg(place: str, options: str = "") -> cv2.VideoCapture | None:
+    """Open a file or URL; None when FFmpeg refuses it or nothing answers in time.
+
+    Args:
+        place: path or URL.
+        options: of FFmpeg, as OpenCV reads them: `name;value|name;value`.
+    """
+    with _openings.using(options):
+        capture = cv2.VideoCapture(place, cv2.CAP_FFMPEG, _BOUNDED)
     if capture.isOpened():
         return capture
     capture.release()
@@ -44,7 +90,7 @@ def retrieve(capture: cv2.VideoCapture, captured_at_ns: int) -> Capture:
         raise PermanentError(f"frame could not be decoded: {error or 'out of memory'}") from error
     if not decoded or pixels is None or pixels.size == 0:
         raise PermanentError("frame could not be decoded or has no pixels")
-    return Capture(captured_at_ns, pixels)  # type: ignore[arg-type]
+    return Capture(captured_at_ns, pixels)
 
 
 def grab(capture: cv2.VideoCapture, clock: Clock, lost: str) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import cv2
@@ -12,20 +14,181 @@ import pytest
 
 from agent.clock import NS_PER_S, SystemClock
 from agent.errors import PermanentError, TransientError
-from agent.interfaces import Source
+from agent.interfaces import Signal, Source
+from agent.settings import MqttSettings, StreamSettings
+from agent.sources.alsa import Recorder
 from agent.sources.camera import CameraSource
 from agent.sources.network import NetworkSource, without_credentials
+from agent.sources.standard_input import StandardInput
 from agent.sources.video_file import VideoFileSource
+from agent.sourcing import build_source
+from tests.broker import MOSQUITTO, Broker
 from tests.fakes import ManualClock
 from tests.mjpeg import MjpegServer
-from tests.paths import CLIP, CLIP_FRAMES
+from tests.paths import CLIP, CLIP_FRAMES, SPEECH
+from tests.senders import Feeder, IioTree, Publisher, SerialPair, fake_recorder
+
+WATCH = Signal(rate_hz=100, channels=("x", "y"), units=(), length=2, hop=2, context=0)
+SOUND = Signal(rate_hz=16_000, channels=("mono",), units=(), length=512, hop=512, context=64)
 
 
-@pytest.fixture
-def camera_on_the_net() -> Iterator[MjpegServer]:
-    """A camera that sends MJPEG over HTTP."""
-    with MjpegServer() as server:
-        yield server
+def built(
+    source: object, signal: Signal | None = None, *, mqtt: MqttSettings | None = None, **settings: object
+) -> Source:
+    """Build a source as the agent does."""
+    stream = StreamSettings.model_validate({"name": "s", "source": str(source), "model": "m", **settings})
+    return build_source(stream, SystemClock(), signal, mqtt)
+
+
+def _jpeg(number: int) -> bytes:
+    encoded, jpeg = cv2.imencode(".jpg", np.full((48, 64, 3), number % 256, np.uint8))
+    assert encoded
+    return jpeg.tobytes()
+
+
+def _file(stack: ExitStack, folder: Path) -> Source:
+    return video()
+
+
+def _paced_file(stack: ExitStack, folder: Path) -> Source:
+    return video(paced=True, fps=200)
+
+
+def _http(stack: ExitStack, folder: Path) -> Source:
+    return NetworkSource(stack.enter_context(MjpegServer()).url, SystemClock())
+
+
+def _v4l2(stack: ExitStack, folder: Path) -> Source:
+    devices = sorted(Path("/dev").glob("video*"))
+    if not devices:
+        pytest.skip("this kernel has no V4L2 device: modprobe vivid, where it may be loaded")
+    return built(devices[0])
+
+
+def _guarded_http(stack: ExitStack, folder: Path) -> Source:
+    return built(stack.enter_context(MjpegServer()).url)
+
+
+def _image_folder(stack: ExitStack, folder: Path) -> Source:
+    for number in range(6):
+        (folder / f"{number}.jpg").write_bytes(_jpeg(number))
+    return built(folder, mode="every_frame")
+
+
+def _synthetic(stack: ExitStack, folder: Path) -> Source:
+    return built("synthetic:", fps=200)
+
+
+def _synthetic_signal(stack: ExitStack, folder: Path) -> Source:
+    return built("synthetic:", WATCH)
+
+
+def _wav(stack: ExitStack, folder: Path) -> Source:
+    return built(SPEECH, SOUND)
+
+
+def _replay(stack: ExitStack, folder: Path) -> Source:
+    file = folder / "watch.csv"
+    file.write_text("t,x,y\n" + "".join(f"{100 + number / 100},{number},-1\n" for number in range(40)))
+    return built(file, WATCH, samples={"time_key": "t"})
+
+
+def _stdin(stack: ExitStack, folder: Path) -> Source:
+    ours, theirs = os.pipe()
+    stack.callback(os.close, theirs)
+    stack.enter_context(Feeder(lambda number: os.write(theirs, b'{"x": 1, "y": 2}\n')))
+    source = built("-", WATCH)
+    # The test's own standard input is not its to read.
+    source._samples._transport = StandardInput(ours)  # type: ignore[attr-defined]
+    stack.callback(os.close, ours)
+    return source
+
+
+def _serial(stack: ExitStack, folder: Path) -> Source:
+    pair = SerialPair()
+    stack.callback(pair.close)
+    stack.enter_context(Feeder(lambda number: pair.write(b"1.5,2.5\r\n")))
+    return built(f"serial:{pair.device}", WATCH, samples={"format": "csv"})
+
+
+def _iio(stack: ExitStack, folder: Path, *, has_buffer: bool) -> Source:
+    tree = IioTree(folder, has_buffer=has_buffer)
+    stack.callback(tree.close)
+    if has_buffer:
+        stack.enter_context(Feeder(lambda number: tree.push(number, 0, SystemClock().wall_ns())))
+    source = built("iio:imu", WATCH, samples={"channels": ["accel_x", "accel_y"]})
+    source._samples._sysfs, source._samples._dev = tree.sysfs, tree.dev  # type: ignore[attr-defined]
+    return source
+
+
+def _iio_polled(stack: ExitStack, folder: Path) -> Source:
+    return _iio(stack, folder, has_buffer=False)
+
+
+def _iio_buffer(stack: ExitStack, folder: Path) -> Source:
+    return _iio(stack, folder, has_buffer=True)
+
+
+def _alsa(stack: ExitStack, folder: Path) -> Source:
+    source = built("alsa:null", SOUND)
+    program = fake_recorder(folder, "while :; do head -c 1024 /dev/zero; sleep 0.01; done")
+    source._samples._transport = Recorder(  # type: ignore[attr-defined]
+        "null", rate_hz=16_000, channels=1, block_s=0.032, program=program
+    )
+    return source
+
+
+def _mqtt(stack: ExitStack, folder: Path, topic: str, payload: bytes) -> MqttSettings:
+    broker = stack.enter_context(Broker(folder))
+    publisher = stack.enter_context(Publisher(broker.port))
+    stack.enter_context(Feeder(lambda _: publisher.publish(topic, payload)))
+    return MqttSettings(url=broker.url)
+
+
+def _mqtt_pictures(stack: ExitStack, folder: Path) -> Source:
+    return built("mqtt:cameras/a", mqtt=_mqtt(stack, folder, "cameras/a", _jpeg(7)))
+
+
+def _mqtt_json(stack: ExitStack, folder: Path) -> Source:
+    return built("mqtt:watch/+", WATCH, mqtt=_mqtt(stack, folder, "watch/a", b'{"x": 1, "y": [2]}'))
+
+
+def _mqtt_raw(stack: ExitStack, folder: Path) -> Source:
+    broker = _mqtt(stack, folder, "watch/a", np.zeros((4, 2), "<f4").tobytes())
+    return built("mqtt:watch/a", WATCH, mqtt=broker, samples={"format": "raw", "dtype": "float32"})
+
+
+MAKERS: dict[str, Callable[[ExitStack, Path], Source]] = {
+    "file": _file,
+    "paced file": _paced_file,
+    "http": _http,
+    "v4l2": _v4l2,
+    "guarded http": _guarded_http,
+    "image folder": _image_folder,
+    "synthetic pictures": _synthetic,
+    "synthetic signal": _synthetic_signal,
+    "wav": _wav,
+    "replay": _replay,
+    "standard input": _stdin,
+    "serial": _serial,
+    "iio polled": _iio_polled,
+    "iio buffer": _iio_buffer,
+    "alsa": _alsa,
+    "mqtt pictures": _mqtt_pictures,
+    "mqtt json": _mqtt_json,
+    "mqtt raw": _mqtt_raw,
+}
+
+
+@pytest.fixture(params=list(MAKERS))
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Source]:
+    """Each kind of source, ready to open."""
+    if request.param.startswith("mqtt") and MOSQUITTO is None:
+        pytest.skip("mosquitto is not installed: apt-get install mosquitto")
+    with ExitStack() as stack:
+        source = MAKERS[request.param](stack, tmp_path)
+        yield source
+        source.close()
 
 
 def video(
@@ -35,57 +198,65 @@ def video(
     return VideoFileSource(file, SystemClock(), is_paced=paced, repeat=repeat, fps=fps)
 
 
-@pytest.fixture(params=["file", "paced file", "http"])
-def source(request: pytest.FixtureRequest, camera_on_the_net: MjpegServer) -> Source:
-    """Each kind of source, ready to open."""
-    makers: dict[str, Callable[[], Source]] = {
-        "file": video,
-        "paced file": lambda: video(paced=True, fps=200),
-        "http": lambda: NetworkSource(camera_on_the_net.url, SystemClock()),
-    }
-    return makers[request.param]()
-
-
 def test_frames_are_stamped_and_shaped(source: Source) -> None:
-    """uint8 BGR pixels, and stamps that rise and are not in the future."""
+    """uint8 BGR pixels or a float32 window, and stamps that are not in the future; those of pictures rise."""
     source.open()
-    try:
-        captures = [source.read() for _ in range(3)]
-    finally:
-        source.close()
+    captures = [source.read() for _ in range(3)]
+    now_ns = SystemClock().now_ns()
     stamps = [capture.captured_at_ns for capture in captures if capture is not None]
     assert len(stamps) == 3
-    assert stamps == sorted(stamps)
-    assert stamps[-1] <= SystemClock().now_ns()
+    assert all(now_ns - 60 * NS_PER_S < stamp <= now_ns for stamp in stamps)
     for capture in captures:
         assert capture is not None
-        assert capture.pixels.dtype == np.uint8
-        assert capture.pixels.ndim == 3
-        assert capture.pixels.shape[2] == 3
+        if capture.pixels.dtype == np.uint8:
+            assert capture.pixels.ndim == 3
+            assert capture.pixels.shape[2] == 3
+            assert stamps == sorted(stamps)
+        else:
+            assert capture.pixels.dtype == np.float32
+            assert capture.pixels.shape in ((2, 2), (576, 1))
+            assert np.isfinite(capture.pixels).all()
 
 
 def test_a_frame_belongs_to_its_receiver(source: Source) -> None:
     """Later reads never write into an earlier frame."""
     source.open()
-    try:
-        first = source.read()
-        assert first is not None
-        kept = first.pixels.copy()
-        for _ in range(3):
-            source.read()
-        np.testing.assert_array_equal(first.pixels, kept)
-    finally:
-        source.close()
+    first = source.read()
+    assert first is not None
+    kept = first.pixels.copy()
+    for _ in range(3):
+        source.read()
+    np.testing.assert_array_equal(first.pixels, kept)
 
 
 def test_close_may_come_twice_and_open_again(source: Source) -> None:
-    """The loop closes after a loss and opens anew."""
+    """The loop closes after a loss and opens anew; a signal then begins anew as well."""
     source.open()
     source.close()
     source.close()
+    source.open()
+    capture = source.read()
+    assert capture is not None
+    assert capture.follows == (capture.pixels.dtype == np.uint8)
+
+
+def test_an_interrupted_source_ends(source: Source) -> None:
+    """The stop of an agent waits for no frame. OpenCV's reads end with the next frame, or their own time limit."""
     source.open()
     assert source.read() is not None
-    source.close()
+    source.interrupt()
+    if isinstance(source, NetworkSource):
+        assert source.read() is not None
+    else:
+        # At most what was read already.
+        assert any(source.read() is None for _ in range(3))
+
+
+@pytest.fixture
+def camera_on_the_net() -> Iterator[MjpegServer]:
+    """A camera that sends MJPEG over HTTP."""
+    with MjpegServer() as server:
+        yield server
 
 
 def test_a_file_ends_after_its_last_frame() -> None:
@@ -96,6 +267,20 @@ def test_a_file_ends_after_its_last_frame() -> None:
     while source.read() is not None:
         count += 1
     source.close()
+    assert count == CLIP_FRAMES
+
+
+def test_a_file_loses_nothing_beside_a_stream(camera_on_the_net: MjpegServer) -> None:
+    """FFmpeg's options for a stream are the process's, and would cost a file its first frame."""
+    stream = NetworkSource(camera_on_the_net.url, SystemClock())
+    stream.open()
+    source = video()
+    source.open()
+    count = 0
+    while source.read() is not None:
+        count += 1
+    source.close()
+    stream.close()
     assert count == CLIP_FRAMES
 
 

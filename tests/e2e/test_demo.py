@@ -71,6 +71,18 @@ def test_the_demo_shows_predictions_and_proves_them(tmp_path: Path) -> None:
     assert max(map(len, output.replace(str(tmp_path), "DIR").splitlines())) <= 100
 
 
+@pytest.mark.parametrize(
+    ("flag", "stream", "label"), [("--sensor", "watch", "pendulum"), ("--audio", "voice", "speech")]
+)
+def test_the_demos_of_signals_show_predictions(tmp_path: Path, flag: str, stream: str, label: str) -> None:
+    """A recorded watch and a recorded reading, at the speed at which they happened; there is no picture."""
+    code, output, errors = finish(start("demo", flag, "--seconds", 8, "--out", tmp_path))
+    assert code == 0, output + errors
+    assert re.search(rf"^demo/{stream}  \d+ ms  {label} 0\.\d\d|{label} 1\.00", output, re.MULTILINE), output
+    assert re.search(rf"^labels +{label} \d+", output, re.MULTILINE), output
+    assert "picture" not in output
+
+
 def test_ctrl_c_ends_the_demo_with_the_same_report_and_no_process_left(tmp_path: Path) -> None:
     """Without --seconds it runs until it is told; agent and broker end with it."""
     demo = start("demo", "--out", tmp_path)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agent.assembly import build_source, load_models, scheduler_policy, stream_policy, used_models
+from agent.assembly import load_models, scheduler_policy, stream_policy, used_models
 from agent.clock import SystemClock
 from agent.core.message import Message
 from agent.errors import ConfigError
@@ -20,6 +20,7 @@ from agent.marks import Marks
 from agent.pipelines import Pipelines, runnable
 from agent.provision import Provision
 from agent.settings import Settings
+from agent.sourcing import build_source
 from tests.paths import CLIP, MODELS
 
 WAIT_S = 30.0

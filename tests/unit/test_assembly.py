@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from agent.assembly import build_source, stream_policy
-from agent.clock import NS_PER_MS, SystemClock
+from agent.assembly import stream_policy
+from agent.clock import NS_PER_MS
 from agent.core.scheduler import Overflow
 from agent.errors import ConfigError
 from agent.settings import StreamSettings
-from agent.sources.camera import CameraSource
-from agent.sources.network import NetworkSource
 from tests.paths import CLIP
 
 
@@ -18,27 +16,6 @@ def stream(**changes: object) -> StreamSettings:
     """Build a stream's settings."""
     values = {"name": "s", "source": str(CLIP), "model": "m"}
     return StreamSettings.model_validate(values | changes)
-
-
-@pytest.mark.parametrize(
-    ("source", "kind"),
-    [
-        ("/dev/video7", CameraSource),
-        ("0", CameraSource),
-        ("/dev/v4l/by-id/cam", CameraSource),
-        ("rtsp://u:p@h/x", NetworkSource),
-        ("http://h/x", NetworkSource),
-    ],
-)
-def test_sources_are_told_apart_by_their_text(source: str, kind: type) -> None:
-    """A device, a number and a URL."""
-    assert isinstance(build_source(stream(source=source), SystemClock()), kind)
-
-
-def test_a_source_that_is_nothing_is_refused() -> None:
-    """With what was looked for and where."""
-    with pytest.raises(ConfigError, match=r"streams\.s: source 'nothing\.mp4' is no file"):
-        build_source(stream(source="nothing.mp4"), SystemClock())
 
 
 def test_policies_follow_the_mode() -> None:
@@ -49,3 +26,13 @@ def test_policies_follow_the_mode() -> None:
     batch = stream_policy(stream(mode="every_frame"))
     assert (batch.overflow, batch.budget_ns, batch.queue_frames) == (Overflow.BLOCK, None, 4)
     assert stream_policy(stream(on_late="mark")).late_is_published
+
+
+def test_frames_of_a_model_that_remembers_keep_their_order() -> None:
+    """Also in live mode; leaving some out on purpose is refused."""
+    policy = stream_policy(stream(), is_stateful=True)
+    assert (policy.overflow, policy.queue_frames) == (Overflow.DROP_OLDEST, 8)
+    assert stream_policy(stream(queue_frames=1), is_stateful=True).queue_frames == 1
+    for gate in ({"stride": 2}, {"max_fps": 5}, {"changed_share_min": 0.1}):
+        with pytest.raises(ConfigError, match="m keeps a state from frame to frame"):
+            stream_policy(stream(**gate), is_stateful=True)

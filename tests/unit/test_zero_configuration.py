@@ -95,6 +95,7 @@ def test_yolox_is_known_by_its_grid(tmp_path: Path) -> None:
     manifest, _ = try_variants(file, 1, SystemClock())
     assert manifest.decoder["head"] == "yolox"
     taken = manifest.input
+    assert taken is not None
     assert (taken.color, taken.align, taken.resize, taken.scale) == ("BGR", "start", "letterbox", 1.0)
 
 
@@ -198,6 +199,7 @@ def test_the_default_network_alone_is_what_its_manifest_says(tmp_path: Path) -> 
     manifest, _ = try_variants(file, 1, SystemClock())
     assert manifest.decoder["name"] == "ssd"
     assert manifest.labels is not None
+    assert manifest.input is not None
     assert (manifest.labels.first_id, manifest.input.dtype, manifest.input.width) == (1, "uint8", 300)
     names = [line.strip() for line in (COCO_SSD / "labels.txt").read_text().splitlines()]
     ours = coco_90()

@@ -52,6 +52,15 @@ def test_stride_and_pause_leave_frames_out() -> None:
     assert intake.ledgers["s"].count(Outcome.SKIPPED) == 38
 
 
+def test_no_step_leaves_out_frames_of_a_model_that_remembers() -> None:
+    """Each would reset its state; it may be paused as a whole."""
+    intake = Intake({"s": StreamPolicy(250 * MS, is_stateful=True)})
+    intake.throttle("s", factor=3, is_paused=False)
+    assert [intake.open("s", Capture(0, PIXELS), 0) is not None for _ in range(3)] == [True] * 3
+    intake.throttle("s", factor=3, is_paused=True)
+    assert intake.open("s", Capture(0, PIXELS), 0) is None
+
+
 def test_the_rate_gate_counts_only_what_the_stride_let_through() -> None:
     """30 fps, every third frame, at most 5 a second: 10 a second ask, 5 pass."""
     intake = Intake({"s": StreamPolicy(250 * MS, stride=3, max_hz=5.0)})

@@ -7,20 +7,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent.core.backoff import Backoff
-from agent.core.scheduler import StreamPolicy
+from agent.core.scheduler import Overflow, StreamPolicy
 from agent.errors import PermanentError, TransientError
-from agent.frame import Capture
+from agent.frame import Capture, Frame
 from agent.loops.capture import UNUSABLE_IN_A_ROW_MAX, CaptureLoop
 from agent.loops.inbox import Inbox
 from tests.fakes import PICTURE, ManualClock, ScriptedSource, Step
 
 
 def run_loop(
-    *openings: list[Step], stop_after: int | None = None
+    *openings: list[Step], stop_after: int | None = None, depth: int = 1
 ) -> tuple[Inbox, CaptureLoop, list[str], ManualClock]:
     """Play a script to its end and return what came of it."""
     clock = ManualClock()
-    inbox = Inbox({"s": StreamPolicy(10**12)}, clock)
+    inbox = Inbox({"s": StreamPolicy(10**12, depth, Overflow.DROP_OLDEST)}, clock)
     source = ScriptedSource(*openings)
     events: list[str] = []
 
@@ -95,3 +95,16 @@ def test_stop_ends_the_back_off() -> None:
     _, loop, events, _ = run_loop([TransientError("gone")], stop_after=1)
     assert events == ["source_lost"]
     assert loop.failure is None
+
+
+def test_the_first_frame_after_a_loss_follows_nothing() -> None:
+    """A model that remembers must know; the ones after it go on."""
+    returned: list[Step] = [Capture(2, PICTURE), Capture(3, PICTURE), None]
+    inbox, _, _, clock = run_loop([Capture(1, PICTURE), TransientError("gone")], returned, depth=8)
+    follows = []
+    for _ in range(3):
+        frame = inbox.take()
+        assert isinstance(frame, Frame)
+        follows.append(frame.follows)
+        inbox.settle(frame, inbox.finish(frame, clock.now_ns()))
+    assert follows == [True, False, True]

@@ -225,6 +225,7 @@ def test_frames_of_a_clip_are_spread_over_it() -> None:
 def test_kernels_that_saturate_here_are_seen_on_any_picture() -> None:
     """The default model agrees with its own float form, the one made for VNNI does not."""
     _, manifest = load_manifest(COCO_SSD)
+    assert manifest.input is not None
     inputs, placement = build_preprocess(manifest.input)(read_picture(COCO_SSD / "golden.png"))
     samples = [Sample(inputs, placement, [], {"detections": []})]
     agreed = {}

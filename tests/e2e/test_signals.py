@@ -1,0 +1,132 @@
+"""The agent on sound and on sensors: files, a pipe, a group of agents behind a real broker."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.agent_process import AgentProcess, checked_summary, settings_text
+from tests.broker import Broker, Subscriber, needs_mosquitto
+from tests.paths import REPOSITORY, SILERO_VAD, SPEECH
+from tests.senders import Publisher
+
+pytestmark = pytest.mark.usefixtures("tmp_path")
+
+
+def scores(lines: list[str]) -> list[float]:
+    """Return the probability of speech of each result that was printed."""
+    return [json.loads(line)["classes"][0]["score"] for line in lines[:-1]]
+
+
+def test_speech_in_a_file_is_heard(tmp_path: Path) -> None:
+    """Every window of 32 ms, in order; the result says how long a window is."""
+    text = settings_text(model=SILERO_VAD, source=SPEECH, stream='mode = "every_frame"')
+    with AgentProcess(tmp_path, text, "--output", "stdout") as agent:
+        code, lines = agent.wait()
+        assert code == 0, agent.log
+    assert checked_summary(lines)["streams"]["door"]["ledger"]["published"] == 113_600 // 512
+    assert np.mean(scores(lines)) == pytest.approx(0.936, abs=0.01)
+    result = json.loads(lines[0])
+    assert result["source"] == {"samples": 576, "channels": 1}
+    assert [json.loads(line)["frame"] for line in lines[:-1]] == list(range(1, 222))
+
+
+def test_speech_that_is_heard_live_keeps_its_order(tmp_path: Path) -> None:
+    """In live mode windows wait in a queue; the state goes on, so that speech is still heard."""
+    text = settings_text(model=SILERO_VAD, source=SPEECH, stream="deadline_ms = 20000\nqueue_frames = 64")
+    with AgentProcess(tmp_path, text, "--output", "stdout") as agent:
+        code, lines = agent.wait()
+        assert code == 0, agent.log
+    assert checked_summary(lines)["models"]["seen"]["state_resets"] <= 5
+    frames = [json.loads(line)["frame"] for line in lines[:-1]]
+    assert frames == sorted(frames)
+    assert np.mean(scores(lines)) > 0.6
+
+
+def test_raw_sound_comes_through_a_pipe(tmp_path: Path) -> None:
+    """As `arecord | edgebeat run` would send it; it ends with its writer."""
+    samples = '[streams.samples]\nformat = "raw"'
+    config = tmp_path / "agent.toml"
+    config.write_text(settings_text(model=SILERO_VAD, source="-", stream=f'mode = "every_frame"\n{samples}'))
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("EDGEBEAT_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "agent", "run", "--config", str(config), "--output", "stdout"],
+        input=SPEECH.read_bytes()[44:],
+        cwd=REPOSITORY,
+        env=environ,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    lines = done.stdout.decode().splitlines()
+    assert len(lines) - 1 == 221
+    assert np.mean(scores(lines)) == pytest.approx(0.936, abs=0.01)
+
+
+def test_sound_of_another_rate_is_refused_at_the_start(tmp_path: Path) -> None:
+    """Exit 78, and what to set."""
+    text = settings_text(model=SILERO_VAD, source="-", stream="[streams.samples]\nrate_hz = 44100")
+    with AgentProcess(tmp_path, text) as agent:
+        code, _ = agent.wait()
+        assert code == 78
+        assert "streams.door: gives 44100 samples a second, the model takes 16000" in agent.log
+        assert 'samples.on_rate = "resample"' in agent.log
+
+
+def jpeg(number: int) -> bytes:
+    """Encode a picture whose grey level is its number."""
+    encoded, data = cv2.imencode(".jpg", np.full((32, 32, 3), number, np.uint8))
+    assert encoded
+    return data.tobytes()
+
+
+@needs_mosquitto
+def test_a_group_of_agents_handles_each_picture_once(tmp_path: Path) -> None:
+    """Three agents share a topic; the pictures of one that is killed go to the others, none twice, none lost."""
+    with ExitStack() as stack:
+        broker = stack.enter_context(Broker(tmp_path))
+        results = stack.enter_context(Subscriber(broker.port, "edgebeat/v1/+/results/#"))
+        agents = []
+        for name in ("a", "b", "c"):
+            folder = tmp_path / name
+            folder.mkdir()
+            text = settings_text(
+                url=broker.url, source="mqtt:$share/eyes/pictures", stream='mode = "every_frame"'
+            ).replace('"porch"', f'"{name}"')
+            agents.append(stack.enter_context(AgentProcess(folder, text)))
+        publisher = stack.enter_context(Publisher(broker.port))
+        broker.wait_for_log("edgebeat-source-", 3)
+        for agent in agents:
+            agent.wait_for_log("ready: ")
+
+        def send(count: int) -> dict[str, int]:
+            """Send pictures, wait for as many results, and return how many each agent gave."""
+            given: dict[str, int] = {}
+            for number in range(count):
+                publisher.publish_and_wait("pictures", jpeg(number))
+            for _ in range(count):
+                topic = results.wait_for("results/door").topic.split("/")
+                given[topic[2]] = given.get(topic[2], 0) + 1
+            return given
+
+        given = send(30)
+        assert sum(given.values()) == 30
+        assert set(given) == {"a", "b", "c"}, given
+        agents[0].signal(signal.SIGKILL)
+        agents[0].wait()
+        given = send(30)
+        assert set(given) == {"b", "c"}, given
+        captured = [agent.terminate()["streams"]["door"]["ledger"]["captured"] for agent in agents[1:]]
+        assert sum(captured) >= 30
+        frames = [(message.topic, message.body["frame"]) for message in results.drain()]
+        assert len(frames) == len(set(frames)) == 60

@@ -1,0 +1,74 @@
+"""What waited in a buffer is old; what the camera made late is not. Simulated to the nanosecond."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.clock import NS_PER_MS
+from agent.core.backlog import BacklogClock
+
+PERIODS_MS = st.integers(10, 200)
+
+
+def stamps(made_ms: list[float], frozen_ms: tuple[float, float], read_ms: float) -> list[tuple[float, float, float]]:
+    """Let a reader take frames, each as soon as it is there and the one before was read.
+
+    Args:
+        made_ms: when the camera makes each frame.
+        frozen_ms: nothing is delivered from the first time to the second, but waits in a buffer.
+        read_ms: what the reader needs for one frame.
+
+    Returns:
+        For each frame when it was made, when it arrived, and when it counts as captured, ms.
+    """
+    clock, free_ms, out = BacklogClock(), 0.0, []
+    for made in made_ms:
+        there = frozen_ms[1] if frozen_ms[0] <= made < frozen_ms[1] else made
+        arrived = max(there, free_ms)
+        # The reader itself stands still as well, as a stopped process does.
+        free_ms = arrived + read_ms
+        captured = clock.captured_at_ns(round(arrived * NS_PER_MS)) / NS_PER_MS
+        out.append((made, arrived, captured))
+    return out
+
+
+@settings(deadline=None)
+@given(period_ms=PERIODS_MS, frozen_periods=st.integers(3, 300), read_share=st.floats(0.01, 0.7))
+def test_a_backlog_is_never_presented_as_fresh(period_ms: int, frozen_periods: int, read_share: float) -> None:
+    """No frame counts as younger than it is, by more than two periods; when it is used up, all are fresh again."""
+    frozen_ms = (40.5 * period_ms, (40.5 + frozen_periods) * period_ms)
+    made_ms = [number * float(period_ms) for number in range(60 + 5 * frozen_periods)]
+    seen = stamps(made_ms, frozen_ms, read_share * period_ms)
+    for made, _, captured in seen:
+        assert captured <= made + 2 * period_ms
+    made, arrived, captured = seen[-1]
+    assert arrived == pytest.approx(made, abs=1e-3)
+    assert captured == pytest.approx(made, abs=1e-3)
+
+
+@given(period_ms=PERIODS_MS, paused_periods=st.integers(3, 300))
+def test_a_camera_that_paused_is_believed_after_three_frames(period_ms: int, paused_periods: int) -> None:
+    """Nothing had waited: the frames are as fresh as they look."""
+    made_ms = [number * float(period_ms) for number in range(40)]
+    made_ms += [made_ms[-1] + (paused_periods + number) * period_ms for number in range(20)]
+    seen = stamps(made_ms, (0, 0), 1)
+    assert all(arrived - captured < 1e-3 for _, arrived, captured in seen[43:])
+
+
+@given(period_ms=PERIODS_MS, factor=st.floats(0.2, 5))
+def test_another_frame_rate_is_learnt(period_ms: int, factor: float) -> None:
+    """A camera may become slower at night and faster in the morning."""
+    made_ms = [number * float(period_ms) for number in range(40)]
+    made_ms += [made_ms[-1] + number * factor * period_ms for number in range(1, 400)]
+    seen = stamps(made_ms, (0, 0), 0.1)
+    assert all(arrived - captured <= 2 * factor * period_ms for _, arrived, captured in seen[60:])
+    assert seen[-1][1] == pytest.approx(seen[-1][2], abs=1e-3)
+
+
+@given(jitter=st.lists(st.floats(0, 0.8), min_size=100, max_size=100))
+def test_jitter_costs_little(jitter: list[float]) -> None:
+    """On a bad network frames come up to a period late: none counts as more than two periods old."""
+    seen = stamps([100 * (number + late) for number, late in enumerate(jitter)], (0, 0), 1)
+    assert all(arrived - captured <= 200 for _, arrived, captured in seen)

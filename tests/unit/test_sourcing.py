@@ -1,0 +1,93 @@
+"""A stream's source text and its model's signal become the right source, or one clear refusal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent.clock import SystemClock
+from agent.errors import ConfigError
+from agent.interfaces import Signal
+from agent.settings import MqttSettings, StreamSettings
+from agent.sources.camera import CameraSource
+from agent.sources.guarded import GuardedSource
+from agent.sources.image_folder import ImageFolderSource
+from agent.sources.mqtt import MqttPictures
+from agent.sources.network import NetworkSource
+from agent.sources.synthetic import SyntheticPictures
+from agent.sources.video_file import VideoFileSource
+from agent.sources.windowed import WindowedSource
+from agent.sourcing import build_source
+from tests.paths import CLIP, SPEECH
+
+VOICE = Signal(rate_hz=16_000, channels=("mono",), units=(), length=512, hop=512, context=64)
+WATCH = Signal(rate_hz=50, channels=("x", "y"), units=("m/s2",), length=25, hop=25, context=0)
+
+
+def stream(source: object, **changes: object) -> StreamSettings:
+    """Build a stream's settings."""
+    values = {"name": "s", "source": str(source), "model": "m"}
+    return StreamSettings.model_validate(values | changes)
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [
+        ("/dev/video7", CameraSource),
+        ("0", CameraSource),
+        ("/dev/v4l/by-id/cam", CameraSource),
+        ("rtsp://u:p@h/x", NetworkSource),
+        ("http://h/x", NetworkSource),
+        (CLIP, VideoFileSource),
+        (CLIP.parent, ImageFolderSource),
+        ("synthetic:", SyntheticPictures),
+        ("mqtt:cameras/+/jpeg", MqttPictures),
+        ("mqtt:$share/g/cameras/+/jpeg", MqttPictures),
+        ("mqtt://other:1883/cameras/a", MqttPictures),
+    ],
+)
+def test_sources_of_pictures_are_told_apart_by_their_text(source: object, kind: type) -> None:
+    """A device, a number, a URL, a file, a folder, a topic."""
+    built = build_source(stream(source), SystemClock())
+    assert isinstance(built._make() if isinstance(built, GuardedSource) else built, kind)
+
+
+@pytest.mark.parametrize(
+    "source", [SPEECH, "-", "serial:/dev/ttyUSB0", "iio:imu", "alsa:default", "mqtt:sensors/a", "synthetic:"]
+)
+def test_sources_of_signals_become_windows(source: object) -> None:
+    """Whatever the samples come from."""
+    assert isinstance(build_source(stream(source), SystemClock(), VOICE), WindowedSource)
+
+
+def test_what_cannot_be_a_source_is_refused(tmp_path: Path) -> None:
+    """With the stream, what was looked for, and what to do."""
+    picture, table = tmp_path / "a.png", tmp_path / "a.csv"
+    picture.touch()
+    table.touch()
+    refused: list[tuple[StreamSettings, Signal | None, str]] = [
+        (stream("nothing.mp4"), None, r"streams\.s: source 'nothing\.mp4' is no file"),
+        (stream(SPEECH), None, "is a signal, and m takes pictures"),
+        (stream(picture), None, "is one picture: name its folder"),
+        (stream(CLIP), VOICE, "no .wav, .csv, .ndjson or .jsonl, and the model takes a signal"),
+        (stream(CLIP, samples={"rate_hz": 5}), None, "samples is for signals"),
+        (stream(SPEECH, changed_share_min=0.1), VOICE, "changed_share_min is for pictures"),
+        (stream("mqtt:"), None, "names no topic"),
+        (stream("mqtt:a/#/b"), None, "names no topic"),
+        (stream("mqtt:$share/g"), None, "names no topic"),
+        (stream(SPEECH), WATCH, "has 1 channel .1., the model takes 2"),
+        (stream("-", samples={"rate_hz": 8_000}), VOICE, "gives 8000 samples a second, the model takes 16000"),
+        (stream(table, samples={"units": ["deg/s"]}), WATCH, "gives 'deg/s', the model takes 'm/s2'"),
+        (stream(table, samples={"channels": ["x"]}), WATCH, "samples.channels names 1, the model takes 2"),
+        (stream("-", samples={"rate_hz": 44_101, "on_rate": "resample"}), VOICE, "cannot be resampled"),
+    ]
+    for settings, signal, reason in refused:
+        with pytest.raises(ConfigError, match=reason):
+            build_source(settings, SystemClock(), signal)
+
+
+def test_the_embedded_broker_is_no_source() -> None:
+    """It starts after the sources."""
+    with pytest.raises(ConfigError, match="needs a broker's URL"):
+        build_source(stream("mqtt:a"), SystemClock(), None, MqttSettings(url="embedded"))
