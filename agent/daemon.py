@@ -15,11 +15,12 @@ from typing import Any, Literal
 import cv2
 
 from agent import __version__
-from agent.assembly import build_ladder, build_source, load_models, scheduler_policy, stream_policy
+from agent.assembly import build_ladder, build_source, has_time_outs, load_models, scheduler_policy, stream_policy
 from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, Clock, SystemClock
 from agent.core.backoff import Backoff
 from agent.core.outbox import Outbox
 from agent.delivery import build_keeping, metrics_server
+from agent.device.notify import ServiceManager
 from agent.device.signals import DeviceSignals
 from agent.engine.process import lock_memory, prepare_serving
 from agent.engine.session import runtime_version
@@ -33,6 +34,7 @@ from agent.loops.health import HealthLoop, process_figures, resident_bytes
 from agent.loops.inbox import Inbox
 from agent.loops.inference import CurrentRun, InferenceLoop
 from agent.loops.log_relay import relaying
+from agent.loops.service import CALL_NS, Part, ServiceLoop, patience
 from agent.loops.trace import TraceRecorder
 from agent.loops.worker import Worker
 from agent.marks import HANGS_MAX, Marks
@@ -62,6 +64,7 @@ class Daemon:
         clock: the agent's.
         trace: file for a trace of arrivals and runs, None for none.
         before: what the run left that this one replaces.
+        changes: says what a new start would read differently, one line each.
 
     Raises:
         ConfigError: a model, a source or the embedded broker cannot be used as the settings say.
@@ -75,6 +78,7 @@ class Daemon:
         clock: Clock | None = None,
         trace: Path | None = None,
         before: Handover | None = None,
+        changes: Callable[[], list[str]] = list,
     ) -> None:
         self._settings = settings
         self._clock = clock or SystemClock()
@@ -94,7 +98,12 @@ class Daemon:
         is_named = "dir" in settings.state.model_fields_set
         carried = None if before is None else before.marks
         self._marks = Marks(settings.state.dir, carried, may_make=is_named)
-        self._models, self._left_out = load_models(settings, self._marks, self._clock, must_all_load=before is None)
+        manager = ServiceManager()
+        with patience(manager, self._clock):
+            must_all_load = before is None
+            self._models, self._left_out = load_models(
+                settings, self._marks, self._clock, must_all_load=must_all_load
+            )
         self._sources = self._build_sources(settings)
         prepare_serving()
         self._lock_refusal = lock_memory() if settings.limits.lock_memory else "not asked for"
@@ -135,6 +144,15 @@ class Daemon:
             memory_limit_bytes=self._memory_limit_bytes,
             clock=self._clock,
         )
+        timed = {stream.name for stream in settings.streams if has_time_outs(stream)}
+        self._service = ServiceLoop(
+            manager=manager,
+            parts=[Part("egress", self._egress.pulse, CALL_NS), *self._pipelines.parts(timed)],
+            summary=self.summary,
+            contacted=self._egress.contacted,
+            changes=changes,
+            clock=self._clock,
+        )
         self._workers = self._build_workers()
 
     def run(self, duration_s: float | None = None) -> int:
@@ -159,6 +177,10 @@ class Daemon:
     def request_stop(self, reason: str) -> None:
         """End `run` in order. Any thread and signal handlers: `SimpleQueue.put` is reentrant."""
         self._wakeups.put(reason)
+
+    def request_reload(self) -> None:
+        """Say what a new start would read differently. Any thread and signal handlers."""
+        self._service.request_reload()
 
     def handover(self) -> Handover | None:
         """Return what a new run needs when this one ended because it must be replaced; None otherwise."""
@@ -254,6 +276,8 @@ class Daemon:
     def _shut_down(self) -> None:
         begun_ns = self._clock.now_ns()
         has_ended = self._stop_reason == "all streams ended"
+        patience_ns = 2 * (FLUSH_AT_END_NS if has_ended else DRAIN_NS)
+        self._service.leave(self._stop_reason, patience_ns, is_replaced=bool(self._hang_reason))
         self._pipelines.shut_down(inference_hangs=bool(self._hang_reason))
         for loop in (self._health, self._governor, self._hangs):
             loop.stop()
@@ -352,6 +376,7 @@ class Daemon:
             "health": self._health.run,
             "governor": self._governor.run,
             "hangs": self._hangs.run,
+            "service": self._service.run,
             **({} if self._trace is None else {"trace": self._trace.run}),
         }
         return {name: Worker(name, body, self._look_around) for name, body in bodies.items()}

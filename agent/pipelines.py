@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, Clock
@@ -13,8 +13,10 @@ from agent.interfaces import LoadedModel, Source
 from agent.loops.abort import AbortTimer
 from agent.loops.annotate import AnnotateLoop
 from agent.loops.capture import CaptureLoop, ReportEvent
+from agent.loops.hangs import hang_limit_ns
 from agent.loops.inbox import Inbox
 from agent.loops.inference import Emit, InferenceLoop
+from agent.loops.service import CALL_NS, Part
 from agent.loops.worker import Worker
 from agent.settings import Settings, StreamSettings
 
@@ -88,6 +90,23 @@ class Pipelines:
         """
         inferring = [self.workers[f"infer-{name}"] for name in self.inferences]
         return bool(inferring) and not any(worker.is_alive for worker in inferring)
+
+    def parts(self, timed: Collection[str]) -> list[Part]:
+        """Return what must make progress while the agent runs; of the captures, those of the `timed` streams."""
+        hang_ns = int(self._settings.limits.hang_s * NS_PER_S)
+        # Threads are shared: one session may wait as long as another's longest run may take.
+        longest_ns = max(
+            (hang_limit_ns(hang_ns, v.fastest_ns) for model in self._models.values() for v in model.variants),
+            default=hang_ns,
+        )
+        return [
+            *(
+                Part(f"capture-{name}", self._captures[name].pulse, CALL_NS)
+                for name in self._captures
+                if name in timed
+            ),
+            *(Part(f"infer-{name}", loop.pulse, longest_ns + CALL_NS) for name, loop in self.inferences.items()),
+        ]
 
     @property
     def failures(self) -> list[str]:

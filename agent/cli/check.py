@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
 
 from agent.cli import exit_codes
+from agent.cli.changes import flatten
 from agent.cli.load import load_settings
 from agent.cli.run import add_settings_arguments, config_file, overrides
 from agent.settings import Settings
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
         from agent.daemon import Daemon  # Loads models and opens what the settings name, without starting.
 
         Daemon(loaded.settings, output="stdout")
-    values = _flatten(loaded.settings.model_dump(mode="json"))
+    values = flatten(loaded.settings.model_dump(mode="json"))
     if args.json:
         print(json.dumps({key: {"value": value, "origin": loaded.origins[key]} for key, value in values.items()}))
         return exit_codes.DONE
@@ -39,16 +39,3 @@ def run(args: argparse.Namespace) -> int:
         print(f"{key:<{width}}  {json.dumps(value):<32}  {loaded.origins[key]}")
     print("settings are valid" if args.load else "settings are valid; --load would also try the models and sources")
     return exit_codes.DONE
-
-
-def _flatten(values: Any, path: str = "") -> dict[str, Any]:
-    if isinstance(values, dict) and values:
-        items = values.items()
-    elif isinstance(values, list) and values and isinstance(values[0], dict):
-        items = enumerate(values)  # type: ignore[assignment]
-    else:
-        return {path: values}
-    flat: dict[str, Any] = {}
-    for key, value in items:
-        flat.update(_flatten(value, f"{path}.{key}" if path else str(key)))
-    return flat

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.cli.arguments import positive
+from agent.cli.changes import changes
 from agent.cli.load import load_settings
 from agent.cli.logs import set_up_logging
 from agent.daemon import Daemon
@@ -56,13 +57,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the agent and print its summary as the last line of standard output."""
     before = receive()
+    is_service = not _has_terminal()
+    if is_service:
+        # A reload that comes while models load, or between two runs in place, must not end the agent.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if before is None:
         settings = load_settings(config_file(args), overrides(args, output=args.output)).settings
     else:
         settings = Settings(**before.settings)
     set_up_logging(settings.log.level, settings.log.format)
-    daemon = Daemon(settings, output=args.output, trace=args.record_trace, before=before)
-    with _signals_to(daemon):
+    daemon = Daemon(
+        settings,
+        output=args.output,
+        trace=args.record_trace,
+        before=before,
+        changes=lambda: changes(config_file(args), overrides(args, output=args.output), settings),
+    )
+    with _signals_to(daemon, reloads=is_service):
         exit_code = daemon.run(args.duration)
         summary = json.dumps(daemon.summary(), separators=(",", ":"))
         if (handover := daemon.handover()) is not None:
@@ -114,13 +125,26 @@ def overrides(args: argparse.Namespace, *, output: str = "mqtt") -> dict[str, An
     return {**values, "models": [{"name": model, "path": args.model}], "streams": [stream]}
 
 
+def _has_terminal() -> bool:
+    """Return whether somebody sits before it, whose leaving (SIGHUP) ends it."""
+    try:
+        return os.isatty(0)
+    except OSError:
+        return False
+
+
 @contextmanager
-def _signals_to(daemon: Daemon) -> Iterator[None]:
-    """Turn SIGTERM and SIGINT into a stop in order; the handlers only put one word into a queue."""
+def _signals_to(daemon: Daemon, *, reloads: bool) -> Iterator[None]:
+    """Turn SIGTERM and SIGINT into a stop in order; the handlers only put one word into a queue.
+
+    SIGHUP is a service's reload; at a terminal it means that the terminal went away.
+    """
     previous = {
         number: signal.signal(number, lambda number, _: daemon.request_stop(signal.Signals(number).name))
-        for number in (signal.SIGTERM, signal.SIGINT)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     }
+    if reloads:
+        signal.signal(signal.SIGHUP, lambda *_: daemon.request_reload())
     try:
         yield
     finally:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from agent.clock import NEVER_NS, Clock
 from agent.core.ledger import Outcome
 from agent.core.outbox import Message
+from agent.core.pulse import Pulse
 from agent.core.scheduler import Ending
 from agent.errors import InferenceAbortedError, PermanentError
 from agent.frame import Frame
@@ -77,6 +78,7 @@ class InferenceLoop:
         self._keep_warm_ns = keep_warm_ns
         self._faults = QuietLog(log, clock)
         self._stopping = threading.Event()
+        self._steps = 0
         self._wanted = 0
         self._selected = 0
         self._use(0)
@@ -97,6 +99,11 @@ class InferenceLoop:
         """The variant in use."""
         return self._model.variants[self._selected]
 
+    def pulse(self) -> Pulse:
+        """Return the heartbeat: looks for a frame and runs; due while one waits or runs. Any thread."""
+        looks, is_waiting = self._inbox.attention(self._model.name)
+        return Pulse(looks + self._steps, is_waiting or self.current is not None)
+
     def select(self, index: int) -> None:
         """Run another variant from the next frame on. Any thread."""
         self._wanted = index
@@ -108,6 +115,7 @@ class InferenceLoop:
                 self._serve(taken)
             else:
                 self._keep_warm()
+            self._steps += 1
 
     def abort_for_shutdown(self) -> None:
         """Stop a running inference now; its frame ends as `shutdown`. Any thread."""
