@@ -17,6 +17,7 @@ COMMANDS = {
     "demo": "a broker, the agent on a recorded clip, and its predictions, in one command",
     "simulate": "the scheduler over a recorded or made trace, to size a box or a policy",
     "model": "verify, inspect and quantise models",
+    "doctor": "what would hurt the agent on this device, and a bundle for whoever helps",
     "watch": "a live view of every device below a topic prefix",
 }
 

@@ -22,15 +22,19 @@ def main() -> int:
     """Publish results of the default model on the demo's clip, then stop in order; print what came of it."""
     settings = (REPOSITORY / "config/demo/agent.toml").read_text()
     settings = settings.replace("deadline_ms = 250", "deadline_ms = 60000").replace("annotated_image", "# ")
-    with tempfile.TemporaryDirectory() as name, Broker(Path(name)) as broker, Subscriber(broker.port) as subscriber:
-        with AgentProcess(Path(name), settings, "--mqtt", broker.url) as agent:
-            agent.wait_for_log("ready", PATIENCE_S)
-            results = [subscriber.wait_for("results/clip", PATIENCE_S).body for _ in range(5)]
-            summary = agent.terminate(PATIENCE_S)
+    with (
+        tempfile.TemporaryDirectory() as name,
+        Broker(Path(name)) as broker,
+        Subscriber(broker.port) as subscriber,
+        AgentProcess(Path(name), settings, "--mqtt", broker.url) as agent,
+    ):
+        agent.wait_for_log("ready", PATIENCE_S)
+        results = [subscriber.wait_for("results/clip", PATIENCE_S).body for _ in range(5)]
+        summary = agent.terminate(PATIENCE_S)
     labels = sorted({found["label"] for result in results for found in result["detections"]})
     stream = summary["streams"]["clip"]
-    print(json.dumps({"machine": platform.machine(), "model": COCO_SSD.name, "labels": labels, **stream["ledger"]}))
-    print(json.dumps({"stage_ms": stream["stage_ms"], "versions": summary["versions"]}))
+    told = {"machine": platform.machine(), "model": COCO_SSD.name, "labels": labels, "ledger": stream["ledger"]}
+    json.dump({**told, "stage_ms": stream["stage_ms"], "versions": summary["versions"]}, sys.stdout, indent=1)
     return 0 if labels else 1
 
 
