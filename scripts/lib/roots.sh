@@ -1,7 +1,8 @@
 # shellcheck shell=bash
-# What the tests in a system of their own share: roots made by debootstrap, kept in out/roots. Sourced after setup.sh.
+# What the tests in a system of their own share: roots made by debootstrap, kept from run to run. Sourced after setup.sh.
 
-readonly ROOTS="$PWD/out/roots"
+# Not below the checkout: whatever walks it, as setuptools does, would walk through /proc in there.
+readonly ROOTS="${TEST_ROOTS:-/var/tmp/edgebeat-roots}"
 readonly SUITE=bookworm
 
 # need_commands PACKAGE COMMAND...: ends with what to install where a command is missing.

@@ -16,7 +16,7 @@ readonly SPACE_MB_MIN=600
 readonly GLIBC_MIN=2.28
 # After READY the service must live so long before the version before it may be forgotten: a crash at the first frames
 # shows within it.
-readonly SETTLE_S=${EDGEBEAT_SETTLE_S:-10}
+readonly SETTLE_S=${SETTLE_S:-10}
 
 # check_device: ends with the reason where this cannot work, before anything is changed.
 check_device() {
