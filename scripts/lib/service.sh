@@ -21,7 +21,6 @@ readonly SETTLE_S=${SETTLE_S:-10}
 # check_device: ends with the reason where this cannot work, before anything is changed.
 check_device() {
     local machine glibc free_mb
-    ((EUID == 0)) || die "installing a service needs root: sudo $0"
     machine="$(uname -m)"
     [[ "$machine" == x86_64 || "$machine" == aarch64 ]] ||
         die "$machine is not supported: there are wheels for x86_64 and aarch64 alone." \
@@ -30,6 +29,7 @@ check_device() {
     [[ -n "$glibc" ]] || die "this system has no glibc (Alpine?): the wheels need glibc $GLIBC_MIN or later"
     [[ "$(printf '%s\n' "$GLIBC_MIN" "$glibc" | sort -V | head -n 1)" == "$GLIBC_MIN" ]] ||
         die "glibc $glibc is too old: the wheels need $GLIBC_MIN or later (Debian 10, Ubuntu 20.04)"
+    ((EUID == 0)) || die "installing a service needs root: sudo $0"
     command -v systemctl >/dev/null && [[ -d /run/systemd/system ]] ||
         die "systemd does not run here: there is nothing to install a service into." \
             "To run the agent by hand: pip install edgebeat, then edgebeat run --config FILE"
