@@ -100,6 +100,6 @@ class Container:
 
     def receive(self, topic: str, count: int = 1, options: Sequence[str] = ()) -> list[str]:
         """Return so many payloads of a topic, from a mosquitto inside."""
-        done = self.run("mosquitto_sub", "-t", topic, "-C", str(count), "-W", "60", *options)
+        done = self.run("mosquitto_sub", "-h", "127.0.0.1", "-t", topic, "-C", str(count), "-W", "60", *options)
         assert done.returncode == 0, (topic, done.stdout[-300:], done.stderr, self.journal()[-2000:])
         return done.stdout.splitlines()
