@@ -8,16 +8,25 @@ import platform
 import queue
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import cv2
 
 from agent import __version__
-from agent.assembly import build_ladder, build_source, has_time_outs, load_models, scheduler_policy, stream_policy
+from agent.assembly import (
+    build_ladder,
+    build_source,
+    load_models,
+    run_threads,
+    scheduler_policy,
+    stream_policy,
+    used_models,
+)
 from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, Clock, SystemClock
 from agent.core.backoff import Backoff
+from agent.core.degradation import Ladder
 from agent.core.outbox import Outbox
 from agent.delivery import build_keeping, metrics_server
 from agent.device.notify import ServiceManager
@@ -26,7 +35,7 @@ from agent.engine.process import lock_memory, prepare_serving
 from agent.engine.session import runtime_version
 from agent.errors import ConfigError
 from agent.handover import Handover
-from agent.interfaces import Sink, Source
+from agent.interfaces import LoadedModel, Sink, Source
 from agent.loops.egress import EgressLoop, Keeping
 from agent.loops.governor import GovernorLoop
 from agent.loops.hangs import HangLoop
@@ -38,7 +47,7 @@ from agent.loops.service import CALL_NS, Part, ServiceLoop, patience
 from agent.loops.trace import TraceRecorder
 from agent.loops.worker import Worker
 from agent.marks import HANGS_MAX, Marks
-from agent.pipelines import Pipelines
+from agent.pipelines import Pipelines, runnable
 from agent.settings import Settings
 from agent.sinks.embedded import EmbeddedBroker
 from agent.sinks.stdout import StdoutSink
@@ -100,18 +109,17 @@ class Daemon:
         self._marks = Marks(settings.state.dir, carried, may_make=is_named)
         manager = ServiceManager()
         with patience(manager, self._clock):
-            must_all_load = before is None
-            self._models, self._left_out = load_models(
-                settings, self._marks, self._clock, must_all_load=must_all_load
+            models, self._left_out = load_models(
+                used_models(settings), run_threads(settings), self._marks, self._clock, must_all_load=before is None
             )
-        self._sources = self._build_sources(settings)
+        sources = self._build_sources(settings, models)
         prepare_serving()
         self._lock_refusal = lock_memory() if settings.limits.lock_memory else "not asked for"
         if settings.limits.lock_memory and self._lock_refusal is not None:
             log.warning("limits.lock_memory: refused: %s: raise LimitMEMLOCK", self._lock_refusal)
         self._broker: EmbeddedBroker | None = None
         scheduling = scheduler_policy(settings)
-        policies = {stream.name: stream_policy(stream) for stream in settings.streams if stream.name in self._sources}
+        policies = {stream.name: stream_policy(stream) for stream in runnable(settings, models, sources)}
         self._trace: TraceRecorder | None = None
         if trace is not None:
             is_continued = before is not None
@@ -120,8 +128,10 @@ class Daemon:
         self._egress = self._build_egress(output)
         self._pipelines = Pipelines(
             settings,
-            self._models,
-            self._sources,
+            models,
+            sources,
+            self._left_out,
+            marks=self._marks,
             inbox=self._inbox,
             emit=self._egress.emit,
             report=self._egress.report,
@@ -129,7 +139,7 @@ class Daemon:
             clock=self._clock,
         )
         self._hangs = HangLoop(
-            loops=self._pipelines.inferences.values(),
+            loops=lambda: self._pipelines.inferences,
             hung=self._hung,
             hang_ns=int(settings.limits.hang_s * NS_PER_S),
             clock=self._clock,
@@ -144,10 +154,9 @@ class Daemon:
             memory_limit_bytes=self._memory_limit_bytes,
             clock=self._clock,
         )
-        timed = {stream.name for stream in settings.streams if has_time_outs(stream)}
         self._service = ServiceLoop(
             manager=manager,
-            parts=[Part("egress", self._egress.pulse, CALL_NS), *self._pipelines.parts(timed)],
+            parts=lambda: [Part("egress", self._egress.pulse, CALL_NS), *self._pipelines.parts()],
             summary=self.summary,
             contacted=self._egress.contacted,
             changes=changes,
@@ -173,6 +182,19 @@ class Daemon:
         log.info("stopping: %s", self._stop_reason)
         self._shut_down()
         return 1 if self._crashed() or self._pipelines.failures else 0
+
+    def apply(self, settings: Settings) -> None:
+        """Go on by other settings; what needs a restart keeps its old value until then. The control thread.
+
+        Raises:
+            ConfigError: something cannot be used; nothing was changed.
+        """
+        self._pipelines.apply(settings)
+        self._settings = settings
+        if self._trace is not None:
+            log.warning("the trace ends: other settings are in force now")
+        self._governor.follow(self._build_ladder(), self._live_streams())
+        self._pipelines.report_unreachable()
 
     def request_stop(self, reason: str) -> None:
         """End `run` in order. Any thread and signal handlers: `SimpleQueue.put` is reentrant."""
@@ -206,7 +228,7 @@ class Daemon:
             "stop_reason": self._stop_reason,
             "streams": self._inbox.snapshot(),
             "delivery": self._egress.snapshot(),
-            "models": self._pipelines.snapshot() | self._left_out,
+            "models": self._pipelines.snapshot(),
             "degradation": self._governor.snapshot(),
             "process": {**process, "memory_locked": self._lock_refusal is None},
             "versions": {
@@ -305,15 +327,15 @@ class Daemon:
         if worker.is_alive:
             self._egress.give_up()
 
-    def _build_sources(self, settings: Settings) -> dict[str, Source]:
-        """Return the sources of all streams whose model is there.
+    def _build_sources(self, settings: Settings, models: Mapping[str, LoadedModel]) -> dict[str, Source]:
+        """Return the sources of all streams that are on and whose model is there.
 
         Raises:
             ConfigError: one of them is nothing that we know; a run that replaces a hung one goes on without it.
         """
         sources: dict[str, Source] = {}
         for stream in settings.streams:
-            if stream.model not in self._models:
+            if stream.model not in models or not stream.enabled:
                 continue
             try:
                 sources[stream.name] = build_source(stream, self._clock)
@@ -359,15 +381,21 @@ class Daemon:
     def _build_governor(self) -> GovernorLoop:
         limit_bytes = self._memory_limit_bytes
         return GovernorLoop(
-            loops=self._pipelines.inferences.values(),
+            loops=lambda: self._pipelines.inferences,
             inbox=self._inbox,
-            live_streams=[stream.name for stream in self._pipelines.streams if stream.mode == "live"],
-            ladder=build_ladder(self._settings.degradation, self._pipelines.streams, self._models),
+            live_streams=self._live_streams(),
+            ladder=self._build_ladder(),
             signals=DeviceSignals(temperature_limit_c=self._settings.degradation.temperature_c_max),
             memory_ratio=lambda: None if limit_bytes is None else resident_bytes() / limit_bytes,
             report=self._egress.report,
             clock=self._clock,
         )
+
+    def _build_ladder(self) -> Ladder:
+        return build_ladder(self._settings.degradation, self._pipelines.streams, self._pipelines.models)
+
+    def _live_streams(self) -> list[str]:
+        return [stream.name for stream in self._pipelines.streams if stream.mode == "live"]
 
     def _build_workers(self) -> dict[str, Worker]:
         """Return the threads beside the pipelines in the order of their start: the sink first."""
@@ -386,8 +414,8 @@ class Daemon:
         self._wakeups.put("")
 
     def _crashed(self) -> list[str]:
-        workers = (*self._workers.values(), *self._pipelines.workers.values())
-        return [worker.name for worker in workers if worker.has_crashed]
+        own = [worker.name for worker in self._workers.values() if worker.has_crashed]
+        return own + self._pipelines.crashed
 
     def _metrics(self) -> contextlib.AbstractContextManager[object]:
         port = self._settings.health.prometheus_port

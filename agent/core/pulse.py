@@ -23,20 +23,22 @@ class PulseCheck:
     """Finds parts that had something to do at several looks in a row and took no step.
 
     Looks are counted and not time: after a suspend or a SIGSTOP the clock says hours, and no part had any of them.
-
-    Args:
-        patience: by part, how many looks it may stand still.
     """
 
-    def __init__(self, patience: Mapping[str, int]) -> None:
-        self._patience = patience
+    def __init__(self) -> None:
         self._last: dict[str, int] = {}
         self._still: dict[str, int] = {}
 
-    def look(self, pulses: Mapping[str, Pulse]) -> list[str]:
-        """Return the parts that stand still for longer than they may."""
+    def look(self, pulses: Mapping[str, Pulse], patience: Mapping[str, int]) -> list[str]:
+        """Return the parts that stand still for longer than they may.
+
+        Args:
+            pulses: of the parts that there are now; one that is gone is forgotten.
+            patience: of each, how many looks it may stand still.
+        """
+        still = {}
         for name, pulse in pulses.items():
             stands = pulse.is_due and self._last.get(name) == pulse.beats
-            self._still[name] = self._still.get(name, 0) + 1 if stands else 0
-            self._last[name] = pulse.beats
-        return [name for name in pulses if self._still[name] > self._patience[name]]
+            still[name] = self._still.get(name, 0) + 1 if stands else 0
+        self._last, self._still = {name: pulse.beats for name, pulse in pulses.items()}, still
+        return [name for name in pulses if still[name] > patience[name]]

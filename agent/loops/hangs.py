@@ -26,14 +26,16 @@ class HangLoop:
     """Looks at the heartbeat of each inference loop. It reads no file, so that no device can hang it.
 
     Args:
-        loops: the inference loops.
+        loops: returns the inference loops of the moment.
         hung: called once a run, with its loop and the seconds it is overdue.
         hang_ns: see `limits.hang_s`.
         clock: the agent's.
     """
 
-    def __init__(self, *, loops: Iterable[InferenceLoop], hung: Hung, hang_ns: int, clock: Clock) -> None:
-        self._loops = {loop.model.name: loop for loop in loops}
+    def __init__(
+        self, *, loops: Callable[[], Iterable[InferenceLoop]], hung: Hung, hang_ns: int, clock: Clock
+    ) -> None:
+        self._loops = loops
         self._hung = hung
         self._hang_ns = hang_ns
         self._clock = clock
@@ -55,8 +57,8 @@ class HangLoop:
         Ticks, not time: after a suspend or a SIGSTOP the clock says hours and the inference had none of them.
         """
         now_ns = self._clock.now_ns()
-        for name, loop in self._loops.items():
-            current = loop.current
+        for loop in self._loops():
+            name, current = loop.model.name, loop.current
             if current is None or now_ns <= current.due_ns:
                 self._overdue.pop(name, None)
                 continue

@@ -50,7 +50,6 @@ class InferenceLoop:
         inbox: with the streams of all models.
         timer: stops a run at its deadline.
         emit: hands a result to egress; never waits for the network.
-        marks_late: streams that publish late results, marked.
         show: called with every published frame and its payload, for the annotated picture.
         clock: the agent's.
         keep_warm_ns: after so long without a frame the model runs on its warm-up input; `NEVER_NS` for never.
@@ -63,7 +62,6 @@ class InferenceLoop:
         inbox: Inbox,
         timer: AbortTimer,
         emit: Emit,
-        marks_late: frozenset[str],
         show: ShowResult,
         clock: Clock,
         keep_warm_ns: int = NEVER_NS,
@@ -72,15 +70,17 @@ class InferenceLoop:
         self._inbox = inbox
         self._timer = timer
         self._emit = emit
-        self._marks_late = marks_late
         self._show = show
         self._clock = clock
-        self._keep_warm_ns = keep_warm_ns
+        self.keep_warm_ns = keep_warm_ns
+        """May be changed by any thread."""
         self._faults = QuietLog(log, clock)
         self._stopping = threading.Event()
         self._steps = 0
-        self._wanted = 0
+        self._wanted_model = model
+        self._wanted_variant = 0
         self._selected = 0
+        self._swapped = threading.Event()
         self._use(0)
         self.current: CurrentRun | None = None
         """What runs now; read by the governor's thread."""
@@ -106,14 +106,27 @@ class InferenceLoop:
 
     def select(self, index: int) -> None:
         """Run another variant from the next frame on. Any thread."""
-        self._wanted = index
+        self._wanted_variant = index
+
+    def swap(self, model: LoadedModel, timeout_s: float) -> bool:
+        """Run another model between two frames; return whether that happened in time. The control thread.
+
+        Args:
+            model: verified and warm, under the same name.
+            timeout_s: how long to wait for the running inference; afterwards it happens when that ends.
+        """
+        self._swapped.clear()
+        self._wanted_model = model
+        self._inbox.nudge(self._model.name)
+        return self._swapped.wait(timeout_s)
 
     def run(self) -> None:
         """The thread's body: until every stream has ended or the inbox is stopped."""
-        while (taken := self._inbox.take(self._model.name, self._keep_warm_ns)) is not Nothing.ENDED:
+        while (taken := self._inbox.take(self._model.name, self.keep_warm_ns)) is not Nothing.ENDED:
+            self._follow()
             if isinstance(taken, Frame):
                 self._serve(taken)
-            else:
+            elif taken is Nothing.IDLE:
                 self._keep_warm()
             self._steps += 1
 
@@ -122,13 +135,23 @@ class InferenceLoop:
         self._stopping.set()
         self._timer.abort_all()
 
-    def _use(self, index: int) -> None:
+    def _follow(self) -> None:
+        """Bring in the model and the variant that were asked for."""
+        model = self._wanted_model
+        index = min(self._wanted_variant, len(model.variants) - 1)
+        if model is not self._model:
+            self._model = model
+            self._use(index, is_new_model=True)
+            self._swapped.set()
+        elif index != self._selected:
+            self._use(index)
+
+    def _use(self, index: int, *, is_new_model: bool = False) -> None:
         self._selected = index
-        self._inbox.select_variant(self._model.name, self.variant.name, self.variant.fastest_ns)
+        variant = self.variant
+        self._inbox.select_variant(self._model.name, variant.name, variant.fastest_ns, is_new_model=is_new_model)
 
     def _serve(self, frame: Frame) -> None:
-        if self._wanted != self._selected:
-            self._use(self._wanted)
         variant = self.variant
         started_ns = self._clock.now_ns()
         abort_at_ns = self._inbox.abort_at_ns(frame)
@@ -177,7 +200,7 @@ class InferenceLoop:
     def _conclude(self, frame: Frame, variant: Variant, started_ns: int, payload: Payload) -> None:
         """Publish, or not: the clock decides, whatever the inference returned."""
         outcome = self._inbox.finish(frame, started_ns)
-        is_marked = outcome is Outcome.LATE and frame.stream in self._marks_late
+        is_marked = outcome is Outcome.LATE and self._inbox.publishes_late(frame.stream)
         if outcome is Outcome.PUBLISHED or is_marked:
             height, width = frame.pixels.shape[:2]
             has_deadline = frame.deadline_ns != NEVER_NS
@@ -208,8 +231,6 @@ class InferenceLoop:
 
     def _keep_warm(self) -> None:
         """Run on the warm-up input, so that caches, clock frequency and pages are ready for the next frame."""
-        if self._wanted != self._selected:
-            self._use(self._wanted)
         variant = self.variant
         abort = variant.engine.new_abort()
         if not self._inbox.begin_warm_run(self._model.name, abort):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -63,7 +63,8 @@ class ServiceLoop:
 
     Args:
         manager: told.
-        parts: watched; one that stands still stops the pings, and the service manager ends the agent.
+        parts: returns what is watched now; one that stands still stops the pings, and the service manager ends the
+            agent.
         summary: see `Daemon.summary`.
         contacted: set when the broker was reached, or could not be, for the first time.
         changes: says what a new start would read differently, one line each; called in this thread.
@@ -74,21 +75,21 @@ class ServiceLoop:
         self,
         *,
         manager: ServiceManager,
-        parts: Iterable[Part],
+        parts: Callable[[], list[Part]],
         summary: Callable[[], dict[str, Any]],
         contacted: threading.Event,
         changes: Callable[[], list[str]],
         clock: Clock,
     ) -> None:
         self._manager = manager
-        self._parts = list(parts)
+        self._parts = parts
         self._summary = summary
         self._contacted = contacted
         self._changes = changes
         self._clock = clock
         self._requests: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._look_ns = LOOK_NS if manager.watchdog_ns is None else min(LOOK_NS, manager.watchdog_ns // 3)
-        self._check = PulseCheck({part.name: part.patience_ns // self._look_ns for part in self._parts})
+        self._check = PulseCheck()
         self._still: list[str] = []
         self._published: dict[str, tuple[int, int]] = {}
 
@@ -129,7 +130,9 @@ class ServiceLoop:
 
     def look(self) -> None:
         """Ping if every part makes progress; say which does not."""
-        still = self._check.look({part.name: part.pulse() for part in self._parts})
+        parts = self._parts()
+        pulses = {part.name: part.pulse() for part in parts}
+        still = self._check.look(pulses, {part.name: part.patience_ns // self._look_ns for part in parts})
         if still:
             if still != self._still:
                 log.error("%s: no progress: the service manager is told nothing until there is", ", ".join(still))
@@ -153,7 +156,7 @@ class ServiceLoop:
         self._published[name] = (published, now_ns)
         fps = (published - before) * NS_PER_S / (now_ns - at_ns) if now_ns > at_ns else 0.0
         if not figures["is_open"]:
-            return f"{name}: ended"
+            return f"{name}: off" if figures["is_off"] else f"{name}: ended"
         silent_s = figures["silent_s"]
         if silent_s is None or silent_s > SILENT_S:
             return f"{name}: no frame" + ("" if silent_s is None else f" for {silent_s:.0f} s")

@@ -35,6 +35,8 @@ class StreamSettings(Section):
     """/dev/video0 (or a by-id path, or a number), rtsp://..., http://..., or a video file. Required."""
     model: str
     """Name of a model under `models`. Required."""
+    enabled: bool = True
+    """Whether the source is read. Default true; a stream that is off keeps its model warm and its books."""
     mode: Literal["live", "every_frame"] = "live"
     """`live`: the clock paces, the newest frame wins. `every_frame`: every frame of a file is processed and the
     source waits. Default `live`: a device watches the present."""

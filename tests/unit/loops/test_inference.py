@@ -50,7 +50,6 @@ class Bench:
             inbox=self.inbox,
             timer=self.timer,
             emit=self.emitted.append,
-            marks_late=frozenset({"s"} if self.policy.late_is_published else ()),
             show=lambda frame, payload: None,
             clock=self.clock,
             keep_warm_ns=self.keep_warm_ns,

@@ -61,6 +61,7 @@ def stream(published: int, **more: Any) -> dict[str, Any]:
     return {
         "ledger": {"published": published},
         "is_open": True,
+        "is_off": False,
         "silent_s": 0.1,
         "age_ms": {"p95": 23.4},
         **more,
@@ -79,7 +80,7 @@ class Bench:
         self.changes: list[str] = []
         self.loop = ServiceLoop(
             manager=manager,
-            parts=[Part("egress", lambda: self.pulse, 20 * NS_PER_S)],
+            parts=lambda: [Part("egress", lambda: self.pulse, 20 * NS_PER_S)],
             summary=lambda: {"streams": self.streams, "delivery": self.delivery},
             contacted=self.contacted,
             changes=lambda: self.changes,
@@ -149,6 +150,8 @@ def test_status_tells_the_rate_since_the_last_look(manager: Manager) -> None:
     assert bench.loop.status() == "door: 9.8 fps, age 23 ms; broker connected"
     bench.streams = {str(n): stream(0, is_open=False) for n in range(5)}
     assert bench.loop.status() == "0: ended; 1: ended; 2: ended; 2 more streams; broker connected"
+    bench.streams = {"door": stream(0, is_open=False, is_off=True)}
+    assert bench.loop.status() == "door: off; broker connected"
     bench.streams = {}
     assert bench.loop.status() == "no stream runs; broker connected"
 
