@@ -88,7 +88,13 @@ class Container:
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         """Start a program inside."""
-        return subprocess.Popen(self.command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            self.command(*words),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
     def property(self, unit: str, name: str) -> str:
         """Return a property of a unit."""

@@ -161,7 +161,7 @@ def test_03_it_runs_inside_its_restrictions(box: Container) -> None:
 def test_04_a_crash_is_followed_by_a_new_run(box: Container) -> None:
     """SIGKILL: systemd starts it again."""
     before = boots(box)
-    assert box.run("systemctl", "kill", "--signal=KILL", UNIT).returncode == 0
+    assert box.run("systemctl", "kill", "--signal=KILL", "--kill-who=main", UNIT).returncode == 0
     wait_until(lambda: box.property(UNIT, "NRestarts") == "1", "a restart", 60)
     wait_until(lambda: boots(box) != before, "a result of the new run", 120)
 
@@ -185,7 +185,6 @@ def test_05_the_watchdog_ends_a_hang_that_the_agent_cannot_cure(box: Container) 
     wait_until(lambda: boots(box) != before, "a result of the new run", 120)
     journal = box.journal()
     assert "Fatal Python error: Aborted" in journal
-    assert re.search(r"infer-coco-ssd: no progress", journal) or "egress" not in journal
     drop_in.unlink()
     box.call("systemctl", "daemon-reload")
 
@@ -215,8 +214,9 @@ def test_07_a_reload_says_what_would_change(box: Container) -> None:
 
 
 def test_08_an_upgrade(box: Container) -> None:
-    """A version beside the old one, which is kept; settings stay."""
+    """A version beside the old one, which is kept; settings stay; what a power cut left half-made is removed."""
     before, old = boots(box), current(box)
+    (box.root / "opt/edgebeat/versions/half").mkdir()
     done = box.run(INSTALL, "--upgrade", timeout_s=600)
     assert done.returncode == 0, done.stderr
     assert current(box) != old
@@ -272,7 +272,9 @@ def test_10_an_upgrade_that_refuses_the_settings_changes_nothing(box: Container)
 
 def test_11_a_second_agent_beside_it(box: Container) -> None:
     """edgebeat@yard has settings and state of its own."""
-    (box.root / "etc/edgebeat/yard.toml").write_text(SETTINGS.replace("porch", "yard").replace("edgebeat.s", "x.s"))
+    (box.root / "etc/edgebeat/yard.toml").write_text(
+        SETTINGS.replace("porch", "yard").replace("edgebeat.service", "edgebeat@yard.service")
+    )
     assert box.run("systemctl", "start", "edgebeat@yard").returncode == 0
     boots(box, "edgebeat/v1/yard/results/clip")
     assert (box.root / "var/lib/private/edgebeat-yard/spool.db").is_file()
@@ -284,7 +286,7 @@ def test_12_a_run_by_hand_beside_the_service_says_what_is_wrong(box: Container) 
     """The same settings twice: the state folder is another agent's, and the broker knows the name already."""
     words = ("timeout", "60", "edgebeat", "run", "--config", "/etc/edgebeat/agent.toml", "--duration", "8")
     told = box.call(*words)
-    assert "database is locked" in told or "another agent" in told, told[-2000:]
+    assert "locked" in told, told[-2000:]
     boots(box)
 
 
@@ -293,11 +295,11 @@ def test_13_a_full_disk_costs_messages_and_nothing_else(box: Container) -> None:
     restarts = box.property(UNIT, "NRestarts")
     state = "/var/lib/private/edgebeat"
     assert box.run("systemctl", "stop", UNIT).returncode == 0
-    tell(f"stop: {seconds(box, 'InactiveEnter', 'ActiveExit') * -1} s")
+    tell(f"stop: {seconds(box, 'ActiveExit', 'InactiveEnter')} s")
     assert box.run("mount", "-t", "tmpfs", "-o", "size=64k", "none", state).returncode == 0
     assert box.run("dd", "if=/dev/zero", f"of={state}/filler", "bs=4k", "count=16").returncode == 0
     assert box.run("systemctl", "start", UNIT).returncode == 0
-    wait_until(lambda: "spool" in box.journal().rpartition("ready: ")[2], "a word about the spool", 60)
+    wait_until(lambda: "spool.db" in box.journal().rpartition("Starting edgebeat")[2], "a word about the spool", 60)
     assert box.run("systemctl", "stop", "mosquitto").returncode == 0
     wait_until(lambda: "broker away" in box.property(UNIT, "StatusText"), "the status", 60)
     assert box.run("systemctl", "start", "mosquitto").returncode == 0
@@ -333,8 +335,6 @@ def test_15_a_read_only_root_is_said(box: Container) -> None:
 def test_16_uninstall_leaves_settings_and_state(box: Container) -> None:
     """Unless told otherwise; the installer that came with the version does it."""
     done = box.run("/opt/edgebeat/current/share/edgebeat/scripts/install", "--uninstall")
-    if done.returncode != 0:
-        done = box.run("bash", "/opt/edgebeat/current/share/edgebeat/scripts/install", "--uninstall")
     assert done.returncode == 0, done.stderr
     assert not (box.root / "opt/edgebeat").exists()
     assert not (box.root / "usr/local/bin/edgebeat").is_symlink()
