@@ -98,7 +98,8 @@ class ServiceLoop:
         if self._manager.is_there:
             self._manager.tell(WATCHDOG=1, EXTEND_TIMEOUT_USEC=2 * CONTACT_NS // 1000)
             self._clock.wait(self._contacted, CONTACT_NS)
-            self._manager.tell(READY=1, STATUS=self.status())
+            if self._requests.empty():  # Neither after STOPPING nor before a reload, which says READY itself.
+                self._manager.tell(READY=1, STATUS=self.status())
         while (request := self._next_request()) != _STOP:
             if request == _RELOAD:
                 self._say_changes()
@@ -107,8 +108,8 @@ class ServiceLoop:
 
     def stop(self) -> None:
         """End the thread."""
-        self._contacted.set()
         self._requests.put(_STOP)
+        self._contacted.set()
 
     def leave(self, reason: str, time_ns: int, *, is_replaced: bool) -> None:
         """End the thread, and say why the agent ends; a run that is replaced in place only asks for patience.

@@ -107,10 +107,22 @@ def test_a_broker_that_does_not_answer_delays_ready_and_no_more(manager: Manager
     """A name look-up that hangs is no reason to fail the start."""
     bench = Bench(manager.connection())
     before_ns = bench.clock.now_ns()
-    bench.loop._requests.put("stop")
-    bench.loop.run()
-    assert [m.get("READY") for m in manager.all()] == [None, "1"]
+    thread = threading.Thread(target=bench.loop.run)
+    thread.start()
+    assert "EXTEND_TIMEOUT_USEC" in manager.next()
+    assert manager.next()["READY"] == "1"
     assert bench.clock.now_ns() - before_ns == 20 * NS_PER_S
+    bench.loop.stop()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_a_run_that_is_stopped_before_it_was_ready_never_says_so(manager: Manager) -> None:
+    """READY after STOPPING would make no sense."""
+    bench = Bench(manager.connection())
+    bench.loop.leave("SIGTERM", NS_PER_S, is_replaced=False)
+    bench.loop.run()
+    assert not [message for message in manager.all() if "READY" in message]
 
 
 def test_pings_stop_when_a_part_stands_still(manager: Manager, caplog: pytest.LogCaptureFixture) -> None:
