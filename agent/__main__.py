@@ -20,6 +20,7 @@ COMMANDS = {
     "simulate": "the scheduler over a recorded or made trace, to size a box or a policy",
     "model": "verify, inspect and quantise models",
     "settings": "show, set and stage the settings of devices, over the broker",
+    "doctor": "what would hurt the agent on this device, and a bundle for whoever helps",
     "watch": "a live view of every device below a topic prefix",
 }
 
@@ -30,17 +31,22 @@ def main(argv: list[str] | None = None) -> None:
     sys.exit(run_command(sys.argv[1:] if argv is None else argv))
 
 
-def run_command(argv: list[str]) -> int:
-    """Run one command and return its exit code."""
+def parser_for(argv: list[str]) -> argparse.ArgumentParser:
+    """Return the parser of a command line; of all commands only the one that it names is imported."""
     parser = argparse.ArgumentParser(prog="edgebeat", description="Edge inference with a bounded age.")
     parser.add_argument("--version", action="version", version=f"edgebeat {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     named = argv[0] if argv and argv[0] in COMMANDS else None
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
-        if name == named:  # Only the command that runs is imported.
+        if name == named:
             _import_command(name).add_arguments(command)
-    args = parser.parse_args(argv)
+    return parser
+
+
+def run_command(argv: list[str]) -> int:
+    """Run one command and return its exit code."""
+    args = parser_for(argv).parse_args(argv)
     try:
         return int(importlib.import_module(f"agent.cli.{args.command}").run(args))
     except ConfigError as error:

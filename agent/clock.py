@@ -59,6 +59,11 @@ class SystemClock:
         return event.wait(max(0, timeout_ns) / NS_PER_S)
 
 
+def monotonic_ns() -> int:
+    """Return CLOCK_MONOTONIC, which the service manager compares with its own (sd_notify(3))."""
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+
+
 def iso_utc(wall_ns: int) -> str:
     """Return `2026-01-31T12:00:00.123Z` for nanoseconds since 1970 UTC."""
     return f"{_iso_second(wall_ns // NS_PER_S)}.{wall_ns // NS_PER_MS % 1000:03}Z"

@@ -31,6 +31,7 @@ from agent.core.probation import Readings
 from agent.delivery import build_encodings, build_keeping, metrics_server
 from agent.desired.receiver import SettingsReceiver, Surroundings
 from agent.desired.start import Start
+from agent.device.notify import ServiceManager
 from agent.device.signals import DeviceSignals
 from agent.engine.memory import MemoryGauge, MemoryKeeper, resident_bytes
 from agent.engine.process import lock_memory, prepare_serving
@@ -45,6 +46,7 @@ from agent.loops.health import HealthLoop, process_figures, versions
 from agent.loops.inbox import Inbox
 from agent.loops.inference import CurrentRun, InferenceLoop
 from agent.loops.log_relay import relaying
+from agent.loops.service import CALL_NS, Part, ServiceLoop, patience
 from agent.loops.worker import Worker
 from agent.marks import HANGS_MAX, Marks
 from agent.pipelines import Pipelines, runnable
@@ -84,6 +86,7 @@ class Daemon:
         trace: file for a trace of arrivals and runs, None for none.
         before: what the run left that this one replaces.
         start: the state of the settings that came from afar; None to hear of none.
+        changes: says what a new start would read differently, one line each.
 
     Raises:
         ConfigError: a model, a source or the embedded broker cannot be used as the settings say.
@@ -98,6 +101,7 @@ class Daemon:
         trace: Path | None = None,
         before: Handover | None = None,
         start: Start | None = None,
+        changes: Callable[[], list[str]] = list,
     ) -> None:
         self._settings = settings
         self._start = start
@@ -121,7 +125,9 @@ class Daemon:
         self._updates = Updates(settings, self._marks, self._clock)
         provision = Provision(settings)
         self._memory_limit_bytes = provision.limit.limit_bytes
-        models, self._left_out = self._load_models(settings, provision, must_all_load=before is None)
+        manager = ServiceManager()
+        with patience(manager, self._clock):
+            models, self._left_out = self._load_models(settings, provision, must_all_load=before is None)
         self._cores = provision.cores.in_force()
         sources = self._build_sources(settings, models)
         prepare_serving()
@@ -187,6 +193,14 @@ class Daemon:
         )
         self._receiver = None if start is None else self._build_receiver(start)
         self._updater = self._updates.build_loop(self)
+        self._service = ServiceLoop(
+            manager=manager,
+            parts=lambda: [Part("egress", self._egress.pulse, CALL_NS), *self._pipelines.parts()],
+            summary=self.summary,
+            contacted=self._egress.contacted,
+            changes=changes,
+            clock=self._clock,
+        )
         self._workers = self._build_workers()
 
     def run(self, duration_s: float | None = None) -> int:
@@ -243,6 +257,10 @@ class Daemon:
         self._restart_reason = reason
         self._egress.carries_over = True
         self.request_stop(reason)
+
+    def request_reload(self) -> None:
+        """Say what a new start would read differently. Any thread and signal handlers."""
+        self._service.request_reload()
 
     def handover(self) -> Handover | None:
         """Return what a new run needs when this one ended because it must be replaced; None otherwise."""
@@ -346,6 +364,8 @@ class Daemon:
     def _shut_down(self) -> None:
         begun_ns = self._clock.now_ns()
         has_ended = self._stop_reason == "all streams ended"
+        patience_ns = 2 * (FLUSH_AT_END_NS if has_ended else DRAIN_NS)
+        self._service.leave(self._stop_reason, patience_ns, is_replaced=bool(self._restart_reason))
         self._pipelines.shut_down(inference_hangs=bool(self._hang_reason))
         for loop in (self._control, self._updater, self._health, self._governor, self._hangs):
             loop.stop()
@@ -517,6 +537,7 @@ class Daemon:
             "health": self._health.run,
             "governor": self._governor.run,
             "hangs": self._hangs.run,
+            "service": self._service.run,
             **({} if self._trace is None else {"trace": self._trace.run}),
         }
         return {name: Worker(name, body, self._look_around) for name, body in bodies.items()}

@@ -19,15 +19,17 @@ from agent.interfaces import LoadedModel, Source
 from agent.loops.abort import AbortTimer
 from agent.loops.annotate import AnnotateLoop
 from agent.loops.capture import WAIT_MAX_NS, CaptureLoop, ReportEvent
+from agent.loops.hangs import hang_limit_ns
 from agent.loops.inbox import Inbox
 from agent.loops.inference import Emit, InferenceLoop, ShowResult
+from agent.loops.service import CALL_NS, Part
 from agent.loops.worker import Worker
 from agent.marks import Marks
 from agent.provision import Provision
 from agent.result import Payload
 from agent.settings import ModelSettings, Settings, StreamSettings
 from agent.settings.scope import Scope, leaf_fields, scope_of
-from agent.sourcing import build_source
+from agent.sourcing import build_source, has_time_outs
 
 log = logging.getLogger(__name__)
 
@@ -168,6 +170,18 @@ class Pipelines:
         """
         servers = self._servers
         return bool(servers) and not any(server.worker.is_alive for server in servers.values())
+
+    def parts(self) -> list[Part]:
+        """Return what must make progress now; of the captures, those whose calls end by themselves. Any thread."""
+        hang_ns, loops, readers = int(self._settings.limits.hang_s * NS_PER_S), self.inferences, self._readers
+        # Threads are shared: one session may wait as long as another's longest run may take.
+        fastest_ns = max((v.fastest_ns for loop in loops for v in loop.model.variants), default=0)
+        limit_ns = hang_limit_ns(hang_ns, fastest_ns) + CALL_NS
+        timed = [stream.name for stream in self.streams if stream.name in readers and has_time_outs(stream)]
+        return [
+            *(Part(f"capture-{name}", readers[name].loop.pulse, CALL_NS) for name in timed),
+            *(Part(f"infer-{loop.model.name}", loop.pulse, limit_ns) for loop in loops),
+        ]
 
     @property
     def failures(self) -> list[str]:

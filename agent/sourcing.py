@@ -71,6 +71,16 @@ def build_source(
         raise ConfigError(f"streams.{stream.name}: {error}") from None
 
 
+def has_time_outs(stream: StreamSettings) -> bool:
+    """Return whether each call of a stream's source ends by itself, whatever became of the device.
+
+    Those of cameras do within 10 s (V4L2's select), those of network streams within 5 s (`sources/opencv.py`).
+    """
+    text = stream.source
+    is_network = text.partition("://")[0] in ("rtsp", "rtsps", "http", "https")
+    return is_network or text.isdigit() or text.startswith("/dev/video")
+
+
 def _gated(source: Source, stream: StreamSettings) -> Source:
     if stream.changed_share_min is None:
         return source

@@ -56,19 +56,21 @@ class AgentProcess:
         folder: for its settings and log.
         settings: text of the settings file.
         arguments: further command-line arguments.
+        variables: of its environment, beside ours.
     """
 
-    def __init__(self, folder: Path, settings: str, *arguments: str) -> None:
+    def __init__(self, folder: Path, settings: str, *arguments: str, **variables: str) -> None:
         self.log_file = folder / "agent.log"
         self.output_file = folder / "agent.out"
-        config = folder / "agent.toml"
-        config.write_text(settings)
+        self.config = folder / "agent.toml"
+        self.config.write_text(settings)
         environ = {name: value for name, value in os.environ.items() if not name.startswith("EDGEBEAT_")}
         with self.log_file.open("wb") as log, self.output_file.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-W", "error", "-m", "agent", "run", "--config", str(config), *arguments],
+                [sys.executable, "-W", "error", "-m", "agent", "run", "--config", str(self.config), *arguments],
                 cwd=REPOSITORY,
-                env=environ,
+                env={**environ, **variables},
+                stdin=subprocess.DEVNULL,  # A terminal would make SIGHUP mean its end.
                 stdout=output,
                 stderr=log,
             )

@@ -17,6 +17,7 @@ from pathlib import Path
 from agent.cli import exit_codes
 from agent.cli.arguments import positive
 from agent.cli.demo_report import Tally, failures, last_lines, read_summary, report_lines, shown
+from agent.cli.places import shared_folder
 from agent.cli.viewer import Viewer
 from agent.cli.views import REFRESH_NS, View, quiet_when_the_reader_leaves, view_for_output
 from agent.clock import NEVER_NS, NS_PER_S, Clock, SystemClock
@@ -24,8 +25,8 @@ from agent.errors import ConfigError
 from agent.settings import MqttSettings
 from agent.sinks.embedded import EmbeddedBroker, free_ports
 
-ROOT = Path(__file__).resolve().parents[2]
-"""The checkout; the demo's settings name their files from here."""
+ROOT = shared_folder()
+"""The demo's settings name their files from here."""
 DEMO = ROOT / "config/demo"
 PREFIX = "edgebeat/v1"
 SUBSCRIBE_NS = 10 * NS_PER_S
@@ -133,7 +134,7 @@ def prepare_outputs(folder: Path, show: Show = CLIP) -> Outputs:
     outputs = Outputs(picture, folder / "agent.log", folder / "summary.json")
     if not show.config.is_file():
         raise ConfigError(
-            f"demo: {show.config} is missing: the demo's clip and model come with the source checkout only"
+            f"demo: {show.config} is missing: install edgebeat into a virtual environment, or run from a checkout"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.cli.arguments import positive
+from agent.cli.changes import changes
 from agent.cli.load import read_layers
 from agent.cli.logs import set_up_logging
 from agent.clock import SystemClock
@@ -58,6 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the agent and print its summary as the last line of standard output."""
     before = receive()
+    is_service = not _has_terminal()
+    if is_service:
+        # A reload that comes while models load, or between two runs in place, must not end the agent.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if before is None:
         layers = read_layers(config_file(args), overrides(args, output=args.output))
     else:
@@ -65,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     own = layers.load().settings
     set_up_logging(own.log.level, own.log.format)
     daemon = _build_daemon(args, layers, before)
-    with _signals_to(daemon):
+    with _signals_to(daemon, reloads=is_service):
         exit_code = daemon.run(args.duration)
         summary = json.dumps(daemon.summary(), separators=(",", ":"))
         if (handover := daemon.handover()) is not None:
@@ -85,11 +90,17 @@ def _build_daemon(args: argparse.Namespace, layers: Layers, before: Handover | N
     Raises:
         ConfigError: it cannot start on the settings of the device itself.
     """
+    own = layers.load().settings
     start = begin(layers, SystemClock())
     while True:
         try:
             return Daemon(
-                start.loaded.settings, output=args.output, trace=args.record_trace, before=before, start=start
+                start.loaded.settings,
+                output=args.output,
+                trace=args.record_trace,
+                before=before,
+                start=start,
+                changes=lambda: changes(config_file(args), overrides(args, output=args.output), own),
             )
         except ConfigError as error:
             if start.record.current is None:
@@ -136,13 +147,26 @@ def overrides(args: argparse.Namespace, *, output: str = "mqtt") -> dict[str, An
     return {**values, "models": [{"name": model, "path": args.model}], "streams": [stream]}
 
 
+def _has_terminal() -> bool:
+    """Return whether somebody sits before it, whose leaving (SIGHUP) ends it."""
+    try:
+        return os.isatty(0)
+    except OSError:
+        return False
+
+
 @contextmanager
-def _signals_to(daemon: Daemon) -> Iterator[None]:
-    """Turn SIGTERM and SIGINT into a stop in order; the handlers only put one word into a queue."""
+def _signals_to(daemon: Daemon, *, reloads: bool) -> Iterator[None]:
+    """Turn SIGTERM and SIGINT into a stop in order; the handlers only put one word into a queue.
+
+    SIGHUP is a service's reload; at a terminal it means that the terminal went away.
+    """
     previous = {
         number: signal.signal(number, lambda number, _: daemon.request_stop(signal.Signals(number).name))
-        for number in (signal.SIGTERM, signal.SIGINT)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     }
+    if reloads:
+        signal.signal(signal.SIGHUP, lambda *_: daemon.request_reload())
     try:
         yield
     finally:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from agent.clock import NS_PER_S, Clock
 from agent.core.backoff import Backoff
+from agent.core.pulse import Pulse
 from agent.errors import PermanentError, TransientError
 from agent.interfaces import Source
 from agent.loops.inbox import Inbox
@@ -25,6 +26,8 @@ a second on average cost neither side anything. A broker, which a fleet shares, 
 
 PROVEN_AFTER_NS = 10 * NS_PER_S
 """A source that delivered for this long starts the next back-off anew; one that flaps does not."""
+
+T = TypeVar("T")
 
 ReportEvent = Callable[[str, Mapping[str, Any]], None]
 
@@ -64,6 +67,8 @@ class CaptureLoop:
         self._is_lost = False
         self._begins_anew = reader > 0
         """Its next frame is no continuation: another reader came before, or the source was lost."""
+        self._calls = 0
+        self._is_in_call = False
         self.failure: str | None = None
         """Why the stream ended for good, None while it runs or when it ended as it should."""
 
@@ -85,13 +90,25 @@ class CaptureLoop:
         self._stopping.set()
         self._source.interrupt()
 
+    def pulse(self) -> Pulse:
+        """Return the heartbeat: calls of the source, each of which must end by itself. Any thread."""
+        return Pulse(self._calls, self._is_in_call)
+
+    def _call(self, call: Callable[[], T]) -> T:
+        self._calls += 1
+        self._is_in_call = True
+        try:
+            return call()
+        finally:
+            self._is_in_call = False
+
     def _run_until_lost(self) -> bool:
         """Open and read; return whether the source was lost and should be tried again."""
         try:
-            self._source.open()
+            self._call(self._source.open)
             return self._read_all()
         except TransientError as error:
-            self._source.close()
+            self._call(self._source.close)
             if self._stopping.is_set():
                 return False
             self._faults.warn(self._stream, str(error))
@@ -107,7 +124,7 @@ class CaptureLoop:
         unusable_in_a_row = 0
         while not self._stopping.is_set():
             try:
-                capture = self._source.read()
+                capture = self._call(self._source.read)
             except PermanentError as error:
                 self._inbox.unusable(self._stream, self._clock.now_ns(), self._reader)
                 self._faults.warn(f"{self._stream} frame", str(error))

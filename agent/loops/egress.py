@@ -13,6 +13,7 @@ from agent.clock import NS_PER_MS, NS_PER_S, Clock
 from agent.core.envelope import JSON, Encoding, envelope
 from agent.core.message import KINDS, Drop, Message
 from agent.core.outbox import Outbox
+from agent.core.pulse import Pulse
 from agent.core.spool_policy import SpoolLimits
 from agent.core.token_bucket import TokenBucket
 from agent.errors import TransientError
@@ -104,6 +105,9 @@ class EgressLoop:
         self._bucket = None if per_s is None else TokenBucket(per_s, min(REPLAY_BURST, per_s))
         self._flushes_spool = False
         self._is_connected = False
+        self._turns = 0
+        self.contacted = threading.Event()
+        """Set when the sink was reached for the first time, or could not be."""
         self._stop_by_ns: int | None = None
         self._stop_reason = ""
         self.carries_over = False
@@ -156,8 +160,14 @@ class EgressLoop:
         now_ns = self._clock.now_ns()
         for event in self._sink.advance(now_ns):
             self._book(event)
+            self.contacted.set()
+        self._turns += 1
         self._spooler.turn(now_ns)
         self._send_all()
+
+    def pulse(self) -> Pulse:
+        """Return the heartbeat: one turn a second at least, unless a reader sets the pace. Any thread."""
+        return Pulse(self._turns, not self._waits_for_room)
 
     def stop(self, reason: str, stop_by_ns: int, *, flushes_spool: bool = False) -> None:
         """Send what can be sent by that time, say goodbye and end. Any thread.

@@ -17,6 +17,11 @@ HANG_SERVICE_FACTOR = 10
 Hung = Callable[[InferenceLoop, CurrentRun, float], None]
 
 
+def hang_limit_ns(hang_ns: int, fastest_ns: int) -> int:
+    """Return how long a run may be overdue, by `limits.hang_s` and the fastest run of its warm-up."""
+    return max(hang_ns, HANG_SERVICE_FACTOR * fastest_ns)
+
+
 class HangLoop:
     """Looks at the heartbeat of each inference loop. It reads no file, so that no device can hang it.
 
@@ -61,6 +66,6 @@ class HangLoop:
             run, ticks = self._overdue.get(name, (current, 0))
             ticks = ticks + 1 if run is current else 1
             self._overdue[name] = (current, ticks)
-            limit_ns = max(self.hang_ns, HANG_SERVICE_FACTOR * current.variant.fastest_ns)
+            limit_ns = hang_limit_ns(self.hang_ns, current.variant.fastest_ns)
             if (ticks - 1) * TICK_NS < limit_ns <= ticks * TICK_NS:
                 self._hung(loop, current, ticks * TICK_NS / NS_PER_S)

@@ -115,6 +115,7 @@ class Inbox:
         self._is_closed = False
         self._forgotten: dict[str, set[int]] = {name: set() for name in policies}
         self._warm_runs: dict[str, Abort] = {}
+        self._looks: dict[str, int] = {}
         self._nudged: set[str] = set()
 
     def reconfigure(self, policies: Mapping[str, StreamPolicy], scheduling: SchedulerPolicy) -> None:
@@ -218,6 +219,7 @@ class Inbox:
         with self._lock:
             idle_at_ns = NEVER_NS if idle_after_ns == NEVER_NS else self._clock.now_ns() + idle_after_ns
             while not self._is_stopping:
+                self._looks[session] = self._looks.get(session, 0) + 1
                 now_ns = self._clock.now_ns()
                 frame = self._intake.take(now_ns, session)
                 if frame is not None:
@@ -233,6 +235,11 @@ class Inbox:
                     return Nothing.IDLE
                 self._changed.wait(None if idle_at_ns == NEVER_NS else (idle_at_ns - now_ns) / NS_PER_S)
             return Nothing.ENDED
+
+    def attention(self, session: str) -> tuple[int, bool]:
+        """Return how often a session's thread looked for a frame, and whether one waits for it. Any thread."""
+        with self._lock:
+            return self._looks.get(session, 0), self._intake.scheduler.is_wanted(session)
 
     def _is_open(self, session: str) -> bool:
         own = [self._figures[name] for name, policy in self._intake.policies.items() if policy.session == session]

@@ -11,6 +11,7 @@ from typing import Any
 from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, Clock
 from agent.core.ledger import Outcome
 from agent.core.outbox import Message
+from agent.core.pulse import Pulse
 from agent.core.scheduler import Ending
 from agent.errors import InferenceAbortedError, PermanentError
 from agent.frame import Frame
@@ -122,6 +123,7 @@ class InferenceLoop:
         self._steps = StreamSteps(inbox)
         self._faults = QuietLog(log, clock)
         self._stopping = threading.Event()
+        self._turns = 0
         self._wanted_model = model
         self._wanted_variant = 0
         self._selected = 0
@@ -146,6 +148,11 @@ class InferenceLoop:
     def variant(self) -> Variant:
         """The variant in use."""
         return self._model.variants[self._selected]
+
+    def pulse(self) -> Pulse:
+        """Return the heartbeat: looks for a frame and runs; due while one waits or runs. Any thread."""
+        looks, is_waiting = self._inbox.attention(self._model.name)
+        return Pulse(looks + self._turns, is_waiting or self.current is not None)
 
     def select(self, index: int) -> None:
         """Run another variant from the next frame on. Any thread."""
@@ -174,6 +181,7 @@ class InferenceLoop:
                 self._keep_warm()
             if self._tell_test is not None:
                 self._test(self._tell_test)
+            self._turns += 1
 
     def self_test(self, tell: TellTest) -> None:
         """Run the golden sample when no frame waits, and tell what came of it from the inference thread. Any thread.

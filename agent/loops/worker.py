@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,9 @@ class Worker:
         return self._thread.is_alive() and not self._has_ended
 
     def _run(self) -> None:
+        # Python does it by itself from 3.14 on; the kernel keeps 15 characters.
+        with contextlib.suppress(OSError):
+            Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text(self.name[:15], encoding="utf-8")
         try:
             self._body()
         except Exception:
