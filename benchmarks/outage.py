@@ -49,9 +49,9 @@ class Plan:
     after_s: float = 15.0
 
 
-def outage(plan: Plan = Plan()) -> tuple[dict[str, Any], list[harness.Verdict]]:
+def outage(plan: Plan = Plan(), within: Path = harness.ROOT) -> tuple[dict[str, Any], list[harness.Verdict]]:
     """Kill the broker, start it again, kill the agent while it replays, start it again, and compare what arrived."""
-    with tempfile.TemporaryDirectory(dir=harness.ROOT) as name:
+    with tempfile.TemporaryDirectory(dir=within) as name:
         folder = Path(name)
         file = folder / "heard"
         with _listening(folder, file) as broker:
