@@ -178,7 +178,8 @@ def broker() -> Iterator[int]:
     with tempfile.NamedTemporaryFile("w", suffix=".conf") as config:
         # QoS 1 without a limit in flight and no Nagle: the broker must add nothing of its own to the ages.
         config.write(
-            f"listener {port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\nmax_queued_messages 0\n"
+            f"listener {port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n"
+            "max_queued_messages 0\nmax_inflight_messages 0\n"
         )
         config.flush()
         with running([program, "-c", config.name], stderr=subprocess.DEVNULL) as process:

@@ -49,9 +49,9 @@ class Plan:
     after_s: float = 15.0
 
 
-def outage(plan: Plan = Plan()) -> tuple[dict[str, Any], list[harness.Verdict]]:
+def outage(plan: Plan = Plan(), within: Path = harness.ROOT) -> tuple[dict[str, Any], list[harness.Verdict]]:
     """Kill the broker, start it again, kill the agent while it replays, start it again, and compare what arrived."""
-    with tempfile.TemporaryDirectory(dir=harness.ROOT) as name:
+    with tempfile.TemporaryDirectory(dir=within) as name:
         folder = Path(name)
         file = folder / "heard"
         with _listening(folder, file) as broker:
@@ -178,7 +178,7 @@ class _Broker:
         config.write_text(
             f"listener {self.port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\nuser root\n"
             f"persistence true\npersistence_location {self._folder}/\nautosave_on_changes true\nautosave_interval 1\n"
-            "max_queued_messages 0\n"
+            "max_queued_messages 0\nmax_inflight_messages 0\n"
         )
         self._process = subprocess.Popen(
             [harness.mosquitto(), "-c", str(config)], stderr=subprocess.DEVNULL, text=True

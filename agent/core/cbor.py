@@ -1,4 +1,4 @@
-"""CBOR (RFC 8949) for results and events: half of the time of JSON, and raw tensors as they are.
+"""CBOR (RFC 8949) for results and events: fewer bytes, and raw tensors as they are.
 
 Needs the extra `cbor`; loaded where it is asked for only.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import cbor2
 
 from agent.core.envelope import Encoding
-from agent.core.typed_array import TAGS, unpack
+from agent.core.typed_array import TAGS, replaced, unpack
 from agent.result import Numbers
 
 DEPTH_MAX = 32
@@ -26,7 +26,8 @@ def encode(body: Mapping[str, Any]) -> bytes:
         ValueError: it holds something that is neither text, number, truth value, null, list nor map.
     """
     try:
-        return cbor2.dumps(body, encoders={Numbers: _encode_numbers})
+        # Replaced beforehand: given an encoder of ours, cbor2 takes eight times as long for every body.
+        return cbor2.dumps(replaced(body, _tag))
     except cbor2.CBOREncodeError as error:
         raise ValueError(str(error)) from error
 
@@ -53,8 +54,8 @@ def decode(payload: bytes) -> Any:
     return value
 
 
-def _encode_numbers(encoder: Any, numbers: Numbers) -> None:
-    encoder.encode(cbor2.CBORTag(TAGS[numbers.dtype][0], numbers.raw))
+def _tag(numbers: Numbers) -> Any:
+    return cbor2.CBORTag(TAGS[numbers.dtype][0], numbers.raw)
 
 
 def _decode_tag(tag: Any, *_: object) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from agent.result import Numbers
@@ -38,12 +38,20 @@ def unpack(tag: int, raw: bytes) -> list[int] | list[float]:
     return list(struct.unpack(f"<{len(raw) // struct.calcsize('<' + letter)}{letter}", raw))
 
 
+def replaced(body: Mapping[str, Any], form: Callable[[Numbers], Any]) -> Mapping[str, Any]:
+    """Return a body with the numbers of its raw tensors in another form; one without any as it is."""
+    values = body.get("values")
+    if not isinstance(values, list) or not any(_is_tensor(tensor) for tensor in values):
+        return body
+    tensors = [{**tensor, "values": form(tensor["values"])} if _is_tensor(tensor) else tensor for tensor in values]
+    return {**body, "values": tensors}
+
+
 def for_disk(body: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a body that JSON keeps without loss: the numbers of raw tensors as base64."""
-    if not _has_numbers(body):
-        return body
-    values = [{**tensor, "values": _packed(tensor["values"])} for tensor in body["values"]]
-    return {**body, "values": values}
+    return replaced(
+        body, lambda numbers: {"dtype": numbers.dtype, "base64": base64.b64encode(numbers.raw).decode("ascii")}
+    )
 
 
 def from_disk(body: dict[str, Any]) -> dict[str, Any]:
@@ -68,14 +76,5 @@ def _rounded(numbers: list[int] | list[float]) -> list[float]:
     return [round(float(number), 6) for number in numbers]
 
 
-def _has_numbers(body: Mapping[str, Any]) -> bool:
-    values = body.get("values")
-    return isinstance(values, list) and any(
-        isinstance(tensor, dict) and isinstance(tensor.get("values"), Numbers) for tensor in values
-    )
-
-
-def _packed(values: Any) -> Any:
-    if not isinstance(values, Numbers):
-        return values
-    return {"dtype": values.dtype, "base64": base64.b64encode(values.raw).decode("ascii")}
+def _is_tensor(tensor: Any) -> bool:
+    return isinstance(tensor, dict) and isinstance(tensor.get("values"), Numbers)

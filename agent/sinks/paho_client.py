@@ -155,8 +155,8 @@ class Link:
                 self._misc_at_s = now_s + MISC_EVERY_S
                 self.client.loop_misc()
         except Exception as error:
-            # paho lets out what its parser meets in nonsense: IndexError, struct.error, UnicodeDecodeError and
-            # others. One peer must not end the agent.
+            # paho 2.1 let out what its parser met in nonsense, struct.error and others; in 2.2 no input was found
+            # that does. Whatever is left must cost the connection and not the agent.
             raise TransientError(f"the peer does not speak MQTT: {type(error).__name__}: {error}") from error
         self._watch()
 

@@ -83,9 +83,9 @@ def test_broker_killed_then_agent_killed(tmp_path: Path) -> None:
         assert len(received_after) == len(set(received_after))
 
 
-def test_broker_killed_and_back_then_agent_killed_in_mid_replay() -> None:
+def test_broker_killed_and_back_then_agent_killed_in_mid_replay(tmp_path: Path) -> None:
     """The short form of `scripts/bench_delivery outage`; how fast it goes is the script's to judge, not a test's."""
-    _, verdicts = outage(Plan(fps=50, before_s=1, outage_s=2, replay_s=0.5, after_s=4))
+    _, verdicts = outage(Plan(fps=50, before_s=1, outage_s=2, replay_s=0.5, after_s=4), tmp_path)
     counted = [verdict for verdict in verdicts if verdict.bound == "== 0"]
     assert [verdict.name for verdict in counted] == ["missing up to the last one seen", "ids with two contents"]
     assert all(verdict.is_met for verdict in counted), counted

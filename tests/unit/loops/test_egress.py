@@ -199,7 +199,7 @@ def test_a_sink_that_breaks_while_sending_loses_nothing() -> None:
 
 
 def test_a_sink_that_emits_while_it_is_called_is_no_deadlock() -> None:
-    """Trap 2: no lock of ours is held while the sink is called: paho's warnings go to the log relay, which emits."""
+    """Trap 2: no lock of ours is held while the sink is called, and what paho warns of goes to the log relay."""
 
     class Talkative(MemorySink):
         def send(self, packet: Packet) -> Hashable | None:

@@ -8,6 +8,7 @@ import os
 import random
 import resource
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -328,7 +329,7 @@ def test_an_exception_in_a_callback_does_not_end_the_connection(
 def test_a_peer_that_speaks_something_else_is_a_cause_like_any_other(
     peer: Callable[..., Peer], nonsense: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Paho's parser raises whatever it meets; in our thread that must not end the agent."""
+    """An HTTP server, an SSH server, packets that are cut off: none of them ends the agent."""
     caplog.set_level(logging.CRITICAL)
     bench = Bench(peer(nonsense, hangs_up=True).port)
     event = bench.until(is_disconnected)
@@ -364,6 +365,23 @@ def test_no_bytes_of_a_peer_end_the_thread_that_reads_them(said: bytes, is_let_i
         link.break_off()
         far.close()
         logging.getLogger("agent.sinks.paho_client").setLevel(logging.NOTSET)
+
+
+def test_what_pahos_parser_raises_costs_the_connection_alone(peer: Callable[..., Peer]) -> None:
+    """As paho 2.1 did when a peer was no broker."""
+    broker = peer(CONNACK)
+    bench = Bench(broker.port)
+    bench.until(is_connected)
+    assert bench.sink._connection is not None
+
+    def fail() -> None:
+        raise struct.error("unpack requires a buffer of 2 bytes")
+
+    bench.sink._connection.client.loop_read = fail  # type: ignore[method-assign,assignment]
+    broker.say(b"\x40\x01\x00")
+    event = bench.until(is_disconnected)
+    assert isinstance(event, Disconnected)
+    assert "does not speak MQTT: error: unpack requires" in event.cause
 
 
 def test_an_attempt_that_hangs_holds_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

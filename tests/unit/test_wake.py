@@ -1,0 +1,97 @@
+"""What one thread waits on: the flag from any thread, sockets of its own, and no limit at descriptor 1,023."""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import threading
+from pathlib import Path
+
+from agent.wake import READABLE, WRITABLE, Wake
+
+
+def test_a_flag_from_another_thread_ends_the_wait() -> None:
+    """And stays up until it is taken down."""
+    wake = Wake()
+    threading.Thread(target=wake.set).start()
+    assert wake.wait(30)
+    assert wake.wait(0)
+    wake.clear()
+    assert not wake.wait(0)
+
+
+def test_what_was_set_before_the_wait_is_not_missed() -> None:
+    """The order of the loops: clear, look, wait."""
+    wake = Wake()
+    for _ in range(3):
+        wake.set()
+    assert wake.is_set()
+    assert wake.wait(30)
+
+
+def test_a_bell_that_rings_after_clear_costs_one_round() -> None:
+    """A thread may be stopped between its two steps in `set`: the wait ends once for nothing, and not for ever."""
+    wake = Wake()
+    os.eventfd_write(wake._doorbell, 1)
+    assert not wake.wait(30)  # Returns at once, with the flag down.
+    assert not wake.wait(0)
+    wake.set()
+    assert wake.wait(30)
+
+
+def test_a_socket_ends_the_wait_and_is_told_once() -> None:
+    """Readable, writable, hung up; and forgotten it does no more."""
+    near, far = socket.socketpair()
+    wake = Wake()
+    wake.watch(near.fileno(), READABLE)
+    far.send(b"x")
+    assert not wake.wait(30)
+    assert wake.ready(near.fileno()) == READABLE
+    assert wake.ready(near.fileno()) == 0
+    near.recv(1)
+    wake.watch(near.fileno(), READABLE | WRITABLE)
+    wake.wait(30)
+    assert wake.ready(near.fileno()) == WRITABLE
+    far.close()
+    wake.wait(30)
+    assert wake.ready(near.fileno()) & READABLE
+    descriptor = near.fileno()
+    near.close()
+    wake.forget(descriptor)
+    wake.forget(descriptor)
+    assert not wake.wait(0)
+    assert wake.ready(descriptor) == 0
+
+
+def test_many_sets_from_many_threads_are_all_seen() -> None:
+    """Whatever was appended before `set` is seen by a look after the wait."""
+    wake, seen = Wake(), 0
+    left: list[int] = []
+
+    def produce() -> None:
+        for number in range(500):
+            left.append(number)
+            wake.set()
+
+    threads = [threading.Thread(target=produce) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    while seen < 2000:
+        assert wake.wait(30)
+        wake.clear()
+        while left:
+            left.pop()
+            seen += 1
+    for thread in threads:
+        thread.join()
+
+
+def test_it_closes_what_it_opened() -> None:
+    """An agent has one; a test suite has thousands."""
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    wakes = [Wake() for _ in range(10)]
+    assert len(list(Path("/proc/self/fd").iterdir())) == before + 10
+    del wakes
+    gc.collect()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
