@@ -201,10 +201,15 @@ def build_steps(folder: Path, manifest: Manifest, engine: OrtEngine) -> tuple[Pr
     )
     extras = build_extras(manifest.constants, manifest.sizes, engine.inputs, place)
     stamp = build_stamp(manifest.times, engine.inputs, place)
-    return build_preprocess(manifest.input, extras, stamp), _build_decoder(given)
+    return build_preprocess(manifest.input, extras, stamp), build_decoder(given)
 
 
-def _build_decoder(given: DecoderInput) -> Decoder:
+def build_decoder(given: DecoderInput) -> Decoder:
+    """Return the decoder that `[decoder] name` says.
+
+    Raises:
+        ConfigError: there is none of that name, or it does not fit the options, the outputs or the labels.
+    """
     name = given.options.get("name")
     if name not in DECODERS:
         raise ConfigError(f"{given.place}: [decoder] name {name!r}: known are {', '.join(DECODERS)}")
