@@ -325,7 +325,7 @@ def build_steps(folder: Path, manifest: Manifest, engine: OrtEngine) -> tuple[Pr
         labels=None if manifest.labels is None else load_labels(folder, manifest.labels),
         first_id=0 if manifest.labels is None else manifest.labels.first_id,
     )
-    return _build_preprocess(manifest, engine.inputs, place), _build_decoder(given)
+    return _build_preprocess(manifest, engine.inputs, place), build_decoder(given)
 
 
 def _build_preprocess(manifest: Manifest, inputs: Sequence[TensorSpec], place: str) -> Preprocess:
@@ -345,7 +345,12 @@ def _build_memory(folder: Path, manifest: Manifest, engine: OrtEngine) -> StateS
     return StateStore(manifest.state, engine.inputs, engine.outputs, str(folder / MANIFEST_NAME))
 
 
-def _build_decoder(given: DecoderInput) -> Decoder:
+def build_decoder(given: DecoderInput) -> Decoder:
+    """Return the decoder that `[decoder] name` says.
+
+    Raises:
+        ConfigError: there is none of that name, or it does not fit the options, the outputs or the labels.
+    """
     name = given.options.get("name")
     if name not in DECODERS:
         raise ConfigError(f"{given.place}: [decoder] name {name!r}: known are {', '.join(DECODERS)}")

@@ -33,7 +33,7 @@ ONE_OFF_STREAM = "stream"
 def add_settings_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `run` and `check` share."""
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (default: $EDGEBEAT_CONFIG)")
-    parser.add_argument("--model", metavar="PATH", help="model folder, for a run without a file")
+    parser.add_argument("--model", metavar="PATH", help="model folder or .onnx file, for a run without a file")
     parser.add_argument("--source", metavar="SOURCE", help="camera, URL or video file, for a run without a file")
     parser.add_argument("--mqtt", metavar="URL", help="broker, such as mqtt://127.0.0.1:1883, or 'embedded'")
     parser.add_argument("--mode", choices=["live", "every_frame"], help="for --source; default: see --output")

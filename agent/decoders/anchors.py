@@ -6,6 +6,7 @@ and height, then an offset x, y for each keypoint.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -79,7 +80,9 @@ class AnchorsDecoder:
     def decode(self, outputs: list[Tensor], placement: Placement) -> Payload:
         """See `Decoder.decode`."""
         options = self._options
-        scores = np.concatenate([outputs[at][0] for at in self._scores_at])
+        scores, boxes = (self._joined(outputs, places) for places in (self._scores_at, self._boxes_at))
+        if scores.shape[1] != len(self._labels) or boxes.shape[1] != self._values or len(boxes) != len(scores):
+            raise PermanentError(f"model gives boxes {list(boxes.shape)} and scores {list(scores.shape)}")
         best = scores.max(axis=1)
         finite("scores", best)
         best = activate(best, options.activation)
@@ -90,7 +93,7 @@ class AnchorsDecoder:
                 f"model gives {len(best)} boxes; strides {list(options.strides)} with {list(options.per_cell)} "
                 f"anchors a cell make {len(middles)} of {placement.input_width}x{placement.input_height}"
             )
-        rows = np.concatenate([outputs[at][0] for at in self._boxes_at])[chosen]
+        rows = boxes[chosen].astype(np.float32)
         finite("boxes", rows)
         rows[:, :2] += middles[chosen]
         corners = corners_of(rows[:, :4])
@@ -112,6 +115,13 @@ class AnchorsDecoder:
                 own = np.full(len(points), one["score"], np.float32)
                 one["keypoints"] = keypoints(points, own, options.keypoints, placement)
         return {"detections": found}
+
+    @staticmethod
+    def _joined(outputs: list[Tensor], places: Sequence[int]) -> npt.NDArray[Any]:
+        parts = [outputs[at][0] for at in places]
+        if len({part.shape[1] for part in parts}) != 1:
+            raise PermanentError(f"model outputs that belong together differ: {[list(part.shape) for part in parts]}")
+        return np.concatenate(parts)
 
     def _middles(self, placement: Placement) -> npt.NDArray[Any]:
         """Return [N, 2] x, y of the anchors in pixels; kept, because an input's size hardly ever changes."""

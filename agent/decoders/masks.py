@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agent.decoders.boxes import Floats, finite
+from agent.errors import PermanentError
 from agent.interfaces import Placement
 from agent.result import Mask
 
@@ -110,6 +111,10 @@ def instance_masks(
         side_max: cells on the longer side of its grid.
     """
     height, width = prototypes.shape[1:]
+    if len(prototypes) != coefficients.shape[1] or not prototypes.size:
+        raise PermanentError(
+            f"model gives prototypes {list(prototypes.shape)} for {coefficients.shape[1]} coefficients a box"
+        )
     place = on_map(placement, width, height)
     masks = []
     for box, own in zip(boxes, coefficients, strict=True):

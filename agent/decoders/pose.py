@@ -51,7 +51,7 @@ class PoseDecoder:
         wanted = {"heatmap": 4, "simcc": 3}.get(options.kind)
         if wanted is not None and (len(output.shape) != wanted or output.shape[1] not in (count, None)):
             raise ConfigError(f"{given.place}: {options.kind} with {count} keypoints got {output}")
-        self._y_at = 0
+        self._y_at = self._at
         if options.kind == "simcc":
             if options.output_y is None:
                 raise ConfigError(f"{given.place}: [decoder] output_y: is missing: simcc has one output an axis")
@@ -65,6 +65,13 @@ class PoseDecoder:
 
     def decode(self, outputs: list[Tensor], placement: Placement) -> Payload:
         """See `Decoder.decode`."""
+        if self._options.kind != "coordinates":
+            for at in {self._at, self._y_at}:
+                shape = outputs[at].shape
+                if shape[1] != len(self._options.keypoints) or 0 in shape:
+                    raise PermanentError(
+                        f"model output is {list(shape)}: not {len(self._options.keypoints)} keypoints"
+                    )
         find = {"heatmap": self._of_heatmap, "simcc": self._of_simcc, "coordinates": self._of_coordinates}
         points, scores = find[self._options.kind](outputs, placement)
         finite("keypoints", points)

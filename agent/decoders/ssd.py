@@ -45,12 +45,15 @@ class SsdDecoder:
             )
         columns = scores.shape[2]
         self._labels = given.class_labels(None if columns is None else columns - self._options.background)
+        self._columns = len(self._labels) + self._options.background
         self._first_id = given.first_id
 
     def decode(self, outputs: list[Tensor], placement: Placement) -> Payload:
         """See `Decoder.decode`."""
         options = self._options
         boxes, scores = outputs[self._boxes_at][0], outputs[self._scores_at][0]
+        if len(boxes) != len(scores) or boxes.shape[1] != 4 or scores.shape[1] != self._columns:
+            raise PermanentError(f"model gives boxes {list(boxes.shape)} and scores {list(scores.shape)}")
         # max carries NaN through, so this one pass (14 us) both checks the output and ends an empty frame.
         best = scores.max(initial=0)
         if not np.isfinite(best):

@@ -56,7 +56,10 @@ class TfodDecoder:
     def decode(self, outputs: list[Tensor], placement: Placement) -> Payload:
         """See `Decoder.decode`."""
         options = self._options
-        boxes = outputs[self._boxes_at].reshape(-1, 4)
+        boxes = outputs[self._boxes_at]
+        if boxes.shape[-1] != 4:
+            raise PermanentError(f"model gives boxes {list(boxes.shape)}, wanted 4 numbers each")
+        boxes = boxes.reshape(-1, 4)
         scores, classes = outputs[self._scores_at].ravel(), outputs[self._classes_at].ravel()
         if not len(boxes) == len(scores) == len(classes):
             raise PermanentError(f"model gives {len(boxes)} boxes, {len(scores)} scores and {len(classes)} classes")

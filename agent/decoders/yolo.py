@@ -134,10 +134,10 @@ class YoloDecoder:
 
     def _rows(self, output: Tensor, placement: Placement) -> Rows:
         head, threshold = self._options.head, self._options.score_threshold
-        if output.ndim != 3 or self._width not in output.shape[1:]:
-            raise PermanentError(f"model output is {list(output.shape)}, wanted {self._width} values a box ({head})")
         # [values, anchors] for every head; a turned one is only looked at along its other axis.
         table = output[0] if head == "v8" and output.shape[1] == self._width else output[0].T
+        if table.shape[0] != self._width:
+            raise PermanentError(f"model output is {list(output.shape)}, wanted {self._width} values a box ({head})")
         start = BEFORE_CLASSES[head]
         if head == "v8":
             best = table[start : start + self._classes].max(axis=0)

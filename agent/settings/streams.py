@@ -22,7 +22,8 @@ class ModelSettings(Section):
     name: LocalOnly[TopicLevel]
     """Name by which streams refer to it; required."""
     path: LocalOnly[Path]
-    """A model folder with `model.toml`, or an .onnx file in such a folder; relative to the working folder."""
+    """A model folder with `model.toml`, or an .onnx file; one without a `model.toml` beside it is taken for what it
+    seems to be (docs/models.md). Relative to the working folder."""
     keep_warm_s: Live[float | None] = Field(default=None, ge=0.1, le=3600.0)
     """After so many seconds without a frame the model runs once on its golden sample, 0.1 to 3600, and again after
     the same time, so that the next frame finds caches, pages and clock as it needs them. Default: never; an idle
