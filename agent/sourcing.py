@@ -136,7 +136,7 @@ def _signal(stream: StreamSettings, clock: Clock, signal: Signal, mqtt: MqttSett
         gap_ns=gap_ns if settings.gap_ms is None else round(settings.gap_ms * NS_PER_MS),
         fill_samples=int(settings.fill_ms * signal.rate_hz / 1000),
     )
-    windowed: Source = _load("windowed")(samples, stream.source, signal, plan, policy)
+    windowed: Source = _load("windowed")(samples, stream.source, signal, plan, policy, has_time=has_time)
     return windowed
 
 
@@ -150,7 +150,7 @@ def _samples(
     has_time = settings.time_key is not None
     form = _form(settings, signal, rate_hz)
     reading = {
-        "new_codec": _codec(settings, settings.format or ("csv" if text.endswith(".csv") else "json"), form),
+        "new_codec": _codec(settings, settings.format or ("csv" if text.lower().endswith(".csv") else "json"), form),
         "new_time": partial(SenderTime, is_wall=settings.time_base == "wall") if has_time else None,
         "form": form,
     }

@@ -121,7 +121,6 @@ class Subscription:
         """Leave. Never raises."""
         if self._client is not None:
             client, self._client = self._client, None
-            # Said, so that a shared subscription's next message goes to another at once.
             client.disconnect()
             break_off(client)
 
@@ -152,9 +151,13 @@ class Subscription:
         arrived = Arrived(message.payload, self._clock.now_ns(), follows=True, mid=message.mid, qos=message.qos)
         with self._lock:
             before = self._dropped
-            while not self._waits and self._is_full(len(message.payload)):
-                self._bytes -= len(self._arrived.popleft().payload)
+            # In every_frame mode only messages of QoS 0 can overflow it: the broker waits with the others.
+            while self._is_full(len(message.payload)):
+                oldest = self._arrived.popleft()
+                self._bytes -= len(oldest.payload)
                 self._dropped += 1
+                if self._waits:
+                    self._client.ack(oldest.mid, oldest.qos)
             if self._dropped > before and self._arrived:
                 self._arrived[0] = self._arrived[0]._replace(follows=False)
             elif self._dropped > before:

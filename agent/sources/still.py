@@ -19,7 +19,7 @@ STILL_MAX_NS = 5 * NS_PER_S
 
 
 class StillGate:
-    """Compares each frame with the last one that passed, so that slow changes add up. 0.1 ms for 1080p.
+    """Compares each frame with the last one that passed, so that slow changes add up. 0.25 ms for 1080p.
 
     Args:
         changed_share_min: share of the picture that must have changed, above 0 to 1.

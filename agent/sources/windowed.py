@@ -20,14 +20,26 @@ class WindowedSource:
         signal: what the model takes.
         plan: how one becomes the other.
         policy: how it is cut.
+        has_time: samples carry their time, so that one that is missing shows in it. Without it a sample that could
+            not be used leaves a gap that only its error tells of.
     """
 
-    def __init__(self, samples: SampleSource, name: str, signal: Signal, plan: Plan, policy: WindowPolicy) -> None:
+    def __init__(
+        self,
+        samples: SampleSource,
+        name: str,
+        signal: Signal,
+        plan: Plan,
+        policy: WindowPolicy,
+        *,
+        has_time: bool,
+    ) -> None:
         self._samples = samples
         self._name = name
         self._signal = signal
         self._plan = plan
         self._windower = Windower(policy)
+        self._has_time = has_time
         self._converter: Converter | None = None
         self._waiting: deque[Window] = deque()
         self._has_opened = False
@@ -52,8 +64,8 @@ class WindowedSource:
             try:
                 block = self._samples.read()
             except PermanentError:
-                # What was in it is missing.
-                self._windower.reset()
+                if not self._has_time:
+                    self._windower.reset()
                 raise
             if block is None:
                 return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from agent.sources.network import NetworkSource, without_credentials
 from agent.sources.standard_input import StandardInput
 from agent.sources.video_file import VideoFileSource
 from agent.sourcing import build_source
-from tests.broker import MOSQUITTO, Broker
+from tests.broker import MOSQUITTO, Broker, needs_mosquitto, wait_until
 from tests.fakes import ManualClock
 from tests.mjpeg import MjpegServer
 from tests.paths import CLIP, CLIP_FRAMES, SPEECH
@@ -387,3 +388,48 @@ def test_a_stream_that_ends_is_lost(camera_on_the_net: MjpegServer) -> None:
     with pytest.raises(TransientError, match="the stream ended or stalled"):
         read_on()
     source.close()
+
+
+@needs_mosquitto
+def test_messages_that_come_too_fast_are_dropped_and_each_is_counted(tmp_path: Path) -> None:
+    """Live: the newest 64 stay, the next one says that something is missing before it, each drop is one error."""
+    with Broker(tmp_path) as broker, Publisher(broker.port) as publisher:
+        source = built("mqtt:watch", WATCH, mqtt=MqttSettings(url=broker.url))
+        source.open()
+        for number in range(100):
+            publisher.publish_and_wait("watch", json.dumps({"x": [number, number], "y": [0, 0]}))
+        publisher.publish_and_wait("watch", b"bad")
+        subscription = source._samples._subscription  # type: ignore[attr-defined]
+        wait_until(lambda: subscription._dropped == 37, "the last message")
+        seen, dropped, bad = [], 0, 0
+        while not bad:
+            try:
+                capture = source.read()
+            except PermanentError as error:
+                dropped += "a message was dropped" in str(error)
+                bad += "is not JSON" in str(error)
+            else:
+                assert capture is not None
+                seen.append((int(capture.pixels[0, 0]), capture.follows))
+        source.close()
+    assert dropped == 100 + 1 - 64
+    assert [number for number, _ in seen] == list(range(37, 100))
+    assert [follows for _, follows in seen] == [False] + [True] * 62
+
+
+@needs_mosquitto
+def test_a_broker_that_is_gone_is_a_loss_and_its_return_a_return(tmp_path: Path) -> None:
+    """As with a camera: transient, and open works again."""
+    with Broker(tmp_path) as broker:
+        source = built("mqtt:watch", WATCH, mqtt=MqttSettings(url=broker.url))
+        source.open()
+        broker.kill()
+        with pytest.raises(TransientError, match="the connection was lost"):
+            source.read()
+        source.close()
+        with pytest.raises(TransientError, match="cannot connect"):
+            source.open()
+        source.close()
+        broker.start()
+        source.open()
+        source.close()

@@ -21,7 +21,7 @@ from agent.pipelines import Pipelines, runnable
 from agent.provision import Provision
 from agent.settings import Settings
 from agent.sourcing import build_source
-from tests.paths import CLIP, MODELS
+from tests.paths import CLIP, MODELS, SILERO_VAD, SPEECH
 
 WAIT_S = 30.0
 
@@ -37,7 +37,11 @@ class Plant:
         marks = Marks(folder / "state", None, may_make=True)
         provision = Provision(settings)
         models, left_out = load_models(used_models(settings), provision, marks, clock, must_all_load=True)
-        sources = {stream.name: build_source(stream, clock) for stream in settings.streams if stream.enabled}
+        sources = {
+            stream.name: build_source(stream, clock, models[stream.model].signal)
+            for stream in settings.streams
+            if stream.enabled
+        }
         policies = {stream.name: stream_policy(stream) for stream in runnable(settings, models, sources)}
         self.inbox = Inbox(policies, clock, scheduler_policy(settings, provision))
         self.pipelines = Pipelines(
@@ -226,3 +230,19 @@ def test_a_clip_that_ended_can_be_followed_by_another(tmp_path: Path) -> None:
         plant.pipelines.apply(settings({**once, "source": str(other)}))
         plant.next_result("door")
         assert plant.ledger("door")["captured"] > captured
+
+
+def test_a_model_that_takes_other_windows_gets_a_reader_of_its_own(tmp_path: Path) -> None:
+    """The source stays the same text; what is cut from it does not."""
+    folder = shutil.copytree(SILERO_VAD, tmp_path / "slow")
+    manifest = folder / "model.toml"
+    text = manifest.read_text()
+    manifest.write_text(text[: text.index("[golden]")].replace("context = 64", "context = 0"))
+    models = {"fast": SILERO_VAD, "slow": folder}
+    voice = {"name": "voice", "source": str(SPEECH)}
+    with running(tmp_path, settings({**voice, "model": "fast"}, models=models)) as plant:
+        assert plant.next_result("voice")["source"] == {"samples": 576, "channels": 1}
+        plant.pipelines.apply(settings({**voice, "model": "slow"}, models=models))
+        body = plant.next_result("voice", lambda body: body["model"] == "slow")
+        assert body["source"] == {"samples": 512, "channels": 1}
+    assert plant.ledger("voice")["failed"] == 0

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from agent.clock import NS_PER_MS, NS_PER_S, Clock, SystemClock
+from agent.core.conversion import Plan
 from agent.core.samples import CsvCodec, JsonCodec, RawCodec, SenderTime
 from agent.core.wav import parse_header
+from agent.core.windows import window_policy
 from agent.errors import ConfigError, PermanentError, TransientError
 from agent.frame import Block, Samples
 from agent.interfaces import SampleSource, Signal, SignalForm, Source
@@ -25,6 +27,7 @@ from agent.sources.iio import Element, IioSource
 from agent.sources.serial_line import SerialLine
 from agent.sources.standard_input import StandardInput
 from agent.sources.wav import WavSource
+from agent.sources.windowed import WindowedSource
 from agent.sourcing import build_source
 from tests.fakes import ManualClock
 from tests.paths import SPEECH
@@ -191,15 +194,37 @@ def test_a_replay_keeps_the_recorded_times(tmp_path: Path) -> None:
 
 
 def test_a_bad_line_is_one_error_with_its_number(tmp_path: Path) -> None:
-    """Missing channels, strings, NaN, out of order: the others are still used, and windows start anew behind it."""
+    """Missing channels, strings, NaN, out of order: the others are still used; their times tell of the gap."""
     file = tmp_path / "watch.csv"
     lines = ["t,x,y", "1,1,1", "2,2,2", "3,3,nan", "4,four,4", "5,5", "5.5,1,1", "5.2,2,2", "6,3,3", "7,4,4"]
     file.write_text("\n".join(lines))
     windows, errors = read_all(built(file, WATCH, samples={"time_key": "t", "gap_ms": 10_000}))
-    assert [window[:, 0].tolist() for window in windows] == [[1, 2], [3, 4]]
+    assert [window[:, 0].tolist() for window in windows] == [[1, 2], [1, 3]]
     assert [error.partition("watch.csv:")[2].partition(":")[0] for error in errors] == ["4", "5", "6", "8"]
     for error, reason in zip(errors, ("NaN", "'x' is 'four'", "has 2 columns", "out of order"), strict=True):
         assert reason in error
+
+
+def test_a_bad_line_without_a_time_leaves_a_gap(tmp_path: Path) -> None:
+    """No window holds samples from both sides of it; the next one says that it follows nothing."""
+    file = tmp_path / "watch.ndjson"
+    file.write_text("[1, 1]\n[2, 2]\n[3, 3]\n[4]\n[5, 5]\n[6, 6]\n")
+    form, codec = SignalForm(50, ("x", "y")), JsonCodec(("x", "y"))
+    descriptor = os.open(file, os.O_RDONLY)
+    samples = ByteStreamSource(
+        StandardInput(descriptor), SystemClock(), new_codec=lambda: codec, new_time=None, form=form
+    )
+    policy = window_policy(WATCH, gap_ns=NS_PER_S, fill_samples=0)
+    source = WindowedSource(samples, "-", WATCH, Plan(), policy, has_time=False)
+    source.open()
+    first = source.read()
+    with pytest.raises(PermanentError, match="has 1 values in a sample"):
+        source.read()
+    second = source.read()
+    os.close(descriptor)
+    assert first is not None
+    assert second is not None
+    assert [(c.pixels[:, 0].tolist(), c.follows) for c in (first, second)] == [([1, 2], True), ([5, 6], False)]
 
 
 @pytest.fixture
