@@ -96,7 +96,7 @@ class Daemon:
         is_named = "dir" in settings.state.model_fields_set
         carried = None if before is None else before.marks
         self._marks = Marks(settings.state.dir, carried, may_make=is_named)
-        self._provision = Provision(settings)
+        self._provision = Provision(settings, None if before is None else before.costs)
         self._memory_limit_bytes = self._provision.limit.limit_bytes
         self._models, self._left_out = load_models(
             settings, self._provision, self._marks, self._clock, must_all_load=before is None
@@ -180,6 +180,7 @@ class Daemon:
             settings=self._settings.model_dump(mode="json", exclude_unset=True),
             messages=self._egress.carried,
             marks=self._marks.export(),
+            costs=self._provision.export(),
             reason=self._hang_reason,
             restarts=1 + (0 if self._before is None else self._before.restarts),
             end_ns=None if self._end_ns == NEVER_NS else self._end_ns,

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import MutableMapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,6 +33,7 @@ class Handover:
         settings: as they were in force, so that a file that was broken meanwhile stops nobody.
         messages: accepted for delivery and not acknowledged.
         marks: see `marks.Marks`.
+        costs: of the networks, see `engine.prepare.Workshop`.
         reason: of the restart.
         restarts: how many there were before the next run, this one included.
         end_ns: when `--duration` is over, None without one. The clock goes on over a restart.
@@ -46,6 +47,7 @@ class Handover:
     restarts: int
     end_ns: int | None
     messages_dropped: int = 0
+    costs: dict[str, Any] = field(default_factory=dict)
 
 
 def restart(handover: Handover) -> NoReturn:
@@ -79,12 +81,12 @@ def _lines(handover: Handover) -> list[bytes]:
     kept: list[bytes] = []
     room = BYTES_MAX
     for message in reversed(handover.messages):
-        line = _encode({field.name: getattr(message, field.name) for field in fields(message)})
+        line = _encode({one.name: getattr(message, one.name) for one in fields(message)})
         room -= len(line)
         if room < 0:
             break
         kept.append(line)
-    head = {field.name: getattr(handover, field.name) for field in fields(handover) if field.name != "messages"}
+    head = {one.name: getattr(handover, one.name) for one in fields(handover) if one.name != "messages"}
     head["messages_dropped"] = handover.messages_dropped + len(handover.messages) - len(kept)
     return [_encode(head), *reversed(kept)]
 

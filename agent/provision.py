@@ -32,12 +32,13 @@ class Provision:
 
     Args:
         settings: valid.
+        carried: what the run before this one measured, from `export`.
 
     Raises:
         ConfigError: a core, a provider or an operator library cannot be used as the settings say.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, carried: Mapping[str, Any] | None = None) -> None:
         engine = settings.engine
         self._settings = settings
         self.limit = memory_limit(settings.limits.memory_mb)
@@ -55,7 +56,9 @@ class Provision:
             custom_ops=engine.custom_ops,
             uses_shared_arena=True,
         )
-        self._workshop = Workshop(setup, trial_bytes(self.limit), _state_folder(settings), engine.cache_mb * MIB)
+        self._workshop = Workshop(
+            setup, trial_bytes(self.limit), _state_folder(settings), engine.cache_mb * MIB, carried
+        )
         self._surveyed: dict[str, tuple[Need, dict[str, Prepared]]] = {}
         self.budget: Budget | None = None
         """Once everything was found to fit."""
@@ -88,6 +91,10 @@ class Provision:
             share_arena(budget.arena_bytes)
             _arena_is_shared = True
         self.budget = budget
+
+    def export(self) -> dict[str, Any]:
+        """Return what was measured, for `handover`."""
+        return self._workshop.export()
 
     @property
     def spare_bytes(self) -> int:
