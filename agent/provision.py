@@ -73,18 +73,24 @@ class Provision:
         """
         self._surveyed[model.name] = survey(model, self._workshop)
 
-    def fit(self) -> None:
+    def fit(self, *, must_fit: bool = True) -> None:
         """Check that what was surveyed fits, and give the sessions their arena.
 
+        Args:
+            must_fit: False for a run that replaces another: the same models served a moment ago, so it is only said.
+
         Raises:
-            ConfigError: it does not, with the figures and what would.
+            ConfigError: it does not fit, with the figures and what would.
         """
         global _arena_is_shared  # noqa: PLW0603  See there.
         needs = tuple(need for need, _ in self._surveyed.values())
         serving = SERVING_BYTES + sum(map(_frames_bytes, self._settings.streams))
         budget = Budget(self.limit, resident_bytes(), serving, needs)
-        if refusal := budget.refusal():
+        refusal = budget.refusal()
+        if refusal and must_fit:
             raise ConfigError(refusal)
+        for line in refusal:
+            log.error("%s", line)
         if not budget.holds_all:
             log.warning("memory: lighter variants are loaded when they are needed: %s does not hold all", self.limit)
         if not _arena_is_shared:

@@ -89,6 +89,9 @@ def test_what_does_not_fit_is_refused_before_anything_is_loaded(tmp_path: Path) 
     with pytest.raises(ConfigError, match=r"the agent would take \d+ MiB and may take 64 MiB \(limits.memory_mb\)"):
         provision.fit()
     assert provision.budget is None
+    # A run that replaces another goes on: the same models served a moment ago.
+    provision.fit(must_fit=False)
+    assert provision.budget is not None
 
 
 def test_providers_that_are_absent_are_an_event_and_stand_in_health(tmp_path: Path) -> None:
