@@ -123,7 +123,7 @@ class Daemon:
         carried = None if before is None else before.marks
         self._marks = Marks(settings.state.dir, carried, may_make=is_named)
         self._updates = Updates(settings, self._marks, self._clock)
-        provision = Provision(settings)
+        provision = Provision(settings, carried=None if before is None else before.costs)
         self._memory_limit_bytes = provision.limit.limit_bytes
         manager = ServiceManager()
         with patience(manager, self._clock):
@@ -271,6 +271,7 @@ class Daemon:
             messages=self._egress.carried,
             marks=self._marks.export(),
             commands=self._remote.export(),
+            costs=self._pipelines.provision.export(),
             reason=self._restart_reason,
             restarts=1 + (0 if self._before is None else self._before.restarts),
             end_ns=None if self._end_ns == NEVER_NS else self._end_ns,

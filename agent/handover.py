@@ -35,6 +35,7 @@ class Handover:
             what was accepted from afar lies in the state folder.
         messages: accepted for delivery and not acknowledged.
         marks: see `marks.Marks`.
+        costs: of the networks, see `engine.prepare.Workshop`.
         reason: of the restart.
         restarts: how many there were before the next run, this one included.
         end_ns: when `--duration` is over, None without one. The clock goes on over a restart.
@@ -50,6 +51,7 @@ class Handover:
     end_ns: int | None
     messages_dropped: int = 0
     commands: list[dict[str, Any]] = field(default_factory=list)
+    costs: dict[str, Any] = field(default_factory=dict)
 
 
 def restart(handover: Handover) -> NoReturn:

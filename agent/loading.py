@@ -228,9 +228,21 @@ def try_variants(
         if not recipe.keeps_all:
             engine.release()
             give_back()
-    if not recipe.keeps_all and attempts and (first := attempts[0].variant) is not None:
-        first.engine.run(first.warm_inputs, first.engine.new_abort())  # Loads it again.
+    if not recipe.keeps_all:
+        attempts[0] = _loaded_again(attempts[0])
     return manifest, attempts
+
+
+def _loaded_again(attempt: Attempt) -> Attempt:
+    """Return the model itself, in memory again after its variants had it for themselves."""
+    variant = attempt.variant
+    if variant is None:
+        return attempt
+    try:
+        variant.engine.run(variant.warm_inputs, variant.engine.new_abort())
+    except PermanentError as error:
+        return Attempt(attempt.name, attempt.file, None, (f"{attempt.file}: {error}",))
+    return attempt
 
 
 def load_engine(folder: Path, manifest: Manifest, threads: int, recipe: Recipe) -> OrtEngine:

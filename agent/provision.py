@@ -33,12 +33,18 @@ class Provision:
     Args:
         settings: valid.
         loaded: the models that serve already, with how they were loaded; what comes in must fit beside them.
+        carried: what the run before this one measured, from `export`.
 
     Raises:
         ConfigError: a core, a provider or an operator library cannot be used as the settings say.
     """
 
-    def __init__(self, settings: Settings, loaded: Mapping[str, Surveyed] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        loaded: Mapping[str, Surveyed] | None = None,
+        carried: Mapping[str, Any] | None = None,
+    ) -> None:
         engine = settings.engine
         self._settings = settings
         self.limit = memory_limit(settings.limits.memory_mb)
@@ -56,7 +62,9 @@ class Provision:
             custom_ops=engine.custom_ops,
             uses_shared_arena=True,
         )
-        self._workshop = Workshop(setup, trial_bytes(self.limit), _state_folder(settings), engine.cache_mb * MIB)
+        self._workshop = Workshop(
+            setup, trial_bytes(self.limit), _state_folder(settings), engine.cache_mb * MIB, carried
+        )
         self._loaded = dict(loaded or {})
         self._surveyed: dict[str, Surveyed] = {}
         self.budget: Budget | None = None
@@ -72,7 +80,7 @@ class Provision:
         """
         names = {stream.model for stream in settings.streams}
         kept = {name: known for name, known in (self._loaded | self._surveyed).items() if name in names}
-        follower = Provision(settings, kept)
+        follower = Provision(settings, kept, self.export())
         follower.limit = self.limit
         return follower
 
@@ -84,24 +92,34 @@ class Provision:
         """
         self._surveyed[model.name] = survey(model, self._workshop)
 
-    def fit(self) -> None:
+    def fit(self, *, must_fit: bool = True) -> None:
         """Check that what was surveyed fits, and give the sessions their arena.
 
+        Args:
+            must_fit: False for a run that replaces another: the same models served a moment ago, so it is only said.
+
         Raises:
-            ConfigError: it does not, with the figures and what would.
+            ConfigError: it does not fit, with the figures and what would.
         """
         global _arena_is_shared  # noqa: PLW0603  See there.
         needs = tuple(found.need for found in self._surveyed.values())
         serving = SERVING_BYTES + sum(map(_frames_bytes, self._settings.streams))
         budget = Budget(self.limit, resident_bytes(), serving, needs)
-        if refusal := budget.refusal():
+        refusal = budget.refusal()
+        if refusal and must_fit:
             raise ConfigError(refusal)
+        for line in refusal:
+            log.error("%s", line)
         if not budget.holds_all:
             log.warning("memory: lighter variants are loaded when they are needed: %s does not hold all", self.limit)
         if not _arena_is_shared:
             share_arena(budget.arena_bytes)
             _arena_is_shared = True
         self.budget = budget
+
+    def export(self) -> dict[str, Any]:
+        """Return what was measured, for `handover`."""
+        return self._workshop.export()
 
     @property
     def _known(self) -> dict[str, Surveyed]:

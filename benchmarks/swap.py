@@ -88,7 +88,7 @@ def _running(folder: Path, settings: Settings, frames: list[int]) -> Iterator[tu
     provision = Provision(settings)
     models, _ = load_models(used_models(settings), provision, marks, clock, must_all_load=True)
     prepare_serving()
-    sources = {stream.name: build_source(stream, clock) for stream in settings.streams}
+    sources = {stream.name: build_source(stream, clock, None) for stream in settings.streams}
     policies = {stream.name: stream_policy(stream) for stream in settings.streams}
     inbox = Inbox(policies, clock, scheduler_policy(settings, provision))
     lock = threading.Lock()

@@ -65,14 +65,22 @@ class Workshop:
         limit_bytes: the most that a network may ask for while it is tried.
         folder: in the state folder; None where nothing can be kept: then each start measures, and none compiles.
         cache_bytes: for compiled networks; 0 for none.
+        carried: costs that the run before this one knew, from `export`.
     """
 
-    def __init__(self, setup: SessionSetup, limit_bytes: int, folder: Path | None, cache_bytes: int) -> None:
+    def __init__(
+        self,
+        setup: SessionSetup,
+        limit_bytes: int,
+        folder: Path | None,
+        cache_bytes: int,
+        carried: Mapping[str, Any] | None = None,
+    ) -> None:
         self._setup = setup
         self._limit_bytes = limit_bytes
         self._cache = CompiledCache(folder / "compiled", cache_bytes) if folder is not None and cache_bytes else None
         self._costs_file = None if folder is None else folder / "costs.json"
-        self._costs = {} if self._costs_file is None else read_json(self._costs_file)
+        self._costs = {**({} if self._costs_file is None else read_json(self._costs_file)), **(carried or {})}
         self.failures: list[str] = []
         """Why something could not be compiled or remembered; the agent runs without it."""
 
@@ -101,6 +109,10 @@ class Workshop:
                 missing += error.missing
                 setup = replace(setup, providers=left)
 
+    def export(self) -> dict[str, Any]:
+        """Return what was measured, for the run that replaces this one: it must not wait for another trial."""
+        return dict(self._costs)
+
     def snapshot(self) -> dict[str, Any] | None:
         """Return the figures of the cache for health; None without one."""
         return None if self._cache is None else self._cache.snapshot()
@@ -113,30 +125,32 @@ class Workshop:
         if (found := self._cache.find(facts)) is not None:
             return found
         trial = Trial(network.file, _for_child(setup), network.inputs, network.external)
+
+        def build(folder: Path) -> None:
+            cost = compile_network(trial, folder, limit_bytes=self._limit_bytes)
+            self._costs[_cost_key(network, setup, is_compiled=True)] = {"file": network.file.name, **asdict(cost)}
+
         try:
-            made = self._cache.add(
-                facts, lambda folder: compile_network(trial, folder, limit_bytes=self._limit_bytes)
-            )
+            made = self._cache.add(facts, build)
         except OSError as error:
             why = f"{network.file}: is used as it is, without a compiled form: {error.strerror or error}"
             log.warning("%s", why)
             self.failures.append(why)
             return None
+        self._remember()
         log.info("%s: compiled for this device", network.file)
         return made
 
     def _cost(self, network: Network, setup: SessionSetup, compiled: Path | None) -> Cost:
-        facts = {**_facts(network, setup), "threads": str(setup.threads), "compiled": str(compiled is not None)}
-        key = hashlib.sha256(json.dumps([sorted(facts.items()), [asdict(i) for i in network.inputs]]).encode())
-        known = _cost_of(self._costs.get(key.hexdigest()))
+        key = _cost_key(network, setup, is_compiled=compiled is not None)
+        known = _cost_of(self._costs.get(key))
         if known is not None:
             return known
         trial = Trial(
             compiled or network.file, _for_child(setup), network.inputs, network.external, compiled is not None
         )
         cost = measure(trial, limit_bytes=self._limit_bytes)
-        self._costs.pop(key.hexdigest(), None)
-        self._costs[key.hexdigest()] = {"file": network.file.name, **asdict(cost)}
+        self._costs[key] = {"file": network.file.name, **asdict(cost)}
         self._remember()
         return cost
 
@@ -170,6 +184,14 @@ def _facts(network: Network, setup: SessionSetup) -> dict[str, str]:
         "custom_ops": ",".join(op if op == EXTENSIONS else sha256_of(Path(op)) for op in setup.custom_ops),
         "optimised": "all",
     }
+
+
+def _cost_key(network: Network, setup: SessionSetup, *, is_compiled: bool) -> str:
+    """Return the name under which a network's cost is remembered."""
+    facts = {**_facts(network, setup), "threads": str(setup.threads), "compiled": str(is_compiled)}
+    return hashlib.sha256(
+        json.dumps([sorted(facts.items()), [asdict(one) for one in network.inputs]]).encode()
+    ).hexdigest()
 
 
 def _cost_of(value: Any) -> Cost | None:

@@ -102,8 +102,7 @@ def measure(trial: Trial, *, limit_bytes: int, limit_s: float = TRIAL_LIMIT_S) -
         ConfigError: it is refused, crashes, does not end in time or asks for more than `limit_bytes`.
         ProviderMissingError: a provider of the setup does not work here.
     """
-    reply = _in_child("measure", trial, {}, limit_bytes, limit_s)
-    return Cost(**{name: int(reply[name]) for name in Cost.__dataclass_fields__})
+    return _cost(_in_child(trial, "", limit_bytes, limit_s))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +131,7 @@ def describe(
     Raises:
         ConfigError: see `measure`.
     """
-    reply = _in_child("describe", Trial(file, setup or SessionSetup(), ()), {}, limit_bytes, TRIAL_LIMIT_S)
+    reply = _in_child(Trial(file, setup or SessionSetup(), ()), "", limit_bytes, TRIAL_LIMIT_S, is_described=True)
 
     def specs(given: Any) -> tuple[TensorSpec, ...]:
         return tuple(TensorSpec(name, np.dtype(dtype), tuple(shape)) for name, dtype, shape in given)
@@ -140,23 +139,37 @@ def describe(
     return Description(specs(reply["inputs"]), specs(reply["outputs"]), reply["metadata"])
 
 
-def compile_network(trial: Trial, folder: Path, *, limit_bytes: int, limit_s: float = TRIAL_LIMIT_S) -> None:
+def compile_network(trial: Trial, folder: Path, *, limit_bytes: int, limit_s: float = TRIAL_LIMIT_S) -> Cost:
     """Let a child process write a network's optimised form into a folder, load that, and compare what both give.
+
+    Returns:
+        What the optimised form takes, measured in the same way.
 
     Raises:
         ConfigError: as `measure`.
         OSError: the network is good and its optimised form is not: not written, or it gives something else.
     """
-    reply = _in_child("compile", trial, {"folder": str(folder)}, limit_bytes, limit_s)
+    reply = _in_child(trial, str(folder), limit_bytes, limit_s)
     if "uncompiled" in reply:
         raise OSError(f"{trial.file}: {reply['uncompiled']}")
+    return _cost(reply)
+
+
+def _cost(reply: Mapping[str, Any]) -> Cost:
+    return Cost(**{name: int(reply[name]) for name in Cost.__dataclass_fields__})
 
 
 def _in_child(
-    what: str, trial: Trial, more: Mapping[str, Any], limit_bytes: int, limit_s: float
+    trial: Trial, folder: str, limit_bytes: int, limit_s: float, *, is_described: bool = False
 ) -> Mapping[str, Any]:
-    job = {**asdict(trial), **more, "what": what, "file": str(trial.file), "limit_bytes": limit_bytes}
-    job["file_bytes_max"] = FILE_BYTES_MAX
+    job = {
+        **asdict(trial),
+        "is_described": is_described,
+        "file": str(trial.file),
+        "folder": folder,
+        "limit_bytes": limit_bytes,
+        "file_bytes_max": FILE_BYTES_MAX,
+    }
     # The folder of this package first: the working folder, which anyone may have chosen, is not searched (-P).
     environ = {**os.environ, "PYTHONPATH": str(Path(agent.__file__).resolve().parent.parent)}
     command = [sys.executable, "-P", "-m", "agent.engine.trial_child"]

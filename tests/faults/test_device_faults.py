@@ -52,7 +52,7 @@ def test_model_that_ignores_its_abort_at_shutdown(tmp_path: Path) -> None:
     """One operator of a second: its late result is never published, and SIGTERM still ends the agent in 5 s."""
     text = settings_text(model=MODELS / "giant", stream="repeat = true")
     with AgentProcess(tmp_path, text, "--output", "stdout") as agent:
-        agent.wait_for_log("ready")
+        agent.wait_for_log("ready", 100)  # Four runs of this model: 4 s, and as many times more on a busy machine.
         summary = agent.terminate(timeout_s=5)
     assert summary["streams"]["door"]["ledger"]["published"] == 0
 

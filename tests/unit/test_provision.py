@@ -54,6 +54,17 @@ def test_without_a_state_folder_it_is_measured_and_not_compiled(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_that_replaces_another_does_not_try_again() -> None:
+    """What was measured goes along in memory, with or without a state folder: nobody waits for another trial."""
+    given = settings(model=MODELS / "tiny")
+    first = surveyed(given)
+    key, known = next(iter(first.export().items()))
+    second = Provision(given, carried={key: {**known, "session_bytes": 12345}})
+    second.survey(given.models[0])
+    need = second._surveyed["seen"].need
+    assert need.own.session_bytes == 12345
+
+
 def test_a_cache_that_cannot_be_written_is_an_event_and_no_failure(tmp_path: Path) -> None:
     """The model runs as it is."""
     (tmp_path / "compiled").write_text("in the way")
@@ -78,6 +89,9 @@ def test_what_does_not_fit_is_refused_before_anything_is_loaded(tmp_path: Path) 
     with pytest.raises(ConfigError, match=r"the agent would take \d+ MiB and may take 64 MiB \(limits.memory_mb\)"):
         provision.fit()
     assert provision.budget is None
+    # A run that replaces another goes on: the same models served a moment ago.
+    provision.fit(must_fit=False)
+    assert provision.budget is not None
 
 
 def test_providers_that_are_absent_are_an_event_and_stand_in_health(tmp_path: Path) -> None:
