@@ -44,9 +44,7 @@ def main() -> int:
         harness.Verdict("poisoned: devices never asked", untouched, f"= {later}", untouched == later),
         harness.Verdict("poisoned: devices left changed", len(changed), "= 0", not changed),
     ]
-    return harness.conclude(
-        "fleet", rows, verdicts, as_json=args.json, messages_of_devices=sent, failed=bad["failed"]
-    )
+    return harness.conclude("fleet", rows, verdicts, as_json=args.json, device_messages=sent, failed=bad["failed"])
 
 
 def roll_out(port: int, change: str, shares: str, *arguments: str) -> Any:

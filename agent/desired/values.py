@@ -121,7 +121,7 @@ def changed_scopes(before: Settings, after: Settings) -> dict[str, Scope]:
 
 
 def _differences(before: Settings, after: Settings) -> dict[str, tuple[Any, Any]]:
-    """Return what differs; None stands also for what is not there. Only sections that differ are dumped: 1 ms each."""
+    """Return what differs; None stands also for what is not there. Only sections that differ are dumped."""
     differ = [name for name in Settings.model_fields if getattr(before, name) != getattr(after, name)]
     old, new = flat(_effective(before, differ)), flat(_effective(after, differ))
     return {
