@@ -258,6 +258,8 @@ class Daemon:
                 self._egress.emit(message)
             # In a thread of its own, which nobody waits for: a disk that hangs may be why we are here.
             threading.Thread(target=self._marks.save, name="marks", daemon=True).start()
+        for given_up in () if self._start is None else self._start.given_up:
+            self._egress.report("settings_rolled_back", given_up)
         for name, why in self._left_out.items():
             event = "model_marked" if "marked" in why else "model_failed"
             self._egress.report(event, {"model": name, **why.get("marked", {"problems": why.get("failed")})})

@@ -85,7 +85,7 @@ fps = {fps}
 """
     config = folder / "agent.toml"
     config.write_text(text)
-    command = [sys.executable, "-m", "agent", "run", "--config", config]
+    command: list[str | Path] = [sys.executable, "-m", "agent", "run", "--config", config]
     with (folder / "log").open("a") as log, harness.running(command, stdout=log, stderr=log) as process:
         yield process
 

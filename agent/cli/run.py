@@ -87,10 +87,10 @@ def _build_daemon(args: argparse.Namespace, layers: Layers, before: Handover | N
     """
     start = begin(layers, SystemClock())
     while True:
+        settings = start.loaded.settings
+        logging.getLogger().setLevel(settings.log.level.upper())
         try:
-            return Daemon(
-                start.loaded.settings, output=args.output, trace=args.record_trace, before=before, start=start
-            )
+            return Daemon(settings, output=args.output, trace=args.record_trace, before=before, start=start)
         except ConfigError as error:
             if start.record.current is None:
                 raise

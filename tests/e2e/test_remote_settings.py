@@ -254,6 +254,7 @@ def test_what_no_run_survives_is_given_up_and_told(site: Site) -> None:
         report = site.reported_by_next_run()
         assert (report["state"], report["version"]) == ("rolled_back", 0)
         assert report["rolled_back"]["check"] == "starts"
+        assert site.subscriber.wait_for("events/settings_rolled_back", check="starts").body["to_version"] == 0
         assert report["values"]["streams"]["door"]["max_fps"] is None
         agent.terminate()
 
