@@ -277,3 +277,16 @@ def test_the_device_may_refuse_and_may_override(site: Site) -> None:
         assert (report["state"], report["version"]) == ("applied", 2)
         site.reported(lambda body: body["proven"])
         agent.terminate()
+
+
+def test_a_change_after_which_the_broker_is_away_is_taken_back(site: Site) -> None:
+    """By the device alone; it says so when it is back."""
+    with site.agent(more="[remote]\nprobation_s = 6") as agent:
+        site.ask(3, {"streams": {"door": {"max_fps": 9}}})
+        site.reported(lambda body: body["version"] == 3)
+        site.broker.kill()
+        agent.wait_for_log("settings v3: rolled back: broker")
+        site.broker.start()
+        report = site.reported(lambda body: body["state"] == "rolled_back")
+        assert (report["version"], report["rolled_back"]["check"]) == (0, "broker")
+        agent.terminate()
