@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import platform
 import queue
 import secrets
 import threading
@@ -28,14 +27,14 @@ from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, Clock, SystemClock
 from agent.core.backoff import Backoff
 from agent.core.degradation import Ladder
 from agent.core.inbound import SUBSCRIPTIONS
+from agent.core.message import Message
 from agent.core.outbox import Outbox
 from agent.core.probation import Readings
-from agent.delivery import build_keeping, metrics_server
+from agent.delivery import build_encodings, build_keeping, metrics_server
 from agent.desired.receiver import SettingsReceiver, Surroundings
 from agent.desired.start import Start
 from agent.device.signals import DeviceSignals
 from agent.engine.process import lock_memory, prepare_serving
-from agent.engine.session import runtime_version
 from agent.errors import ConfigError
 from agent.handover import Handover
 from agent.interfaces import LoadedModel, Sink, Source
@@ -43,7 +42,7 @@ from agent.loops.control import ControlLoop
 from agent.loops.egress import EgressLoop, Keeping
 from agent.loops.governor import GovernorLoop
 from agent.loops.hangs import HangLoop
-from agent.loops.health import HealthLoop, process_figures, resident_bytes
+from agent.loops.health import HealthLoop, process_figures, resident_bytes, versions
 from agent.loops.inbox import Inbox
 from agent.loops.inference import CurrentRun, InferenceLoop
 from agent.loops.log_relay import relaying
@@ -51,9 +50,12 @@ from agent.loops.trace import TraceRecorder
 from agent.loops.worker import Worker
 from agent.marks import HANGS_MAX, Marks
 from agent.pipelines import Pipelines, runnable
+from agent.remote import Remote
 from agent.settings import Settings
 from agent.sinks.embedded import EmbeddedBroker
 from agent.sinks.stdout import StdoutSink
+from agent.updating import Updates
+from agent.wake import Wake
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +63,8 @@ DRAIN_NS = 4 * NS_PER_S + 500 * NS_PER_MS
 """From a signal to the summary: below the 5 s that service managers and users are promised."""
 TRACE_DRAIN_S = 0.5
 """Of the drain time, what the trace may take to write its last lines."""
-CONTROL_DRAIN_S = 0.2
-"""Of the drain time, what a change of settings may take to end."""
+CONTROL_DRAIN_S = 0.5
+"""Of the drain time, what a request or a picture that is under way may take to its end."""
 FLUSH_AT_END_NS = 30 * NS_PER_S
 """When every stream has ended by itself there is no hurry: what was accepted is delivered first."""
 
@@ -102,6 +104,7 @@ class Daemon:
         self._before = before
         self._boot = secrets.token_hex(4)
         self._wakeups: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._applying = threading.RLock()
         self._stop_reason = ""
         self._hang_reason = ""
         self._restart_reason = ""
@@ -112,10 +115,9 @@ class Daemon:
         # Everything that can be refused is refused here, before the first thread starts.
         is_named = "dir" in settings.state.model_fields_set
         carried = None if before is None else before.marks
+        self._updates = Updates(settings, self._clock)
         self._marks = Marks(settings.state.dir, carried, may_make=is_named)
-        models, self._left_out = load_models(
-            used_models(settings), run_threads(settings), self._marks, self._clock, must_all_load=before is None
-        )
+        models, self._left_out = self._load_models(settings, must_all_load=before is None)
         sources = self._build_sources(settings, models)
         prepare_serving()
         self._lock_refusal = lock_memory() if settings.limits.lock_memory else "not asked for"
@@ -131,17 +133,30 @@ class Daemon:
         self._inbox = Inbox(policies, self._clock, scheduling, self._trace)
         self._control = ControlLoop(self._clock)
         self._egress = self._build_egress(output)
-        self._pipelines = Pipelines(
+        self._remote = Remote(
             settings,
+            control=self._control,
+            emit=self._egress.emit,
+            report=self._egress.report,
+            boot=self._boot,
+            commands=[] if before is None else before.commands,
+            clock=self._clock,
+        )
+        self._pipelines = Pipelines(
+            self._updates.effective(settings),
             models,
             sources,
             self._left_out,
             marks=self._marks,
             inbox=self._inbox,
             emit=self._egress.emit,
+            show=self._remote.images.show,
             report=self._egress.report,
             wake=self._look_around,
             clock=self._clock,
+        )
+        self._remote.attach(
+            self._pipelines.by_stream, is_alive=self._pipelines.is_alive, restart=self.request_restart
         )
         self._hangs = HangLoop(
             loops=lambda: self._pipelines.inferences,
@@ -160,6 +175,7 @@ class Daemon:
             clock=self._clock,
         )
         self._receiver = None if start is None else self._build_receiver(start)
+        self._updater = self._updates.build_loop(self)
         self._workers = self._build_workers()
 
     def run(self, duration_s: float | None = None) -> int:
@@ -187,8 +203,9 @@ class Daemon:
         Raises:
             ConfigError: something cannot be used; nothing was changed.
         """
-        self._pipelines.apply(settings)
-        self._settings = settings
+        with self._applying:
+            self._pipelines.apply(self._updates.effective(settings))
+            self._settings = settings
         self._memory_limit_bytes = _limit_bytes(settings)
         self._hangs.hang_ns = int(settings.limits.hang_s * NS_PER_S)
         period_ns = int(settings.health.period_s * NS_PER_S)
@@ -202,6 +219,10 @@ class Daemon:
     def request_stop(self, reason: str) -> None:
         """End `run` in order. Any thread and signal handlers: `SimpleQueue.put` is reentrant."""
         self._wakeups.put(reason)
+
+    def serve_models(self) -> None:
+        """See `updating.Agent`. The updater's thread."""
+        self.apply(self._settings)
 
     def request_restart(self, reason: str) -> None:
         """End `run` in order so that a new run can take over settings and messages. Any thread."""
@@ -219,6 +240,7 @@ class Daemon:
             layers=self._start.layers.export(),
             messages=self._egress.carried,
             marks=self._marks.export(),
+            commands=self._remote.export(),
             reason=self._restart_reason,
             restarts=1 + (0 if self._before is None else self._before.restarts),
             end_ns=None if self._end_ns == NEVER_NS else self._end_ns,
@@ -236,16 +258,12 @@ class Daemon:
             "streams": self._inbox.snapshot(),
             "delivery": self._egress.snapshot(),
             "models": self._pipelines.snapshot(),
-            "control": self._control.snapshot(),
+            "updates": self._updates.snapshot(),
             "settings": {} if self._receiver is None else self._receiver.snapshot(),
+            "control": self._remote.snapshot(),
             "degradation": self._governor.snapshot(),
             "process": {**process, "memory_locked": self._lock_refusal is None},
-            "versions": {
-                "edgebeat": __version__,
-                "onnxruntime": runtime_version(),
-                "opencv": cv2.__version__,
-                "python": platform.python_version(),
-            },
+            "versions": versions(),
         }
 
     def _report_start(self) -> None:
@@ -270,7 +288,10 @@ class Daemon:
         if self._restart_reason or self._stop_reason:
             return  # Another one hung first, or somebody asked to stop: this run ends already.
         model = loop.model.name
-        hangs = self._marks.add({variant.sha256 for variant in loop.model.variants}, model, self._clock.wall_ns())
+        served = {variant.sha256 for variant in loop.model.variants}
+        # What hung may be another one, which only saw a live frame: it is not the served model's fault.
+        digests = served if run.variant.sha256 in served else {run.variant.sha256}
+        hangs = self._marks.add(digests, model, self._clock.wall_ns())
         consequence = "is not loaded again" if hangs >= HANGS_MAX else "gets one more chance"
         self._hang_reason = f"{model} hung: {overdue_s:g} s after it should have ended; it {consequence}"
         # Before anything that may wait, such as the reader of standard output.
@@ -309,7 +330,7 @@ class Daemon:
         begun_ns = self._clock.now_ns()
         has_ended = self._stop_reason == "all streams ended"
         self._pipelines.shut_down(inference_hangs=bool(self._hang_reason))
-        for loop in (self._control, self._health, self._governor, self._hangs):
+        for loop in (self._control, self._updater, self._health, self._governor, self._hangs):
             loop.stop()
         is_at_rest = self._workers["control"].join(CONTROL_DRAIN_S)
         if is_at_rest and self._receiver is not None and not self._hang_reason and not self._crashed():
@@ -317,6 +338,9 @@ class Daemon:
         if self._trace is not None:
             self._trace.stop()
             self._workers["trace"].join_or_leave(TRACE_DRAIN_S)
+        self._remote.images.stop()
+        for name in self._remote.bodies():
+            self._workers[name].join_or_leave(CONTROL_DRAIN_S)
         self._health.send()
         self._drain_egress(begun_ns, has_ended=has_ended)
         if self._broker is not None:
@@ -338,6 +362,23 @@ class Daemon:
         if worker.is_alive:
             self._egress.give_up()
 
+    def _load_models(
+        self, settings: Settings, *, must_all_load: bool
+    ) -> tuple[dict[str, LoadedModel], dict[str, dict[str, Any]]]:
+        """Load the models, each from its release where it has one that can be loaded.
+
+        Raises:
+            ConfigError: the settings' own cannot be loaded either.
+        """
+        threads = run_threads(settings)
+        while True:
+            wanted = used_models(self._updates.effective(settings))
+            try:
+                return load_models(wanted, threads, self._marks, self._clock, must_all_load=must_all_load)
+            except ConfigError as error:
+                if not self._updates.step_down(error.problems):
+                    raise
+
     def _build_sources(self, settings: Settings, models: Mapping[str, LoadedModel]) -> dict[str, Source]:
         """Return the sources of all streams that are on and whose model is there.
 
@@ -357,7 +398,7 @@ class Daemon:
         return sources
 
     def _build_egress(self, output: Output) -> EgressLoop:
-        wake = threading.Event()
+        wake = Wake()
         return EgressLoop(
             sink=self._build_sink(output, wake),
             outbox=Outbox(self._settings.mqtt.queue_messages),
@@ -368,9 +409,10 @@ class Daemon:
             waits_for_room=output == "stdout",
             keeping=Keeping() if output == "stdout" else build_keeping(self._settings),
             hear=self._control.hear,
+            encodings={} if output == "stdout" else build_encodings(self._settings),
         )
 
-    def _build_sink(self, output: Output, wake: threading.Event) -> Sink:
+    def _build_sink(self, output: Output, wake: Wake) -> Sink:
         if output == "stdout":
             return StdoutSink()
         from agent.sinks.mqtt import MqttSink  # paho takes 9 MiB; not needed for standard output.
@@ -405,7 +447,7 @@ class Daemon:
 
     def _build_receiver(self, start: Start) -> SettingsReceiver:
         restart = self.request_restart
-        around = Surroundings(self._egress.emit, self._egress.report, self._readings, restart, self._clock)
+        around = Surroundings(self._egress.emit, self._egress.report, self.readings, restart, self._clock)
         receiver = SettingsReceiver(
             start.layers,
             start.record,
@@ -414,13 +456,31 @@ class Daemon:
             audit=start.audit,
             applier=self,
             around=around,
+            models=self._updates,
         )
         self._control.add(receiver)
         return receiver
 
-    def _readings(self) -> Readings:
-        """Return what a change of settings is judged by."""
+    def readings(self) -> Readings:
+        """Return what a change is judged by. Any thread."""
         return Readings(self._inbox.tallies(), self._memory_ratio(), self._egress.is_connected)
+
+    def inference(self, model: str) -> InferenceLoop | None:
+        """Return the loop that serves a model. Any thread."""
+        return next((loop for loop in self._pipelines.inferences if loop.model.name == model), None)
+
+    def spare_bytes(self) -> int | None:
+        """Return what is left of the memory limit, None without one. Any thread."""
+        limit_bytes = self._memory_limit_bytes
+        return None if limit_bytes is None else limit_bytes - resident_bytes()
+
+    def emit(self, message: Message) -> None:
+        """Hand a message to egress. Any thread."""
+        self._egress.emit(message)
+
+    def report(self, event: str, body: Mapping[str, Any]) -> None:
+        """Send an event. Any thread."""
+        self._egress.report(event, body)
 
     def _memory_ratio(self) -> float | None:
         limit_bytes = self._memory_limit_bytes
@@ -436,7 +496,8 @@ class Daemon:
         """Return the threads beside the pipelines in the order of their start: the sink first."""
         bodies: dict[str, Callable[[], None]] = {
             "egress": self._egress.run,
-            "control": self._control.run,
+            "update": self._updater.run,
+            **self._remote.bodies(),
             "health": self._health.run,
             "governor": self._governor.run,
             "hangs": self._hangs.run,

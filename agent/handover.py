@@ -12,11 +12,12 @@ import os
 import sys
 from collections.abc import MutableMapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
 from agent.core.outbox import Message
+from agent.core.typed_array import for_disk, from_disk
 
 VARIABLE = "EDGEBEAT_HANDOVER_FD"
 """Names the descriptor to the next run. No setting."""
@@ -38,6 +39,7 @@ class Handover:
         restarts: how many there were before the next run, this one included.
         end_ns: when `--duration` is over, None without one. The clock goes on over a restart.
         messages_dropped: those that did not fit.
+        commands: the answered ones, as `journal` writes them: where no state folder keeps them.
     """
 
     layers: dict[str, Any]
@@ -47,6 +49,7 @@ class Handover:
     restarts: int
     end_ns: int | None
     messages_dropped: int = 0
+    commands: list[dict[str, Any]] = field(default_factory=list)
 
 
 def restart(handover: Handover) -> NoReturn:
@@ -70,9 +73,13 @@ def receive(environ: MutableMapping[str, str] = os.environ) -> Handover | None:
         with os.fdopen(int(text), "rb") as stream:
             stream.seek(0)
             head, *rest = stream.read(2 * BYTES_MAX).splitlines()
-        return Handover(**{**json.loads(head), "messages": [Message(**json.loads(line)) for line in rest]})
-    except (OSError, ValueError, TypeError):
+        return Handover(**{**json.loads(head), "messages": [_message(json.loads(line)) for line in rest]})
+    except (OSError, ValueError, TypeError, KeyError):
         return None
+
+
+def _message(values: dict[str, Any]) -> Message:
+    return Message(**{**values, "body": from_disk(values["body"])})
 
 
 def _lines(handover: Handover) -> list[bytes]:
@@ -80,12 +87,13 @@ def _lines(handover: Handover) -> list[bytes]:
     kept: list[bytes] = []
     room = BYTES_MAX
     for message in reversed(handover.messages):
-        line = _encode({field.name: getattr(message, field.name) for field in fields(message)})
+        values = {field.name: getattr(message, field.name) for field in fields(message)}
+        line = _encode({**values, "body": for_disk(message.body)})
         room -= len(line)
         if room < 0:
             break
         kept.append(line)
-    head = {field.name: getattr(handover, field.name) for field in fields(handover) if field.name != "messages"}
+    head = {one.name: getattr(handover, one.name) for one in fields(handover) if one.name != "messages"}
     head["messages_dropped"] = handover.messages_dropped + len(handover.messages) - len(kept)
     return [_encode(head), *reversed(kept)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -118,6 +118,8 @@ class Variant:
         decoder: outputs to payload.
         warm_inputs: real-shaped inputs for runs that only keep it warm.
         fastest_ns: the fastest run through the whole path that was seen in the warm-up.
+        judge: says how the outputs of a run on `warm_inputs` differ from the golden sample, nothing when they do not;
+            None for a model without one. Raises PermanentError as `decoder` does. Inference thread.
     """
 
     name: str
@@ -127,6 +129,7 @@ class Variant:
     decoder: Decoder
     warm_inputs: Mapping[str, Tensor]
     fastest_ns: int
+    judge: Callable[[list[Tensor]], list[str]] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,17 +142,18 @@ class LoadedModel:
     variants: tuple[Variant, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Packet:
+class Packet(NamedTuple):
     """A message in its wire form. `topic` is below the device's tree; one with a leading slash is absolute."""
 
     topic: str
     payload: bytes
-    qos: int
+    qos: Literal[0, 1]
     retain: bool
     content_type: str = "application/json"
     expiry_s: int | None = None
     """Seconds after which the broker may forget it instead of delivering it (MQTT 5); None for never."""
+    correlation: bytes = b""
+    """What an answer brings back of its request (MQTT 5)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +173,7 @@ class Disconnected:
     cause: str
 
 
-@dataclass(frozen=True, slots=True)
-class Acknowledged:
+class Acknowledged(NamedTuple):
     """The sink's answer for one packet."""
 
     token: Hashable

@@ -19,7 +19,7 @@ from agent.decoders.options import DecoderInput
 from agent.engine.session import OrtEngine
 from agent.errors import ConfigError, PermanentError
 from agent.frame import Pixels, Tensor
-from agent.interfaces import Decoder, Engine, LoadedModel, Preprocess, Variant
+from agent.interfaces import Decoder, Engine, LoadedModel, Placement, Preprocess, Variant
 from agent.models.golden import differences, read_picture
 from agent.models.manifest import FULL, MANIFEST_NAME, InputSpec, Manifest, load_expected, load_labels, load_manifest
 from agent.models.preprocess import build_preprocess
@@ -121,13 +121,20 @@ def load_variant(
     preprocess, decoder = build_steps(folder, manifest, engine)
     picture = _golden_picture(folder, manifest)
     try:
-        warm_inputs, payload, fastest_ns = within(
+        warm_inputs, placement, payload, fastest_ns = within(
             WARM_UP_LIMIT_S, f"{folder}: the warm-up", lambda: _warm_up(engine, preprocess, decoder, picture, clock)
         )
     except PermanentError as error:
         raise ConfigError(f"{folder}: fails on its warm-up frame: {error}") from error
-    _check_golden(folder, manifest, payload)
-    return Variant(name, engine.sha256, preprocess, engine, decoder, warm_inputs, fastest_ns)
+    compare = _golden_comparison(folder, manifest)
+    if compare is None:
+        return Variant(name, engine.sha256, preprocess, engine, decoder, warm_inputs, fastest_ns)
+    _check_golden(folder, manifest, compare(payload))
+
+    def judge(outputs: list[Tensor]) -> list[str]:
+        return compare(decoder.decode(outputs, placement))
+
+    return Variant(name, engine.sha256, preprocess, engine, decoder, warm_inputs, fastest_ns, judge)
 
 
 def build_steps(folder: Path, manifest: Manifest, engine: OrtEngine) -> tuple[Preprocess, Decoder]:
@@ -181,31 +188,38 @@ def _golden_picture(folder: Path, manifest: Manifest) -> Pixels:
 
 def _warm_up(
     engine: Engine, preprocess: Preprocess, decoder: Decoder, picture: Pixels, clock: Clock
-) -> tuple[dict[str, Tensor], Payload, int]:
-    """Run a real-shaped frame through the whole path; return its inputs, its payload and the fastest time."""
+) -> tuple[dict[str, Tensor], Placement, Payload, int]:
+    """Run a real-shaped frame through the whole path; return what came of it and the fastest time."""
     fastest_ns = NEVER_NS
     for _ in range(WARM_UP_RUNS):
         started_ns = clock.now_ns()
         inputs, placement = preprocess(picture)
         payload = decoder.decode(engine.run(inputs, engine.new_abort()), placement)
         fastest_ns = min(fastest_ns, clock.now_ns() - started_ns)
-    return inputs, payload, fastest_ns
+    return inputs, placement, payload, fastest_ns
 
 
-def _check_golden(folder: Path, manifest: Manifest, payload: Payload) -> None:
-    """Compare what the model made of its golden picture, as it would be published."""
+def _golden_comparison(folder: Path, manifest: Manifest) -> Callable[[Payload], list[str]] | None:
+    """Return what compares a payload with the golden one, as it would be published; None without a sample."""
     golden = manifest.golden
     if golden is None:
+        return None
+    expected = load_expected(folder, golden)
+    return lambda payload: differences(expected, json.loads(json.dumps(payload)), golden.tolerance)
+
+
+def _check_golden(folder: Path, manifest: Manifest, found: list[str]) -> None:
+    if not found:
         return
-    found = differences(load_expected(folder, golden), json.loads(json.dumps(payload)), golden.tolerance)
-    if found:
-        raise ConfigError(
-            [
-                f"{folder}: {manifest.model.path} does not reproduce its golden sample {golden.image} on this "
-                "device, so its results cannot be trusted (an int8 model quantised for another CPU does this):",
-                *(f"  {text}" for text in found[:10]),
-            ]
-        )
+    assert manifest.golden is not None
+    sample = manifest.golden.image
+    raise ConfigError(
+        [
+            f"{folder}: {manifest.model.path} does not reproduce its golden sample {sample} on this device, so its "
+            "results cannot be trusted (an int8 model quantised for another CPU does this):",
+            *(f"  {text}" for text in found[:10]),
+        ]
+    )
 
 
 def within(limit_s: float, what: str, body: Callable[[], T]) -> T:

@@ -14,14 +14,16 @@ from agent.core.backoff import Backoff
 from agent.core.scheduler import EGRESS_RESERVE_NS, SchedulerPolicy, StreamPolicy
 from agent.engine.process import loading, trim
 from agent.errors import ConfigError
+from agent.frame import Frame
 from agent.interfaces import LoadedModel, Source
 from agent.loops.abort import AbortTimer
 from agent.loops.annotate import AnnotateLoop
 from agent.loops.capture import CaptureLoop, ReportEvent
 from agent.loops.inbox import Inbox
-from agent.loops.inference import Emit, InferenceLoop
+from agent.loops.inference import Emit, InferenceLoop, ShowResult
 from agent.loops.worker import Worker
 from agent.marks import Marks
+from agent.result import Payload
 from agent.settings import ModelSettings, Settings, StreamSettings
 
 log = logging.getLogger(__name__)
@@ -88,6 +90,7 @@ class Pipelines:
         marks: of models that hung.
         inbox: with the policies of the streams that `runnable` returns.
         emit: hands a message to egress.
+        show: called with every published frame and its payload, beside the annotated picture.
         report: sends an event.
         wake: called when a thread has ended.
         clock: the agent's.
@@ -103,6 +106,7 @@ class Pipelines:
         marks: Marks,
         inbox: Inbox,
         emit: Emit,
+        show: ShowResult,
         report: ReportEvent,
         wake: Callable[[], None],
         clock: Clock,
@@ -112,6 +116,7 @@ class Pipelines:
         self._marks = marks
         self._inbox = inbox
         self._emit = emit
+        self._show = show
         self._report = report
         self._wake = wake
         self._clock = clock
@@ -233,6 +238,19 @@ class Pipelines:
         self._timer.stop()
         self._annotate.stop()
         self._join([self._workers["annotate"]], DRAIN_CAPTURE_NS)
+
+    def is_alive(self, loop: InferenceLoop) -> bool:
+        """Return whether an inference loop still serves. Any thread."""
+        return any(server.loop is loop and server.worker.is_alive for server in self._servers.values())
+
+    def by_stream(self) -> dict[str, InferenceLoop]:
+        """Return the loop that serves each stream of the moment. Any thread."""
+        servers = self._servers
+        return {stream.name: servers[stream.model].loop for stream in self.streams if stream.model in servers}
+
+    def _show_all(self, frame: Frame, payload: Payload) -> None:
+        self._annotate.show(frame, payload)
+        self._show(frame, payload)
 
     def _plan(self, new: Settings, reloaded: frozenset[str]) -> _Plan:
         """Prepare everything that can fail.
@@ -378,7 +396,7 @@ class Pipelines:
             inbox=self._inbox,
             timer=self._timer,
             emit=self._emit,
-            show=self._annotate.show,
+            show=self._show_all,
             clock=self._clock,
             keep_warm_ns=_keep_warm_ns(settings, model.name),
         )

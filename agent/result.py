@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TypedDict
 
 
@@ -25,8 +26,24 @@ class Classification(TypedDict):
     score: float
 
 
+class Numbers(list[float]):
+    """The values of a tensor, row-major, rounded to 6 digits, and the tensor as it was.
+
+    Attributes:
+        dtype: numpy's name, one of `core.typed_array.TAGS`.
+        raw: the elements, little-endian.
+    """
+
+    __slots__ = ("dtype", "raw")
+
+    def __init__(self, values: Iterable[float], dtype: str, raw: bytes) -> None:
+        super().__init__(values)
+        self.dtype = dtype
+        self.raw = raw
+
+
 class TensorValues(TypedDict):
-    """One raw output: row-major values with their shape."""
+    """One raw output: row-major values with their shape; a decoder gives `Numbers`."""
 
     name: str
     shape: list[int]

@@ -20,6 +20,7 @@ from agent.core.spool_policy import SpoolLimits
 from agent.interfaces import Acknowledged, Connected, Disconnected, Packet, SinkEvent
 from agent.loops.egress import EgressLoop, Keeping
 from agent.spool.sqlite import SqliteSpool
+from agent.wake import Wake
 
 RESULTS_PER_TURN = 5
 """A turn every 5 ms: 1,000 results a second, and an event in each tenth turn."""
@@ -86,7 +87,7 @@ def main() -> int:
         outbox=Outbox(2000),
         clock=clock,
         boot=boot,
-        wake=threading.Event(),
+        wake=Wake(),
         record_sent=lambda *_: None,
         waits_for_room=False,
         keeping=Keeping(

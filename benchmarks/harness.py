@@ -157,24 +157,41 @@ def end(process: subprocess.Popen[str]) -> None:
         process.wait()
 
 
-@contextlib.contextmanager
-def broker() -> Iterator[int]:
-    """Run mosquitto on a free port of 127.0.0.1 and give the port."""
+def mosquitto() -> str:
+    """Return mosquitto's program."""
     program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
     if program is None:
         raise SystemExit("mosquitto is not installed: apt install mosquitto")
+    return program
+
+
+def free_port() -> int:
+    """Return a port on 127.0.0.1 that was free a moment ago."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = int(probe.getsockname()[1])
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def broker() -> Iterator[int]:
+    """Run mosquitto on a free port of 127.0.0.1 and give the port."""
+    program, port = mosquitto(), free_port()
     with tempfile.NamedTemporaryFile("w", suffix=".conf") as config:
         # QoS 1 without a limit in flight and no Nagle: the broker must add nothing of its own to the ages.
-        config.write(f"listener {port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n")
+        config.write(
+            f"listener {port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\nmax_queued_messages 0\n"
+        )
         config.flush()
         with running([program, "-c", config.name], stderr=subprocess.DEVNULL) as process:
-            _wait_until_listening(process, port)
+            wait_until_listening(process, port)
             yield port
 
 
-def _wait_until_listening(process: subprocess.Popen[str], port: int) -> None:
+def wait_until_listening(process: subprocess.Popen[str], port: int) -> None:
+    """Wait until a broker accepts connections.
+
+    Raises:
+        RuntimeError: it ended, or does not within 10 s.
+    """
     for _ in range(100):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return

@@ -13,12 +13,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cbor2
+import numpy as np
 import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from agent.clock import NS_PER_MS, NS_PER_S, SystemClock
 from agent.sinks.embedded import free_ports
+
+_TYPES = {64: "<u1", 78: "<i4", 79: "<i8", 84: "<f2", 85: "<f4", 86: "<f8"}
+"""RFC 8746, as far as models of the tests need it."""
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
 
@@ -118,12 +125,15 @@ class Message:
         self.payload = message.payload
         self.retain = message.retain
         self.qos = message.qos
+        self.content_type = getattr(message.properties, "ContentType", "")
         self.arrived_wall_ns = SystemClock().wall_ns()
 
     @property
     def body(self) -> Any:
-        """The payload as JSON."""
-        return json.loads(self.payload)
+        """The payload, JSON or CBOR as its content type says; typed arrays are lists."""
+        if self.content_type != "application/cbor":
+            return json.loads(self.payload)
+        return cbor2.loads(self.payload, tag_hook=lambda tag, _: np.frombuffer(tag.value, _TYPES[tag.tag]).tolist())
 
 
 class Subscriber:
@@ -184,7 +194,7 @@ class Subscriber:
 
 
 class Publisher:
-    """An operator's client: sends with QoS 1.
+    """An operator's client: sends with QoS 1, and asks as docs/mqtt.md says.
 
     Args:
         port: of the broker.
@@ -192,10 +202,18 @@ class Publisher:
     """
 
     def __init__(self, port: int, protocol: str = "5") -> None:
-        version = mqtt.MQTTv5 if protocol == "5" else mqtt.MQTTv311
-        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=version)
+        self._is_v5 = protocol == "5"
+        self._client = mqtt.Client(
+            CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5 if self._is_v5 else mqtt.MQTTv311
+        )
+        self._answers: queue.SimpleQueue[mqtt.MQTTMessage] = queue.SimpleQueue()
+        self._subscribed = threading.Event()
+        self._client.on_connect = lambda client, *_: client.subscribe("edgebeat/v1/porch/responses/desk", qos=1)
+        self._client.on_subscribe = lambda *_: self._subscribed.set()
+        self._client.on_message = lambda _c, _u, message: self._answers.put(message)
         self._client.connect("127.0.0.1", port)
         self._client.loop_start()
+        assert self._subscribed.wait(10)
 
     def __enter__(self) -> Publisher:
         return self
@@ -209,3 +227,30 @@ class Publisher:
         sent = self._client.publish(topic, payload, 1, retain, properties)
         sent.wait_for_publish(30)
         assert sent.is_published()
+
+    def ask(self, command: str, id_: str, **arguments: Any) -> Any:
+        """Send a command as the protocol wants it, and return its answer's body."""
+        self.begin(command, id_, **arguments)
+        return self.answer(id_)
+
+    def begin(self, command: str, id_: str, **arguments: Any) -> None:
+        """Send a command."""
+        properties = None
+        if self._is_v5:
+            properties = Properties(PacketTypes.PUBLISH)
+            properties.ResponseTopic = "edgebeat/v1/porch/responses/desk"
+            properties.CorrelationData = id_.encode()
+            properties.UserProperty = [("who", "test")]
+        else:
+            arguments |= {"id": id_, "reply": "desk"}
+        self.send(f"edgebeat/v1/porch/commands/{command}", json.dumps(arguments).encode(), properties=properties)
+
+    def answer(self, id_: str, timeout_s: float = 30) -> Any:
+        """Return the body of the answer to a command; the next answer must be its."""
+        message = self._answers.get(timeout=timeout_s)
+        body = json.loads(message.payload)
+        if self._is_v5:
+            assert getattr(message.properties, "CorrelationData", None) == id_.encode()
+        else:
+            assert body["id"] == id_
+        return body

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from agent.clock import NS_PER_MS
+from agent.clock import NS_PER_MS, Waitable
 from agent.errors import InferenceAbortedError, PermanentError, TransientError
 from agent.frame import Capture, Pixels, Tensor
 from agent.interfaces import (
@@ -41,7 +41,7 @@ class ManualClock:
     def wall_ns(self) -> int:
         return 1_700_000_000_000_000_000 + self.ns
 
-    def wait(self, event: threading.Event, timeout_ns: int) -> bool:
+    def wait(self, event: Waitable, timeout_ns: int) -> bool:
         self.ns += max(0, timeout_ns)
         return event.is_set()
 

@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from tests.broker import Message
 from tests.paths import REPOSITORY
 
-_NAMES = {"results": "result", "events": "event"}
+_NAMES = {"results": "result", "events": "event", "responses": "response"}
 
 
 @functools.cache

@@ -57,11 +57,12 @@ class Classification(_Body):
 
 
 class TensorValues(_Body):
-    """One raw output, row-major."""
+    """One raw output."""
 
     name: str
     shape: list[int]
     values: list[float]
+    """Row-major. In CBOR a typed array of the model's own type (RFC 8746, little-endian); in JSON, 6 digits."""
 
 
 class SourceSize(_Body):
@@ -124,6 +125,24 @@ class Log(_Body):
     suppressed: int | None = None
     """Records that were left out before this one."""
     replay: Literal[True] | None = None
+
+
+class Response(_OpenBody):
+    """The answer to a command; further fields by command."""
+
+    id: str
+    """Of the command; in MQTT 5 without an `id` in its body, the CorrelationData in hexadecimal."""
+    command: str
+    state: Literal["ok", "error"]
+    code: str | None = None
+    """Of an error, one word for programs."""
+    message: str | None = None
+    """Of an error, for people."""
+    repeated: Literal[True] | None = None
+    """The id was answered before: this is that answer, and nothing was done."""
+    boot: str
+    seq: int = Field(ge=1)
+    at: str = Field(json_schema_extra={"format": "date-time"})
 
 
 class Quantiles(_Body):
@@ -293,6 +312,9 @@ class Desired(_Body):
     """Settings by section, streams and models by name; `edgebeat settings schema` prints them."""
 
 
+MAY_BE_CBOR = ("result", "event")
+"""With `mqtt.payload = "cbor"`; the schema is that of the decoded object."""
+
 CHANNELS: dict[str, tuple[str, type[BaseModel], bool, int]] = {
     "status": ("status", Status, True, 1),
     "result": ("results/{stream}", Result, False, 1),
@@ -301,6 +323,7 @@ CHANNELS: dict[str, tuple[str, type[BaseModel], bool, int]] = {
     "log": ("log", Log, False, 0),
     "reported": ("settings/reported", Reported, True, 1),
     "desired": ("settings/desired", Desired, True, 1),
+    "response": ("responses/{client}", Response, False, 1),
 }
 """Name: topic below `{prefix}/{device}/`, body, retained, QoS."""
 
@@ -311,6 +334,7 @@ _PARAMETERS = {
     "prefix": "mqtt.topic_prefix, by default `edgebeat/v1`",
     "device": "device.id",
     "stream": "the stream's name",
+    "client": "who asked",
     "type": "what happened, such as `source_lost`",
 }
 
@@ -320,6 +344,12 @@ def schema(name: str) -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **CHANNELS[name][1].model_json_schema()}
 
 
+def _forms(name: str) -> dict[str, str]:
+    """Return the forms in which a body goes out, and their content types."""
+    forms = {name: "application/json"}
+    return {**forms, f"{name}_cbor": "application/cbor"} if name in MAY_BE_CBOR else forms
+
+
 def asyncapi() -> dict[str, Any]:
     """Return the AsyncAPI 3 document; it refers to the schemas beside it."""
     channels, operations, messages = {}, {}, {}
@@ -327,7 +357,7 @@ def asyncapi() -> dict[str, Any]:
         address = f"{{prefix}}/{{device}}/{topic}"
         channels[name] = {
             "address": address,
-            "messages": {name: {"$ref": f"#/components/messages/{name}"}},
+            "messages": {key: {"$ref": f"#/components/messages/{key}"} for key in _forms(name)},
             "parameters": {
                 key: {"description": text} for key, text in _PARAMETERS.items() if f"{{{key}}}" in address
             },
@@ -338,14 +368,15 @@ def asyncapi() -> dict[str, Any]:
             "channel": {"$ref": f"#/channels/{name}"},
             "bindings": {"mqtt": {"qos": qos, "retain": is_retained, "bindingVersion": "0.2.0"}},
         }
-        messages[name] = {
-            "summary": (body.__doc__ or "").strip(),
-            "contentType": "application/json",
-            "payload": {
-                "schemaFormat": "application/schema+json;version=2020-12",
-                "schema": {"$ref": f"schemas/{name}.json"},
-            },
-        }
+        for key, content_type in _forms(name).items():
+            messages[key] = {
+                "summary": (body.__doc__ or "").strip(),
+                "contentType": content_type,
+                "payload": {
+                    "schemaFormat": "application/schema+json;version=2020-12",
+                    "schema": {"$ref": f"schemas/{name}.json"},
+                },
+            }
     return {
         "asyncapi": "3.0.0",
         "info": {

@@ -130,6 +130,8 @@ class FleetView:
         self.messages = 0
         self.unreadable = 0
         """Payloads that are not what their topic promises."""
+        self.reason = ""
+        """Of the last of those."""
         self.beyond_limits = 0
         """Messages of devices or streams for which there was no room."""
 
@@ -146,8 +148,9 @@ class FleetView:
             return None
         try:
             return reader(device, tail, payload, now_ns)
-        except UnreadableError:
+        except UnreadableError as error:
             self.unreadable += 1
+            self.reason = clean(str(error))
             return None
 
     def _take_status(self, name: str, tail: str, payload: bytes, now_ns: int) -> Change | None:

@@ -10,6 +10,8 @@ from typing import Any
 
 PAYLOAD_BYTES_MAX = 1 << 20
 """A payload above this is not parsed. A result takes 1 kB, health 5 kB; 1 MiB parses in 10 ms."""
+CBOR_FIRST_BYTES = range(0xA0, 0xC0)
+"""Of a map in CBOR; no JSON begins so."""
 TEXT_CHARS_MAX = 120
 """A reason or a label is cut here, so that no device can fill the screen or the memory."""
 LABELS_SHOWN = 3
@@ -92,6 +94,26 @@ def parse_json(payload: bytes) -> Any:
         raise UnreadableError(str(error)) from error
 
 
+def parse_payload(payload: bytes) -> Any:
+    """Return the value of a payload that is JSON or CBOR; the first byte tells which.
+
+    Raises:
+        UnreadableError: it is neither, or too large or too deep, or CBOR where the extra is not installed.
+    """
+    if not payload or payload[0] not in CBOR_FIRST_BYTES:
+        return parse_json(payload)
+    if len(payload) > PAYLOAD_BYTES_MAX:
+        raise UnreadableError(f"{len(payload)} bytes are more than {PAYLOAD_BYTES_MAX}")
+    try:
+        from agent.core.cbor import decode  # An extra.
+    except ImportError:
+        raise UnreadableError("CBOR, which needs the extra: pip install 'edgebeat[cbor]'") from None
+    try:
+        return decode(payload)
+    except ValueError as error:
+        raise UnreadableError(str(error)) from error
+
+
 def parse_status(payload: bytes) -> Status:
     """Read `status`. Raises UnreadableError."""
     body = _parse_object(payload)
@@ -150,9 +172,9 @@ def clean(text: str, chars_max: int = TEXT_CHARS_MAX) -> str:
 
 
 def _parse_object(payload: bytes) -> Mapping[str, Any]:
-    body = parse_json(payload)
+    body = parse_payload(payload)
     if not isinstance(body, dict):
-        raise UnreadableError("is not a JSON object")
+        raise UnreadableError("is no object")
     return body
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from agent.cli.fleet import Change, FleetView
-from agent.cli.payloads import UnreadableError, clean, parse_json
+from agent.cli.payloads import UnreadableError, clean, parse_payload
 from agent.clock import NS_PER_S, Clock
 from agent.errors import ConfigError
 
@@ -63,7 +63,10 @@ class LineView:
     def close(self) -> None:
         """See `View.close`; says what was left out."""
         for count, what in (
-            (self.fleet.unreadable, "unreadable"),
+            (
+                self.fleet.unreadable,
+                f"unreadable, the last one: {self.fleet.reason}" if self.fleet.reason else "unreadable",
+            ),
             (self.fleet.beyond_limits, "of more devices or streams than are followed"),
         ):
             if count:
@@ -71,13 +74,13 @@ class LineView:
 
 
 class JsonView(LineView):
-    """Every message as one JSON object a line; `payload` is null for what is not JSON, with its length."""
+    """Every message as one JSON object a line, CBOR too; `payload` is null for what is neither, with its length."""
 
     def message(self, topic: str, payload: bytes) -> Change | None:
         """See `View.message`."""
         record: dict[str, object]
         try:
-            record = {"topic": topic, "payload": parse_json(payload)}
+            record = {"topic": topic, "payload": parse_payload(payload)}
             line = json.dumps(record, separators=(",", ":"))
         except (UnreadableError, RecursionError) as error:
             self.fleet.unreadable += bool(payload) and "/image/" not in topic

@@ -26,16 +26,19 @@ class Document:
         version: an integer above all that were accepted before.
         values: by section, then by field; items of `streams` and `models` by their name.
         asked_by: who published it, as far as the broker tells; empty where it does not.
+        model: a signed manifest of a release; None for none.
     """
 
     version: int
     values: Mapping[str, Any] = field(default_factory=dict)
     asked_by: str = ""
+    model: Mapping[str, Any] | None = None
 
     @property
     def digest(self) -> str:
         """What tells two documents of one version apart."""
-        return hashlib.sha256(json.dumps(self.values, sort_keys=True).encode()).hexdigest()[:16]
+        content = self.values if self.model is None else [self.values, self.model]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class InvalidDocumentError(Exception):
@@ -69,19 +72,19 @@ def parse_desired(payload: bytes, asked_by: str = "") -> Document:
     if errors:
         is_readable = isinstance(version, int) and not isinstance(version, bool)
         raise InvalidDocumentError(errors, version if is_readable else None)
-    return Document(body["version"], body["values"], asked_by)
+    return Document(body["version"], body["values"], asked_by, body.get("model"))
 
 
 def _errors(body: Mapping[str, Any]) -> list[FieldError]:
     errors = [
         field_error(
-            (key,), "unknown_key", "is not part of the document: known are schema, version, values", body[key]
+            (key,), "unknown_key", "is not part of the document: known are schema, version, values, model", body[key]
         )
         for key in body
         if key not in ("schema", "version", "values", "model")
     ]
-    if "model" in body:
-        errors.append(field_error(("model",), "unsupported", "models are not changed by this version of the agent"))
+    if not isinstance(body.get("model"), dict | None):
+        errors.append(field_error(("model",), "wrong_type", "must be a signed manifest", body["model"]))
     needed = ("schema", "version", "values")
     errors += [field_error((key,), "missing", "is missing: add it") for key in needed if key not in body]
     schema, version, values = body.get("schema", SCHEMA), body.get("version", 1), body.get("values", {})

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 
+from agent.core.envelope import encode_json
 from agent.core.message import Message
 from agent.core.spool_policy import age_on_disk_ns
+from agent.core.typed_array import for_disk, from_disk
 from agent.interfaces import KeptMessage, SpoolDamagedError
 
 
@@ -24,7 +26,7 @@ def to_kept(message: Message, boot: str, *, now_ns: int, wall_ns: int) -> KeptMe
         stream=message.stream,
         captured_at_ns=message.captured_at_ns,
         captured_wall_ns=message.captured_wall_ns or wall_ns - (now_ns - message.captured_at_ns),
-        body=json.dumps(message.body, separators=(",", ":")),
+        body=encode_json(for_disk(message.body)),
     )
 
 
@@ -35,9 +37,9 @@ def to_message(kept: KeptMessage, boot: str, *, now_ns: int, wall_ns: int) -> Me
         SpoolDamagedError: its body is not what was written.
     """
     try:
-        body = json.loads(kept.body)
+        body = from_disk(json.loads(kept.body))
     except ValueError as error:
-        raise SpoolDamagedError(f"{kept.kind} {kept.seq} on disk is not JSON") from error
+        raise SpoolDamagedError(f"{kept.kind} {kept.seq} on disk is not what was written") from error
     return Message(
         kind=kept.kind,
         topic=kept.topic,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import replace
 from typing import Any
 
 from agent.core.delivery_book import DeliveryBook
@@ -41,6 +40,8 @@ class Outbox:
         self.has_unwritten_event = False
         """Whether a message that must be on disk before it is sent has come since `unwritten` was called."""
         self._next_seq = 1
+        self._spare = 0
+        """So many messages fit for sure: what is held is counted once in so many, not with each."""
 
     def put(self, message: Message) -> Message:
         """Accept a message, number it, and make room by dropping the oldest. Return it as accepted.
@@ -49,20 +50,24 @@ class Outbox:
         """
         policy = KINDS[message.kind]
         if not message.boot:
-            message = replace(message, seq=self._next_seq)
+            message.seq = self._next_seq
             self._next_seq += 1
         self.book.emitted[message.kind] += 1
         if message.retain:
             if (older := self._states.pop(message.topic, None)) is not None:
                 self.book.drop(older.kind, Drop.REPLACED)
             self._states[message.topic] = message
+            self._spare -= 1
             return message
         if policy.waiting_max is not None and len(self._live[message.kind]) >= policy.waiting_max:
             self._live[message.kind].popleft()
             self.book.drop(message.kind, Drop.QUEUE_FULL)
-        # More than one may have to go: what was loaded from disk came on top.
-        while self.is_full and self._drop_oldest():
-            pass
+        if self._spare <= 0:
+            # More than one may have to go: what was loaded from disk came on top.
+            while self.is_full and self._drop_oldest():
+                pass
+            self._spare = self._capacity - self.queued - len(self._sent)
+        self._spare -= 1
         self._live[message.kind].append(message)
         self.has_unwritten_event |= policy.is_written_ahead
         return message
@@ -162,6 +167,7 @@ class Outbox:
         for message, row in messages:
             self.disk.hold(message, row)
             self._backlog[message.kind].append(message)
+            self._spare -= 1
 
     def recovered(self, counts: Counter[str]) -> None:
         """Take over what an earlier run left on disk."""
@@ -182,7 +188,12 @@ class Outbox:
 
     def carry_over(self) -> list[Message]:
         """Hand what memory alone holds to the run that replaces this one; it is counted as `carried`."""
-        held = self._leave()
+        held = []
+        for message in self._leave():
+            if KINDS[message.kind].is_carried:
+                held.append(message)
+            else:
+                self.book.drop(message.kind, Drop.SHUTDOWN)
         self.book.carried.update(message.kind for message in held)
         return held
 

@@ -102,4 +102,9 @@ def _decode(body: Any) -> Record:
 
 
 def _document(body: Any) -> Document | None:
-    return None if body is None else Document(int(body["version"]), dict(body["values"]), str(body["asked_by"]))
+    if body is None:
+        return None
+    model = body.get("model")
+    return Document(
+        int(body["version"]), dict(body["values"]), str(body["asked_by"]), None if model is None else dict(model)
+    )

@@ -42,6 +42,19 @@ class Applier(Protocol):
         """
 
 
+class Models(Protocol):
+    """Takes releases of models."""
+
+    def check(self, body: Mapping[str, Any]) -> FieldError | None:
+        """Return why a signed manifest is refused, None when this device takes it."""
+
+    def offer(self, body: Mapping[str, Any], asked_by: str) -> None:
+        """Ask for its release; never waits."""
+
+    def announce(self) -> None:
+        """Send the state of releases again."""
+
+
 class Store(Protocol):
     """See `accepted.AcceptedStore`."""
 
@@ -79,6 +92,7 @@ class SettingsReceiver:
         audit: keeps who changed what.
         applier: changes the running agent.
         around: the rest of the agent.
+        models: takes what a document says of models; None where nothing does.
     """
 
     topic = "settings/desired"
@@ -94,7 +108,9 @@ class SettingsReceiver:
         audit: Audit,
         applier: Applier,
         around: Surroundings,
+        models: Models | None = None,
     ) -> None:
+        self._models = models
         self._layers = layers
         self._record = record
         self._loaded = loaded
@@ -123,6 +139,9 @@ class SettingsReceiver:
     def connected(self) -> None:
         """See `Receiver.connected`: the retained report may be gone with the broker's memory."""
         self._report_state()
+        if self._models is not None:
+            self._models.announce()
+            self._offer_model(self._record.current)  # The run before may have ended in the middle of a download.
 
     def receive(self, message: Received) -> None:
         """See `Receiver.receive`."""
@@ -185,6 +204,9 @@ class SettingsReceiver:
         except InvalidDocumentError as error:
             self._reject(document.version, error.errors)
             return
+        if document.model is not None and (refused := self._check_model(document.model)) is not None:
+            self._reject(document.version, [refused])
+            return
         old, record, now_ns = self._loaded, self._record, self._around.clock.now_ns()
         touched = _touched_streams(old.settings, loaded.settings)
         on_time = self._before.on_time()
@@ -206,7 +228,17 @@ class SettingsReceiver:
         self._must_restart = self._pending()
         log.info("settings v%d from %s: %s", document.version, document.asked_by or "unknown", told(changed))
         self._report_state()
+        self._offer_model(document)
         self._reporting.change("applied", document, {"changes": changed, "restart": self._must_restart})
+
+    def _check_model(self, model: Mapping[str, Any]) -> FieldError | None:
+        if self._models is None:
+            return field_error(("model",), "not_taken", "this run of the agent takes no model")
+        return self._models.check(model)
+
+    def _offer_model(self, document: Document | None) -> None:
+        if self._models is not None and document is not None and document.model is not None:
+            self._models.offer(document.model, document.asked_by)
 
     def _apply(self, loaded: Loaded) -> str | None:
         """Bring the agent to settings; return what prevents it."""

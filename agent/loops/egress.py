@@ -6,10 +6,11 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from agent.clock import NS_PER_MS, NS_PER_S, Clock
-from agent.core.envelope import encode_json, envelope
+from agent.core.envelope import JSON, Encoding, envelope
 from agent.core.message import KINDS, Drop, Message
 from agent.core.outbox import Outbox
 from agent.core.spool_policy import SpoolLimits
@@ -18,6 +19,7 @@ from agent.errors import TransientError
 from agent.interfaces import Acknowledged, Connected, Noticed, Packet, Received, Sink, SinkEvent, Spool
 from agent.loops.quiet_log import QuietLog
 from agent.loops.spooler import Spooler
+from agent.wake import Wake
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +67,7 @@ class EgressLoop:
             output, where the reader's pace is the run's pace. Never for a broker.
         keeping: of what waits.
         hear: called with each message that came and each connection that was made; never waits.
+        encodings: of kinds that are not JSON.
     """
 
     def __init__(
@@ -74,11 +77,12 @@ class EgressLoop:
         outbox: Outbox,
         clock: Clock,
         boot: str,
-        wake: threading.Event,
+        wake: Wake,
         record_sent: RecordSent,
         waits_for_room: bool,
         keeping: Keeping = Keeping(),
         hear: Hear = lambda _: None,
+        encodings: Mapping[str, Encoding] = MappingProxyType({}),
     ) -> None:
         self._sink = sink
         self._outbox = outbox
@@ -88,6 +92,7 @@ class EgressLoop:
         self._record_sent = record_sent
         self._waits_for_room = waits_for_room
         self._hear = hear
+        self._encodings = {kind: encodings.get(kind, JSON) for kind in KINDS}
         self._lock = threading.Lock()
         self._has_room = threading.Condition(self._lock)
         self._faults = QuietLog(log, clock)
@@ -192,9 +197,9 @@ class EgressLoop:
 
     def _book(self, event: SinkEvent) -> None:
         if isinstance(event, Acknowledged):
-            with self._has_room:
+            with self._lock:
                 message = self._outbox.settle(event.token, accepted=event.accepted)
-                self._has_room.notify_all()
+                self._tell_room()
             if message is not None and not event.accepted:
                 self._set_aside(message, f"refused {message.topic}", event.reason)
         elif isinstance(event, Connected):
@@ -215,17 +220,24 @@ class EgressLoop:
     def _send_all(self) -> None:
         while self.broken is None and (room := self._sink.room()) > 0:
             now_ns = self._clock.now_ns()
-            replays = self._may_replay(room, now_ns)
-            if replays and (self._stop_by_ns is None or self._flushes_spool):
-                self._spooler.load()
             with self._lock:
-                taken = self._outbox.take(now_ns, replays=replays)
+                taken = self._outbox.take(now_ns, replays=False)
             if taken is None:
+                taken = self._take_replay(room, now_ns)
+            if taken is None or not self._send(*taken, now_ns=now_ns):
                 return
-            if taken[1] and self._bucket is not None:
-                self._bucket.spend(now_ns)
-            if not self._send(*taken, now_ns=now_ns):
-                return
+
+    def _take_replay(self, room: int, now_ns: int) -> tuple[Message, bool] | None:
+        """Return an old message, now that no fresh one waits."""
+        if not self._may_replay(room, now_ns):
+            return None
+        if self._stop_by_ns is None or self._flushes_spool:
+            self._spooler.load()
+        with self._lock:
+            taken = self._outbox.take(now_ns)
+        if taken is not None and taken[1] and self._bucket is not None:
+            self._bucket.spend(now_ns)
+        return taken
 
     def _may_replay(self, room: int, now_ns: int) -> bool:
         """Return whether an old message may go: at the rate, and in half of the window; the rest is for the fresh."""
@@ -271,10 +283,10 @@ class EgressLoop:
                 self._has_room.notify_all()
             self.broken = "the reader of standard output went away"
             return False
-        with self._has_room:
+        with self._lock:
             if token is None:
                 self._outbox.delivered(replay=replay, kind=message.kind)
-                self._has_room.notify_all()
+                self._tell_room()
             else:
                 self._outbox.handed_over(token, message, replay=replay)
         if message.kind == "result" and not replay and "late" not in message.body:
@@ -282,19 +294,28 @@ class EgressLoop:
         return True
 
     def _packet(self, message: Message, now_ns: int, *, replay: bool) -> Packet:
+        if message.payload is not None:
+            head = (message.topic, message.payload, message.qos, message.retain)
+            return Packet(*head, message.content_type, message.expiry_s)
         body = envelope(message, self._boot, now_ns=now_ns, wall_ns=self._clock.wall_ns(), replay=replay)
         expiry_s = None
         if KINDS[message.kind].is_kept:
             # One lifetime, here and at the broker: its clock does not know how long a message waited here.
             expiry_s = max(1, self._expiry_s - (now_ns - message.captured_at_ns) // NS_PER_S)
-        payload = encode_json(body).encode()
-        return Packet(message.topic, payload, message.qos, message.retain, expiry_s=expiry_s)
+        content_type, encode = self._encodings[message.kind]
+        correlation = bytes.fromhex(message.correlation) if message.correlation else b""
+        return Packet(message.topic, encode(body), message.qos, message.retain, content_type, expiry_s, correlation)
 
     def _drop(self, message: Message, cause: Drop, reason: str) -> None:
-        with self._has_room:
+        with self._lock:
             self._outbox.drop(message, cause)
-            self._has_room.notify_all()
+            self._tell_room()
         self._set_aside(message, f"{message.topic} not sent ({cause})", reason)
+
+    def _tell_room(self) -> None:
+        """Wake who waits in `emit`; the lock is held. For a broker nobody does."""
+        if self._waits_for_room:
+            self._has_room.notify_all()
 
     def _set_aside(self, message: Message, what: str, reason: str) -> None:
         """Say that a message can never be delivered, and keep it for whoever looks into it."""

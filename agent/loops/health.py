@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import resource
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import cv2
+
+from agent import __version__
 from agent.clock import NS_PER_S, Clock
 from agent.core.outbox import Message
+from agent.engine.session import runtime_version
 
 log = logging.getLogger(__name__)
 
@@ -121,4 +126,14 @@ def process_figures(memory_limit_bytes: int | None) -> dict[str, Any]:
         "over_limit": memory_limit_bytes is not None and rss_bytes > memory_limit_bytes,
         "cpu_s": round(usage.ru_utime + usage.ru_stime, 3),
         "threads": threading.active_count(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return what runs here."""
+    return {
+        "edgebeat": __version__,
+        "onnxruntime": runtime_version(),
+        "opencv": cv2.__version__,
+        "python": platform.python_version(),
     }

@@ -6,8 +6,9 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from agent.clock import NEVER_NS, Clock
+from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, Clock
 from agent.core.ledger import Outcome
 from agent.core.outbox import Message
 from agent.core.scheduler import Ending
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 Emit = Callable[[Message], None]
 ShowResult = Callable[[Frame, Payload], None]
+TellTest = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,6 +41,46 @@ class CurrentRun:
     frame: Frame | None
     variant: Variant
     due_ns: int
+
+
+class Canary:
+    """A model that looks at live frames beside the one that serves.
+
+    Args:
+        variant: verified and warm.
+        wanted: frames that it is to see.
+    """
+
+    def __init__(self, variant: Variant, wanted: int) -> None:
+        self.variant = variant
+        self._wanted = wanted
+        self._durations_ns: list[int] = []
+        self._done = threading.Event()
+        self.stopped = 0
+        """Runs that a live frame ended."""
+        self.failure: str | None = None
+        """What went wrong on a frame, None while nothing did."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it has seen enough, or failed."""
+        return self._done.is_set()
+
+    def record(self, duration_ns: int) -> None:
+        """Count a frame that it finished. The inference thread."""
+        self._durations_ns.append(duration_ns)
+        if len(self._durations_ns) >= self._wanted:
+            self._done.set()
+
+    def fail(self, reason: str) -> None:
+        """Note that it cannot take a frame that the model in service could. The inference thread."""
+        self.failure = reason
+        self._done.set()
+
+    def wait(self, timeout_s: float) -> list[int]:
+        """Return the durations of its runs, ns, once it has seen enough or the time is over."""
+        self._done.wait(timeout_s)
+        return sorted(self._durations_ns)
 
 
 class InferenceLoop:
@@ -79,11 +121,14 @@ class InferenceLoop:
         self._wanted_variant = 0
         self._selected = 0
         self._swapped = threading.Event()
+        self._tell_test: TellTest | None = None
         self._use(0)
         self.current: CurrentRun | None = None
         """What runs now; read by the governor's thread."""
         self.overshoot = Histogram()
         """From the deadline to the end of each run that was told to stop, whether it raised or went on to its end."""
+        self.canary: Canary | None = None
+        """Sees the frames that were served, in the pauses; set and cleared by any thread."""
         self.warm_runs = 0
         """Runs that only kept the model warm."""
 
@@ -119,8 +164,20 @@ class InferenceLoop:
             self._follow()
             if isinstance(taken, Frame):
                 self._serve(taken)
+                self._show_to_canary(taken)
             elif taken is Nothing.IDLE:
                 self._keep_warm()
+            if self._tell_test is not None:
+                self._test(self._tell_test)
+
+    def self_test(self, tell: TellTest) -> None:
+        """Run the golden sample when no frame waits, and tell what came of it from the inference thread. Any thread.
+
+        Frames go first until it runs; the one that comes meanwhile waits for one run at most. A newer request takes
+        the place of one that has not begun.
+        """
+        self._tell_test = tell
+        self._inbox.nudge(self._model.name)
 
     def abort_for_shutdown(self) -> None:
         """Stop a running inference now; its frame ends as `shutdown`. Any thread."""
@@ -221,6 +278,29 @@ class InferenceLoop:
             self._show(frame, payload)
         self._inbox.settle(frame, outcome)
 
+    def _show_to_canary(self, frame: Frame) -> None:
+        """Run another model on a frame that was served; the next frame stops it."""
+        canary = self.canary
+        if canary is None or canary.is_done:
+            return
+        variant = canary.variant
+        abort = variant.engine.new_abort()
+        if not self._inbox.begin_warm_run(self._model.name, abort):
+            return
+        started_ns = self._clock.now_ns()
+        self.current = CurrentRun(None, variant, started_ns)
+        try:
+            inputs, placement = variant.preprocess(frame.pixels)
+            variant.decoder.decode(variant.engine.run(inputs, abort), placement)
+            canary.record(self._clock.now_ns() - started_ns)
+        except InferenceAbortedError:
+            canary.stopped += 1
+        except (PermanentError, MemoryError) as error:
+            canary.fail(str(error) or type(error).__name__)
+        finally:
+            self.current = None
+            self._inbox.end_warm_run(self._model.name)
+
     def _keep_warm(self) -> None:
         """Run on the warm-up input, so that caches, clock frequency and pages are ready for the next frame."""
         variant = self.variant
@@ -238,3 +318,39 @@ class InferenceLoop:
         finally:
             self.current = None
             self._inbox.end_warm_run(self._model.name)
+
+    def _test(self, tell: TellTest) -> None:
+        """Run the golden sample once, as the warm-up did, and judge it."""
+        variant = self.variant
+        abort = variant.engine.new_abort()
+        # The inbox gets another one: frames must not end it for ever on a busy stream.
+        if not self._inbox.begin_warm_run(self._model.name, variant.engine.new_abort()):
+            return  # A frame waits, or the threads are taken: after that.
+        self._tell_test = None
+        started_ns = self._clock.now_ns()
+        limit_ns = started_ns + max(NS_PER_S, 10 * variant.fastest_ns)
+        self.current = CurrentRun(None, variant, limit_ns)
+        self._timer.arm(abort, limit_ns)
+        found: list[str] = []
+        try:
+            outputs = variant.engine.run(variant.warm_inputs, abort)
+            run_ns = self._clock.now_ns() - started_ns
+            found = [] if variant.judge is None else variant.judge(outputs)
+        except (InferenceAbortedError, PermanentError, MemoryError) as error:
+            run_ns = self._clock.now_ns() - started_ns
+            found = [f"the run failed: {error or type(error).__name__}"]
+        finally:
+            self._timer.disarm(abort)
+            self.current = None
+            self._inbox.end_warm_run(self._model.name)
+        tell(
+            {
+                "variant": variant.name,
+                "sha256": variant.sha256,
+                "passed": not found,
+                "has_golden": variant.judge is not None,
+                "differences": found[:3],
+                "run_ms": round(run_ns / NS_PER_MS, 3),
+                "fastest_ms": round(variant.fastest_ns / NS_PER_MS, 3),
+            }
+        )

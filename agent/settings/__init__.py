@@ -21,13 +21,17 @@ from agent.settings.delivery import (
 )
 from agent.settings.limits import DegradationSettings, LimitsSettings, SchedulerSettings
 from agent.settings.probation import RemoteSettings
+from agent.settings.remote import HomeAssistantSettings, ImageSettings
 from agent.settings.streams import DEADLINE_MS_LIVE, ModelSettings, StreamSettings
+from agent.settings.updates import UpdatesSettings
 
 __all__ = [
     "DEADLINE_MS_LIVE",
     "DegradationSettings",
     "DeviceSettings",
     "HealthSettings",
+    "HomeAssistantSettings",
+    "ImageSettings",
     "LimitsSettings",
     "LogSettings",
     "ModelSettings",
@@ -62,8 +66,11 @@ class Settings(BaseSettings):
     health: HealthSettings = HealthSettings()
     log: LogSettings = LogSettings()
     remote: RemoteSettings = RemoteSettings()
+    images: ImageSettings = ImageSettings()
+    home_assistant: HomeAssistantSettings = HomeAssistantSettings()
     models: tuple[ModelSettings, ...] = Field(default=(), max_length=16)
     """The models, at most 16."""
+    updates: UpdatesSettings = UpdatesSettings()
     streams: tuple[StreamSettings, ...] = Field(default=(), max_length=64)
     """The streams, at most 64."""
 

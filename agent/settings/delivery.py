@@ -35,6 +35,9 @@ class MqttSettings(Section):
     """First levels of every topic. Default: the product and the version of its contract."""
     protocol: LocalOnly[ProtocolVersion] = "5"
     """MQTT version, 5 or "3.1.1". Default 5: it tells why a broker refuses, and its limits."""
+    payload: LocalOnly[Literal["json", "cbor"]] = "json"
+    """Form of results and events: `json`, or `cbor` (RFC 8949, extra `cbor`), whose raw tensors are bytes (RFC 8746)
+    of their own type. Everything else stays JSON: people and Home Assistant read it. Default `json`: any tool."""
     username: LocalOnly[str | None] = None
     """User name at the broker. Default: none."""
     password_file: LocalOnly[Path | None] = None

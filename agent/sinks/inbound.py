@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from agent.core.inbound import DESIRED, PAYLOAD_BYTES_MAX
 from agent.interfaces import Noticed, Received, SinkEvent
+from agent.wake import Wake
 
 WAITING_MAX = 32
 """Between paho and `drain`, which follows within milliseconds: 32 x 64 KiB = 2 MiB; then a message is dropped and
@@ -30,7 +30,7 @@ class Inbound:
         is_v5: the protocol.
     """
 
-    def __init__(self, base: str, topics: Sequence[str], wake: threading.Event, *, is_v5: bool) -> None:
+    def __init__(self, base: str, topics: Sequence[str], wake: Wake, *, is_v5: bool) -> None:
         self._base = base
         self._topics = [absolute(base, topic) for topic in topics]
         self._wake = wake

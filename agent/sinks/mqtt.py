@@ -1,20 +1,20 @@
 """The broker: one paho client for one connection, thrown away when it breaks.
 
-What was not acknowledged goes back to our outbox, which knows its age. Callbacks only append to a deque; `advance`
-reads it.
+What was not acknowledged goes back to our outbox, which knows its age. paho has no thread: `advance` serves its
+socket, and `wake` ends the egress thread's wait when there is something to read. Callbacks only append to a deque,
+which `advance` reads afterwards.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import threading
 from collections import deque
 from collections.abc import Hashable, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
 import paho.mqtt.client as mqtt
-from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.properties import Properties
 
 from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, Clock
@@ -23,17 +23,17 @@ from agent.errors import TransientError
 from agent.interfaces import Acknowledged, Connected, Disconnected, Noticed, Packet, SinkEvent
 from agent.settings import MqttSettings
 from agent.sinks import credentials
+from agent.sinks.dial import Dialer
 from agent.sinks.inbound import Inbound, absolute
-from agent.sinks.paho_client import break_off, new_client, open_connection
+from agent.sinks.paho_client import BoundedClient, Link, new_client, open_connection
 from agent.sinks.properties import PublishProperties, connect_properties, will_properties
 from agent.sinks.window import Window
+from agent.wake import Wake
 
 CONNACK_TIMEOUT_NS = 10 * NS_PER_S
-"""A peer that accepts TCP and does not answer CONNECT is no broker."""
+"""From the beginning of an attempt: who has not let us in by then is no broker, or cannot be reached."""
 PUBACK_TIMEOUT_NS = 20 * NS_PER_S
 """A broker that acknowledges nothing for this long, or whose socket takes nothing, is failing: start anew."""
-ACKNOWLEDGED_WITHIN_NS = 50 * NS_PER_MS
-"""How late a PUBACK may be booked; 20 short wake-ups a second while one is missing."""
 STABLE_NS = 10 * NS_PER_S
 """A connection that lasted for so long makes the next wait a short one again. Two clients with one id throw each
 other out about once a second; forgetting that at each success, they would do so for ever."""
@@ -57,27 +57,18 @@ OVERHEAD_BYTES = 360
 
 class _Phase(Enum):
     IDLE = "idle"
+    DIALING = "dialing"
     CONNECTING = "connecting"
     ONLINE = "online"
 
 
-class _Connection:
-    """One paho client and what its callbacks reported. Callbacks run in paho's thread.
+class _Connection(Link):
+    """An open client and what its callbacks reported. They run in the egress thread, inside of paho's own calls."""
 
-    Acknowledgements wake the egress thread in groups only, since all they bring is bookkeeping: a wake-up for each
-    cost as much as the message itself. `advance` is called every `ACKNOWLEDGED_WITHIN_NS` while one is missing.
-
-    Args:
-        client: not yet connected.
-        wake: the egress thread's event.
-        group: so many acknowledgements wake it; less than the window, or a full one would wait.
-    """
-
-    def __init__(self, client: mqtt.Client, wake: threading.Event, group: int) -> None:
-        self.client = client
+    def __init__(self, client: BoundedClient, wake: Wake) -> None:
+        super().__init__(client, wake)
         self.reports: deque[tuple[str, Any, Any]] = deque()
-        self.group = group
-        self._wake = wake
+        self._is_told = wake.set
         client.on_connect = lambda _c, _u, _f, reason, properties: self._report("connack", reason, properties)
         client.on_disconnect = lambda _c, _u, _f, reason, _p: self._report("disconnect", reason)
         client.on_publish = lambda _c, _u, mid, reason, _p: self._report("puback", mid, reason)
@@ -85,8 +76,9 @@ class _Connection:
     def _report(self, kind: str, first: Any, second: Any = None) -> None:
         # Bounded by what is in flight: one PUBACK a message, one CONNACK, one disconnect.
         self.reports.append((kind, first, second))
-        if kind != "puback" or len(self.reports) >= self.group:
-            self._wake.set()
+        if kind == "disconnect":
+            # It may come in the middle of a `send`: without this it would be heard at the end of the next wait.
+            self._is_told()
 
 
 class MqttSink:
@@ -98,7 +90,7 @@ class MqttSink:
         boot: identifies this run, in status messages.
         version: of Edgebeat, in status messages.
         clock: the agent's.
-        wake: set when something happened that `advance` should hear of.
+        wake: watches the socket; set when an attempt to connect has ended.
         backoff: waits between attempts.
         subscriptions: topics to hear, as `Inbound` takes them.
     """
@@ -111,7 +103,7 @@ class MqttSink:
         boot: str,
         version: str,
         clock: Clock,
-        wake: threading.Event,
+        wake: Wake,
         backoff: Backoff,
         subscriptions: Sequence[str] = (),
     ) -> None:
@@ -126,6 +118,7 @@ class MqttSink:
         self._is_v5 = settings.protocol == "5"
         self._inbound = Inbound(self._base, subscriptions, wake, is_v5=self._is_v5)
         self._phase = _Phase.IDLE
+        self._dialer = Dialer(wake)
         self._connection: _Connection | None = None
         self._next_attempt_ns = 0
         self._since_ns = 0
@@ -140,15 +133,18 @@ class MqttSink:
         self._credentials_at_ns = 0
 
     def advance(self, now_ns: int) -> list[SinkEvent]:
-        """See `Sink.advance`; blocks for `CONNECT_TIMEOUT_S` and the name look-up while it connects."""
+        """See `Sink.advance`."""
         events: list[SinkEvent] = []
-        if self._phase is _Phase.IDLE and now_ns >= self._next_attempt_ns:
-            events += self._connect(now_ns)
-        while self._connection is not None and self._connection.reports:
-            events += self._hear(*self._connection.reports.popleft())
+        if self._phase is _Phase.IDLE and now_ns >= self._next_attempt_ns and not self._dialer.is_busy:
+            self._dial(now_ns)
+        if self._phase is _Phase.DIALING:
+            events += self._take_dialed()
+        if self._connection is not None:
+            events += self._listen(self._connection, now_ns)
         events += self._inbound.drain()
-        if self._phase is _Phase.CONNECTING and now_ns - self._since_ns > CONNACK_TIMEOUT_NS:
-            events += self._fail(f"{self._settings.url}: no CONNACK within {CONNACK_TIMEOUT_NS // NS_PER_S} s")
+        if self._phase in (_Phase.DIALING, _Phase.CONNECTING) and now_ns - self._since_ns > CONNACK_TIMEOUT_NS:
+            what = "no connection" if self._phase is _Phase.DIALING else "no CONNACK"
+            events += self._fail(f"{self._settings.url}: {what} within {CONNACK_TIMEOUT_NS // NS_PER_S} s")
         if now_ns - self._window.oldest_ns() > PUBACK_TIMEOUT_NS:
             events += self._fail(f"{self._settings.url}: no PUBACK within {PUBACK_TIMEOUT_NS // NS_PER_S} s")
         if self._phase is _Phase.ONLINE and now_ns >= self._credentials_at_ns:
@@ -166,41 +162,36 @@ class MqttSink:
     def send(self, packet: Packet) -> Hashable | None:
         """See `Sink.send`."""
         assert self._connection is not None
-        sent = self._connection.client.publish(
+        mid, is_written = self._connection.publish(
             absolute(self._base, packet.topic),
             packet.payload,
             packet.qos,
-            packet.retain,
-            self._properties.of(packet) if self._is_v5 else None,
+            retain=packet.retain,
+            properties=self._properties.of(packet) if self._is_v5 else None,
         )
-        if sent.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
-            # rc 4 is queued inside paho: it is lost with this client, and sent again from our outbox.
-            raise TransientError(f"paho could not take a message: {mqtt.error_string(sent.rc)}")
-        self._window.add(sent.mid, len(packet.payload), self._clock.now_ns(), is_acknowledged=packet.qos > 0)
-        return sent.mid if packet.qos else None
+        if packet.qos or not is_written:
+            self._window.add(mid, len(packet.payload), self._clock.now_ns(), is_acknowledged=packet.qos > 0)
+        return mid if packet.qos else None
 
     def next_wake_ns(self, now_ns: int) -> int:
         """See `Sink.next_wake_ns`."""
         if self._phase is _Phase.IDLE:
-            return max(now_ns, self._next_attempt_ns)
-        if len(self._window):
-            return now_ns + ACKNOWLEDGED_WITHIN_NS
-        return now_ns + NS_PER_S if self._phase is _Phase.CONNECTING else NEVER_NS
+            return NEVER_NS if self._dialer.is_busy else max(now_ns, self._next_attempt_ns)
+        return NEVER_NS if self._phase is _Phase.ONLINE else self._since_ns + CONNACK_TIMEOUT_NS + 1
 
     def close(self, reason: str, timeout_ns: int) -> None:
         """See `Sink.close`: `offline`, its acknowledgement, DISCONNECT, then the socket is shut."""
         connection, by_ns = self._connection, self._clock.now_ns() + timeout_ns
         self._connection = None
         was_online, self._phase, self._next_attempt_ns = self._phase is _Phase.ONLINE, _Phase.IDLE, NEVER_NS
+        self._dialer.give_up()
         if connection is None:
             return
-        if was_online:
-            # A clean DISCONNECT discards the will, so the goodbye is ours to say.
-            goodbye = self._publish_status(connection.client, "offline", reason)
-            if self._await_report(connection, "puback", goodbye.mid, by_ns):
-                self._leave(connection, by_ns)
-                return
-        break_off(connection.client)
+        # A clean DISCONNECT discards the will, so the goodbye is ours to say.
+        if was_online and self._say(connection, "offline", reason, by_ns):
+            self._leave(connection, by_ns)
+            return
+        connection.break_off()
 
     def state(self) -> Mapping[str, Any]:
         """See `Sink.state`."""
@@ -214,26 +205,46 @@ class MqttSink:
             "inbound": self._inbound.state(),
         }
 
-    def _connect(self, now_ns: int) -> list[SinkEvent]:
+    def _dial(self, now_ns: int) -> None:
+        self._phase, self._since_ns = _Phase.DIALING, now_ns
+        self._credentials = credentials.stamp(self._settings)
+        self._credentials_at_ns = now_ns + CREDENTIALS_EVERY_NS
+        self._dialer.start(self._open)
+
+    def _open(self) -> BoundedClient:
+        """Return a client that has sent CONNECT. The dialer's thread."""
+        client = new_client(self._settings, self._device, keeps_session=True)
+        self._inbound.attach(client)
+        self._set_will(client)
+        # The session is resumed so that a delayed will is revoked (v5), and that requests to a device that was away
+        # arrive.
+        open_connection(client, self._settings, properties=connect_properties(), clean_start=False)
+        return client
+
+    def _take_dialed(self) -> list[SinkEvent]:
         try:
-            self._credentials = credentials.stamp(self._settings)
-            self._credentials_at_ns = now_ns + CREDENTIALS_EVERY_NS
-            client = new_client(self._settings, self._device, keeps_session=True)
-            self._inbound.attach(client)
-            self._set_will(client)
-            connection = _Connection(client, self._wake, self._window.group)
-            # The session is resumed so that a delayed will is revoked (v5), and that requests to a device that was
-            # away arrive.
-            open_connection(client, self._settings, properties=connect_properties(), clean_start=False)
+            client = self._dialer.take()
         except TransientError as error:
             return self._fail(str(error))
-        self._connection = connection
-        self._phase = _Phase.CONNECTING
-        self._since_ns = now_ns
+        if client is not None:
+            self._connection = _Connection(client, self._wake)
+            self._phase = _Phase.CONNECTING
         return []
 
+    def _listen(self, connection: _Connection, now_ns: int) -> list[SinkEvent]:
+        """Serve the socket and return what its callbacks reported."""
+        try:
+            connection.serve(now_ns / NS_PER_S)
+        except TransientError as error:
+            return self._fail(f"{self._settings.url}: {error}")
+        events: list[SinkEvent] = []
+        while connection.reports and connection is self._connection:
+            events += self._hear(*connection.reports.popleft())
+        return events
+
     def _set_will(self, client: mqtt.Client) -> None:
-        client.max_inflight_messages_set(self._settings.in_flight_max + 8)  # Status messages come on top.
+        # No limit of paho's: `Window` keeps one, and paho would walk through all that is in flight at each PUBACK.
+        client.max_inflight_messages_set(0)
         will = self._status("offline", "connection lost")
         properties = will_properties() if self._is_v5 else None
         client.will_set(f"{self._base}/status", will, 1, retain=True, properties=properties)
@@ -257,10 +268,14 @@ class MqttSink:
         if kind == "puback":
             if not self._window.remove(first):
                 return []  # A status message of our own, or one of QoS 0 that is on the wire now.
-            return [Acknowledged(first, not second.is_failure, str(second))]
+            # The reason's name is worth looking up only where somebody will read it.
+            is_refused = second.is_failure
+            return [Acknowledged(first, not is_refused, str(second) if is_refused else "")]
         if kind == "disconnect":
             is_taken_over = getattr(first, "value", 0) == SESSION_TAKEN_OVER
-            return self._fail(f"{self._settings.url}: the connection was lost: {first}", is_taken_over=is_taken_over)
+            assert self._connection is not None
+            why = self._connection.client.refused or first
+            return self._fail(f"{self._settings.url}: the connection was lost: {why}", is_taken_over=is_taken_over)
         if first.is_failure:
             return self._fail(f"{self._settings.url}: the broker refuses: {first}")
         return [self._online(second)]
@@ -269,7 +284,6 @@ class MqttSink:
         """Take over the broker's limits, which paho ignores, and say hello."""
         assert self._connection is not None
         self._window.limit(getattr(properties, "ReceiveMaximum", 65_535))
-        self._connection.group = self._window.group
         self._packet_bytes_max = min(
             PACKET_BYTES_OUT_MAX, getattr(properties, "MaximumPacketSize", PACKET_BYTES_OUT_MAX)
         )
@@ -277,7 +291,9 @@ class MqttSink:
         self._since_ns = self._clock.now_ns()
         self._connects += 1
         self._inbound.subscribe(self._connection.client)
-        self._publish_status(self._connection.client, "online", "started" if self._connects == 1 else "reconnected")
+        # Gone again already: its `disconnect` follows.
+        with contextlib.suppress(TransientError):
+            self._publish_status(self._connection, "online", "started" if self._connects == 1 else "reconnected")
         return Connected(f"{self._settings.url} as {self._device}, MQTT {self._settings.protocol}")
 
     def _fail(self, cause: str, *, is_taken_over: bool = False) -> list[SinkEvent]:
@@ -286,8 +302,9 @@ class MqttSink:
         if self._phase is _Phase.ONLINE:
             notices = self._judge_connection(now_ns, is_taken_over=is_taken_over)
         connection, self._connection = self._connection, None
+        self._dialer.give_up()
         if connection is not None:
-            break_off(connection.client)
+            connection.break_off()
         self._phase = _Phase.IDLE
         self._window.clear()
         self._failures += 1
@@ -313,27 +330,38 @@ class MqttSink:
         return []
 
     def _leave(self, connection: _Connection, by_ns: int) -> None:
-        """Say DISCONNECT, which discards the will, and end paho's thread."""
+        """Say DISCONNECT, which discards the will, and close the socket."""
         connection.client.disconnect()
         self._await_report(connection, "disconnect", None, min(by_ns, self._clock.now_ns() + NS_PER_S // 2))
-        break_off(connection.client)
+        connection.break_off()
 
-    def _publish_status(self, client: mqtt.Client, state: str, reason: str) -> mqtt.MQTTMessageInfo:
-        return client.publish(f"{self._base}/status", self._status(state, reason), 1, retain=True)
+    def _say(self, connection: _Connection, state: str, reason: str, by_ns: int) -> bool:
+        """Publish a status and return whether the broker has it."""
+        try:
+            mid = self._publish_status(connection, state, reason)
+            return self._await_report(connection, "puback", mid, by_ns)
+        except TransientError:
+            return False
+
+    def _publish_status(self, connection: _Connection, state: str, reason: str) -> int:
+        return connection.publish(f"{self._base}/status", self._status(state, reason), 1, retain=True)[0]
 
     def _status(self, state: str, reason: str) -> str:
         return json.dumps({"state": state, "boot": self._boot, "reason": reason, "version": self._version})
 
     def _await_report(self, connection: _Connection, kind: str, first: Any, by_ns: int) -> bool:
-        """Wait for one report of the network thread; return whether it came."""
-        connection.group = 1
+        """Serve the socket until one report has come; return whether it did."""
         while True:
             self._wake.clear()
+            now_ns = self._clock.now_ns()
+            try:
+                connection.serve(now_ns / NS_PER_S)
+            except TransientError:
+                return False
             while connection.reports:
                 heard, value, _ = connection.reports.popleft()
                 if heard == "disconnect" or (heard == kind and value == first):
                     return heard == kind
-            left_ns = by_ns - self._clock.now_ns()
-            if left_ns <= 0:
+            if now_ns >= by_ns:
                 return False
-            self._clock.wait(self._wake, min(left_ns, 100 * NS_PER_MS))
+            self._clock.wait(self._wake, min(by_ns - now_ns, 100 * NS_PER_MS))

@@ -1,7 +1,9 @@
-"""One paho client for one connection: built with the secrets of the moment, opened in bounded time, broken off.
+"""One paho client for one connection: built with the secrets of the moment, opened, served, broken off.
 
-The agent's sink and the viewers share it. paho's own reconnect is never used: it has no jitter, resends what is
-old without a mark, and keeps the certificates and the password of its first try.
+The agent's sink and the viewers share it. Two things of paho are never used. Its reconnect: it has no jitter, resends
+what is old without a mark, and keeps the certificates and the password of its first try. Its thread: it waits with
+select(), which takes no descriptor from 1,024 on, hangs in `loop_stop` on a stalled socket that is full, and costs a
+message two more hand-overs between threads.
 """
 
 from __future__ import annotations
@@ -9,34 +11,53 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import paho.mqtt.client as mqtt
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.properties import Properties
 
 from agent.errors import TransientError
 from agent.settings import MqttSettings
 from agent.sinks.credentials import read_password, tls_context
+from agent.sinks.properties import PACKET_BYTES_IN_MAX
+from agent.wake import READABLE, WRITABLE, Wake
 
 CONNECT_TIMEOUT_S = 3.0
-"""For the TCP and TLS handshake. The calling thread waits for it, so it stays below the 5 s of a clean stop."""
+"""For each address of the broker's name, for TLS, and for each byte of a websocket's greeting."""
 TCP_USER_TIMEOUT_MS = 5_000
 """Unacknowledged TCP data breaks the connection: a half-open one is noticed in 5.5 s instead of twice the
 keep-alive (tcp(7))."""
-SELECT_MAX = 1024
-"""paho waits with select(), which takes no descriptor from here on: such a connection would never come up, in
-silence."""
+MISC_EVERY_S = 1.0
+"""Between two looks at the keep-alive, whose unit is a second."""
 PORTS = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
 
 _log = logging.getLogger(__name__)
-# paho says this at the end of each connection that we broke off ourselves. What it says of exceptions in callbacks
-# is the only trace of them, so the logger as a whole stays.
-_log.addFilter(lambda record: not record.getMessage().startswith("Client is not connected"))
 
 
-def new_client(settings: MqttSettings, client_id: str, *, keeps_session: bool = False) -> mqtt.Client:
+class BoundedClient(mqtt.Client):
+    """Refuses what is too large before it has read any of it.
+
+    MQTT 5 lets a client tell its MaximumPacketSize; MQTT 3.1.1 has no such thing, and 50 MB that somebody publishes
+    under a topic that we read would cost 144 MiB. Overrides paho's own reader: no public way comes before the memory.
+
+    Attributes:
+        packet_bytes_in_max: of a packet's rest after its length.
+        refused: why the connection was ended by this, empty for not.
+    """
+
+    packet_bytes_in_max = PACKET_BYTES_IN_MAX
+    refused = ""
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        if bufsize > self.packet_bytes_in_max:
+            self.refused = f"a message of {bufsize} bytes came in, more than {self.packet_bytes_in_max}"
+            raise ConnectionAbortedError(self.refused)
+        return super()._sock_recv(bufsize)
+
+
+def new_client(settings: MqttSettings, client_id: str, *, keeps_session: bool = False) -> BoundedClient:
     """Return a client that is ready for its callbacks, its will and `open_connection`.
 
     Args:
@@ -49,7 +70,7 @@ def new_client(settings: MqttSettings, client_id: str, *, keeps_session: bool = 
     """
     url = urlsplit(settings.url)
     is_v5 = settings.protocol == "5"
-    client = mqtt.Client(
+    client = BoundedClient(
         CallbackAPIVersion.VERSION2,
         client_id=client_id,
         clean_session=None if is_v5 else not keeps_session,
@@ -58,7 +79,7 @@ def new_client(settings: MqttSettings, client_id: str, *, keeps_session: bool = 
         reconnect_on_failure=False,
     )
     client.connect_timeout = CONNECT_TIMEOUT_S
-    # An exception in a callback would kill paho's thread while the client still says that it is connected.
+    # An exception in a callback would break the connection in the middle of a packet.
     client.suppress_exceptions = True
     client.enable_logger(_log)
     client.on_socket_open = lambda _c, _u, opened: _set_user_timeout(opened)
@@ -77,10 +98,10 @@ def new_client(settings: MqttSettings, client_id: str, *, keeps_session: bool = 
 def open_connection(
     client: mqtt.Client, settings: MqttSettings, *, properties: Properties | None, clean_start: bool = True
 ) -> None:
-    """Connect, send CONNECT and start paho's thread; blocks for the name look-up and `CONNECT_TIMEOUT_S`.
+    """Connect and send CONNECT; blocks for the name look-up, the handshakes and `CONNECT_TIMEOUT_S` for each.
 
     Raises:
-        TransientError: nothing answers there, TLS was refused, or too many files are open.
+        TransientError: nothing answers there, or TLS was refused.
     """
     url = urlsplit(settings.url)
     try:
@@ -97,26 +118,103 @@ def open_connection(
         raise TransientError(
             f"{settings.url}: cannot connect: {getattr(error, 'strerror', None) or error}"
         ) from error
-    opened: Any = client.socket()
-    if opened is not None and opened.fileno() >= SELECT_MAX:
-        break_off(client)
-        raise TransientError(
-            f"{settings.url}: cannot connect: {opened.fileno()} files are open and select() ends at {SELECT_MAX}: "
-            f"set LimitNOFILE={SELECT_MAX} so that what leaks files fails first"
-        )
-    client.loop_start()
+
+
+class Link:
+    """Serves an open client in the thread that waits on `wake`: the client's callbacks run in it, inside of `serve`.
+
+    Args:
+        client: opened by `open_connection`; everything is called by that thread from now on.
+        wake: watches the socket.
+    """
+
+    def __init__(self, client: BoundedClient, wake: Wake) -> None:
+        self.client = client
+        self._wake = wake
+        self._descriptor = -1
+        self._watched = 0
+        self._misc_at_s = 0.0
+        self._watch()
+
+    def serve(self, now_s: float) -> None:
+        """Read and write what the socket is ready for, and keep it alive. Never blocks.
+
+        Args:
+            now_s: of any clock that does not step.
+
+        Raises:
+            TransientError: the peer said something that is no MQTT. An end of the connection is a callback's to tell.
+        """
+        ready = self._wake.ready(self._descriptor)
+        try:
+            if ready & ~WRITABLE:  # What is broken is readable too.
+                self.client.loop_read()
+            if ready & WRITABLE and self.client.want_write():
+                self.client.loop_write()
+            if now_s >= self._misc_at_s:
+                self._misc_at_s = now_s + MISC_EVERY_S
+                self.client.loop_misc()
+        except Exception as error:
+            # paho lets out what its parser meets in nonsense: IndexError, struct.error, UnicodeDecodeError and
+            # others. One peer must not end the agent.
+            raise TransientError(f"the peer does not speak MQTT: {type(error).__name__}: {error}") from error
+        self._watch()
+
+    def publish(
+        self,
+        topic: str,
+        payload: bytes | str,
+        qos: Literal[0, 1],
+        *,
+        retain: bool,
+        properties: Properties | None = None,
+    ) -> tuple[int, bool]:
+        """Send a message; return its identifier and whether its last byte went to the kernel already.
+
+        Raises:
+            TransientError: the connection is gone.
+        """
+        sent = self.client.publish(topic, payload, qos, retain, properties)
+        if sent.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            # rc 4 is queued inside paho: it is lost with this client, and sent again from our outbox.
+            raise TransientError(f"paho could not take a message: {mqtt.error_string(sent.rc)}")
+        is_written = not self.client.want_write()
+        if not is_written:
+            self._watch()
+        return sent.mid, is_written
+
+    def break_off(self) -> None:
+        """End the connection whatever the peer does."""
+        self._forget()
+        break_off(self.client)
+
+    def _watch(self) -> None:
+        """Let the wait end for what the socket can do for us now."""
+        opened = self.client.socket()
+        if opened is None:
+            self._forget()
+            return
+        events = READABLE | (WRITABLE if self.client.want_write() else 0)
+        if events != self._watched:
+            self._descriptor, self._watched = opened.fileno(), events
+            self._wake.watch(self._descriptor, events)
+        pending = getattr(opened, "pending", None)
+        if pending is not None and pending():
+            self._wake.set()  # TLS has read it from the kernel, where poll() does not see it any more.
+
+    def _forget(self) -> None:
+        if self._watched:
+            self._wake.forget(self._descriptor)
+            self._watched = 0
 
 
 def break_off(client: mqtt.Client) -> None:
-    """End the connection and paho's thread whatever the peer does."""
-    # Shutting the socket first: loop_stop alone waits over 15 s on a stalled one that is full.
+    """Close a client's socket without a word."""
     opened: Any = client.socket()
-    if hasattr(opened, "shutdown"):
-        with contextlib.suppress(OSError):
-            opened.shutdown(socket.SHUT_RDWR)
-    client.loop_stop()
-    # paho leaves it open where its thread ended first, or never began, until the client is collected.
     if opened is not None:
+        # A shutdown tells the peer even where a child process has inherited the descriptor.
+        with contextlib.suppress(OSError):
+            getattr(opened, "shutdown", lambda _: None)(socket.SHUT_RDWR)
         with contextlib.suppress(OSError):
             opened.close()
 

@@ -12,7 +12,7 @@ WILL_DELAY_S = 20
 SESSION_EXPIRY_S = 3600
 """The broker keeps the session so that the will can be delayed and revoked."""
 PACKET_BYTES_IN_MAX = 262_144
-"""Told to the broker: a 50 MB inbound message would cost 144 MiB of memory."""
+"""Told to the broker, and held to in MQTT 3.1.1 too: a 50 MB inbound message would cost 144 MiB of memory."""
 EXPIRY_STEP_S = 60
 """Expiries are rounded down to a minute: paho takes 20 us to build properties, and so few are built."""
 _CACHED_MAX = 64
@@ -39,11 +39,13 @@ class PublishProperties:
         self._cached: dict[tuple[str, int | None], Properties] = {}
 
     def of(self, packet: Packet) -> Properties:
-        """Return the content type and the expiry of a packet."""
+        """Return the content type and the expiry of a packet, and what an answer brings back."""
         expiry_s = packet.expiry_s
         if expiry_s is not None and expiry_s > EXPIRY_STEP_S:
             expiry_s = expiry_s // EXPIRY_STEP_S * EXPIRY_STEP_S
         key = (packet.content_type, expiry_s)
+        if packet.correlation:
+            return self._build(*key, packet.correlation)  # Every answer has its own.
         if key not in self._cached:
             if len(self._cached) >= _CACHED_MAX:
                 self._cached.clear()
@@ -51,13 +53,15 @@ class PublishProperties:
         return self._cached[key]
 
     @staticmethod
-    def _build(content_type: str, expiry_s: int | None) -> Properties:
+    def _build(content_type: str, expiry_s: int | None, correlation: bytes = b"") -> Properties:
         properties = Properties(PacketTypes.PUBLISH)
         properties.ContentType = content_type
         if content_type == "application/json":
             properties.PayloadFormatIndicator = 1  # UTF-8.
         if expiry_s is not None:
             properties.MessageExpiryInterval = expiry_s
+        if correlation:
+            properties.CorrelationData = correlation
         return _Packed(properties)
 
 

@@ -30,11 +30,6 @@ class Window:
         """Take over what the broker of a new connection allows."""
         self._limit = min(self._packets_max, receive_max)
 
-    @property
-    def group(self) -> int:
-        """How many acknowledgements are worth a wake-up: a quarter of the window, 16 at most."""
-        return max(1, min(16, self._limit // 4))
-
     def room(self) -> int:
         """Return how many messages may be given to paho now."""
         return max(0, self._limit - len(self._under_way)) if self._bytes < self._bytes_max else 0

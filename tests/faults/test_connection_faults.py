@@ -22,6 +22,7 @@ from agent.loops.egress import EgressLoop, Keeping
 from agent.settings import MqttSettings
 from agent.sinks import mqtt as sink_module
 from agent.sinks.mqtt import MqttSink
+from agent.wake import Wake
 from tests.agent_process import AgentProcess, settings_text
 from tests.broker import MOSQUITTO, Broker, Subscriber, needs_mosquitto, wait_until
 from tests.certificates import issue, make_authority
@@ -39,7 +40,7 @@ class Egress:
 
     def __init__(self, keeping: Keeping = Keeping(), **settings: object) -> None:  # noqa: B008
         self.clock = SystemClock()
-        wake = threading.Event()
+        wake = Wake()
         self.sink = MqttSink(
             MqttSettings.model_validate(settings),
             device="porch",

@@ -16,6 +16,7 @@ from agent.clock import NS_PER_S, SystemClock
 from agent.core.message import KEPT_KINDS
 from agent.spool.sqlite import SqliteSpool
 from benchmarks.delivery import compare
+from benchmarks.outage import Plan, outage
 from tests.agent_process import AgentProcess, checked_summary, settings_text
 from tests.broker import Broker, Message, Subscriber, needs_mosquitto, wait_until
 from tests.paths import REPOSITORY
@@ -80,6 +81,14 @@ def test_broker_killed_then_agent_killed(tmp_path: Path) -> None:
         assert len(missing) <= warnings
         # Each message once a connection at most: the spool sends none twice.
         assert len(received_after) == len(set(received_after))
+
+
+def test_broker_killed_and_back_then_agent_killed_in_mid_replay() -> None:
+    """The short form of `scripts/bench_delivery outage`; how fast it goes is the script's to judge, not a test's."""
+    _, verdicts = outage(Plan(fps=50, before_s=1, outage_s=2, replay_s=0.5, after_s=4))
+    counted = [verdict for verdict in verdicts if verdict.bound == "== 0"]
+    assert [verdict.name for verdict in counted] == ["missing up to the last one seen", "ids with two contents"]
+    assert all(verdict.is_met for verdict in counted), counted
 
 
 def test_an_agent_that_stops_without_a_broker_leaves_its_results_to_the_next(tmp_path: Path) -> None:

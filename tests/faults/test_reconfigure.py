@@ -45,6 +45,7 @@ class Plant:
             marks=marks,
             inbox=self.inbox,
             emit=self._emit,
+            show=lambda frame, payload: None,
             report=lambda event, body: self.events.append((event, body)),
             wake=lambda: None,
             clock=clock,

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import typing
 
 from jsonschema import Draft202012Validator
 
 from agent.cli.load import load_settings
+from agent.core.message import Message
+from agent.interfaces import Packet
 from tests.paths import REPOSITORY
 from tests.schemas import validator
 from tools.settings_reference import manifest_page, settings_page
@@ -29,14 +32,25 @@ def test_the_schemas_and_the_asyncapi_document_are_current() -> None:
         Draft202012Validator.check_schema(json.loads(path.read_text()))
     document = json.loads((REPOSITORY / "docs/asyncapi.json").read_text())
     for name, channel in document["channels"].items():
-        (reference,) = (message["$ref"] for message in channel["messages"].values())
-        message = document["components"]["messages"][reference.rpartition("/")[2]]
-        assert (REPOSITORY / "docs" / message["payload"]["schema"]["$ref"]).is_file()
+        forms = [
+            document["components"]["messages"][form["$ref"].rpartition("/")[2]]
+            for form in channel["messages"].values()
+        ]
+        types = {form["contentType"] for form in forms}
+        assert types == {"application/json"} | ({"application/cbor"} if name in ("result", "event") else set())
+        assert all((REPOSITORY / "docs" / form["payload"]["schema"]["$ref"]).is_file() for form in forms)
         (operation,) = (
             op for key, op in document["operations"].items() if key in (f"send_{name}", f"receive_{name}")
         )
         assert operation["channel"]["$ref"] == f"#/channels/{name}"
         assert set(re.findall(r"{(\w+)}", channel["address"])) == set(channel["parameters"])
+
+
+def test_qos_2_is_never_used() -> None:
+    """Trap 15: by the contract, and by the types of what is sent."""
+    document = json.loads((REPOSITORY / "docs/asyncapi.json").read_text())
+    assert {operation["bindings"]["mqtt"]["qos"] for operation in document["operations"].values()} == {0, 1}
+    assert typing.get_type_hints(Message)["qos"] == typing.get_type_hints(Packet)["qos"] == typing.Literal[0, 1]
 
 
 def test_the_example_result_of_the_docs_is_valid() -> None:

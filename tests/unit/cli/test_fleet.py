@@ -20,6 +20,7 @@ from agent.cli.fleet import (
 )
 from agent.cli.fleet_table import render, rows
 from agent.clock import NS_PER_MS, NS_PER_S
+from agent.core.cbor import encode
 
 PREFIX = "edgebeat/v1"
 
@@ -322,3 +323,14 @@ def test_the_table_fits_into_80_columns_and_the_rows_that_there_are() -> None:
     assert max(map(len, lines)) <= 80
     assert any(line.startswith("  stream-with-a-name-0") and "12345" in line for line in lines)
     assert "2 more rows" in lines[-1]
+
+
+def test_cbor_is_read_like_json() -> None:
+    """The first byte tells; nonsense that begins so is unreadable, with its reason."""
+    fleet = FleetView("edgebeat/v1")
+    body = {"age_ms": 12.0, "classes": [{"label": "cat", "class_id": 1, "score": 0.9}]}
+    change = fleet.apply("edgebeat/v1/porch/results/door", encode(body), 0)
+    assert change is not None
+    assert change.text == "12 ms  cat 0.90"
+    assert fleet.apply("edgebeat/v1/porch/results/door", b"\xa1\x61a", 0) is None
+    assert (fleet.unreadable, "premature end" in fleet.reason) == (1, True)

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Hashable, Mapping
 from typing import Any
 
+import cbor2
+
 from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, SystemClock
+from agent.core.cbor import CBOR
+from agent.core.envelope import Encoding
 from agent.core.outbox import Message, Outbox
 from agent.errors import TransientError
-from agent.interfaces import Acknowledged
+from agent.interfaces import Acknowledged, Packet, SinkEvent
 from agent.loops.egress import EgressLoop
+from agent.wake import Wake
 from tests.fakes import ManualClock, MemorySink
 
 
 class Bench:
     """An egress loop on a memory sink, stepped by hand."""
 
-    def __init__(self, sink: MemorySink, *, capacity: int = 100) -> None:
+    def __init__(self, sink: MemorySink, *, capacity: int = 100, encodings: Mapping[str, Encoding] = {}) -> None:
         self.clock = ManualClock()
         self.sink = sink
         self.ages: list[tuple[str, int]] = []
@@ -27,9 +33,10 @@ class Bench:
             outbox=self.outbox,
             clock=self.clock,
             boot="b00t",
-            wake=threading.Event(),
+            wake=Wake(),
             record_sent=lambda stream, age_ns, _: self.ages.append((stream, age_ns)),
             waits_for_room=False,
+            encodings=encodings,
         )
 
     def emit(self, deadline_ms: float | None = 250, **body: Any) -> None:
@@ -77,6 +84,27 @@ def test_captured_at_is_wall_time_at_capture() -> None:
     bench.clock.ns += 40 * NS_PER_MS
     (sent,) = bench.step()
     assert sent["captured_at"].endswith(f".{captured_wall_ns // NS_PER_MS % 1000:03}Z")
+
+
+def test_kinds_go_out_in_their_own_form() -> None:
+    """Results as CBOR where that was asked for, the rest as JSON, each with its content type."""
+    bench = Bench(MemorySink(), encodings={"result": CBOR})
+    bench.emit(n=1)
+    bench.loop.emit(Message("health", "health", {"n": 2}, 0, qos=0, retain=True))
+    bench.loop.turn()
+    types = {packet.topic: packet.content_type for packet in bench.sink.packets}
+    assert types == {"results/s": "application/cbor", "health": "application/json"}
+    payloads = {packet.topic: packet.payload for packet in bench.sink.packets}
+    assert cbor2.loads(payloads["results/s"])["n"] == 1
+    assert json.loads(payloads["health"])["n"] == 2
+
+
+def test_numbers_that_are_none_are_not_sent() -> None:
+    """NaN is no JSON: a strict reader would refuse the whole message."""
+    bench = Bench(MemorySink())
+    bench.emit(value=float("nan"))
+    assert bench.step() == []
+    assert bench.finish()["dropped"]["unencodable"] == 1
 
 
 def test_after_an_outage_fresh_goes_first_and_old_is_marked() -> None:
@@ -170,6 +198,36 @@ def test_a_sink_that_breaks_while_sending_loses_nothing() -> None:
     assert bench.finish()["acknowledged"] == 1
 
 
+def test_a_sink_that_emits_while_it_is_called_is_no_deadlock() -> None:
+    """Trap 2: no lock of ours is held while the sink is called: paho's warnings go to the log relay, which emits."""
+
+    class Talkative(MemorySink):
+        def send(self, packet: Packet) -> Hashable | None:
+            if packet.topic == "results/s":
+                loop.report("from_within", {})
+            return super().send(packet)
+
+        def advance(self, now_ns: int) -> list[SinkEvent]:
+            if len(self.packets) == 1:
+                loop.report("from_advance", {})
+            return super().advance(now_ns)
+
+    sink = Talkative()
+    bench = Bench(sink)
+    loop = bench.loop
+    bench.emit(n=1)
+
+    def turn_twice() -> None:
+        loop.turn()
+        loop.turn()
+
+    thread = threading.Thread(target=turn_twice, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert {packet.topic for packet in sink.packets} >= {"results/s", "events/from_within"}
+
+
 def test_only_so_many_are_in_flight() -> None:
     """The sink's room bounds what is unacknowledged."""
     sink = MemorySink(room=0)
@@ -205,7 +263,7 @@ def test_emit_waits_for_room_where_the_reader_sets_the_pace() -> None:
         outbox=Outbox(1),
         clock=SystemClock(),
         boot="b",
-        wake=threading.Event(),
+        wake=Wake(),
         record_sent=lambda stream, age_ns, hand_over_ns: None,
         waits_for_room=True,
     )
@@ -227,3 +285,34 @@ def test_emit_waits_for_room_where_the_reader_sets_the_pace() -> None:
     loop.stop("done", SystemClock().now_ns() + NS_PER_S)
     consumer.join(10)
     assert [json.loads(packet.payload)["n"] for packet in sink.packets] == [0, 1, 2]
+
+
+def test_what_is_encoded_already_goes_out_as_it_is() -> None:
+    """A picture, and the empty payload that takes it away; an answer brings its correlation back."""
+    bench = Bench(MemorySink())
+    for payload in (b"jpeg", b""):
+        bench.loop.emit(
+            Message("image", "image/s", {}, 0, qos=0, retain=True, payload=payload, content_type="image/jpeg")
+        )
+        bench.loop.turn()
+    bench.loop.emit(Message("response", "responses/desk", {"id": "1"}, 0, correlation="07ff"))
+    bench.loop.turn()
+    picture, removal, answer = bench.sink.packets
+    assert (picture.payload, picture.retain, picture.content_type) == (b"jpeg", True, "image/jpeg")
+    assert (removal.payload, removal.retain) == (b"", True)
+    assert answer.correlation == b"\x07\xff"
+    assert json.loads(answer.payload)["id"] == "1"
+
+
+def test_pictures_are_not_carried_into_the_next_run() -> None:
+    """It makes its own; what was answered goes on."""
+    bench = Bench(MemorySink(connected=False))
+    bench.loop.carries_over = True
+    bench.loop.emit(Message("image", "image/s", {}, 0, qos=0, retain=True, payload=b"jpeg"))
+    bench.loop.emit(Message("response", "responses/desk", {"id": "1"}, 0))
+    bench.loop.stop("restart", bench.clock.now_ns() + NS_PER_S)
+    bench.loop.run()
+    assert [message.kind for message in bench.loop.carried] == ["response"]
+    book = bench.loop.snapshot()
+    assert book["is_exact"]
+    assert book["classes"]["image"]["dropped"] == {"shutdown": 1}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from agent.core.outbox import Message
 from agent.core.scheduler import Overflow, StreamPolicy
 from agent.errors import PermanentError
 from agent.frame import Capture
+from agent.interfaces import LoadedModel
 from agent.loops.abort import AbortTimer
 from agent.loops.inbox import NO_PIXELS, Inbox
 from agent.loops.inference import InferenceLoop
@@ -251,3 +254,41 @@ def test_an_idle_model_is_kept_warm_and_gives_way_to_a_frame() -> None:
     threads[1].join(10)
     assert ran[:2] == ["warm", "frame"]
     assert bench.inbox.snapshot()["s"]["ledger"]["published"] == 1
+
+
+@pytest.mark.parametrize("differences", [[], ["detections[0].score: expected 0.9 within 0.02, got 0.1"]])
+def test_a_self_test_runs_between_frames_and_judges_the_golden_sample(differences: list[str]) -> None:
+    """A frame that waits goes first; an idle loop is woken; the figures come from one run in its own thread."""
+    bench = Bench()
+    (variant,) = fake_model(bench.engine).variants
+    judged = replace(variant, judge=lambda outputs: differences)
+    bench.loop._model = LoadedModel("fake", "1", "classification", (judged,))
+    told: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    bench.capture()
+    bench.loop.self_test(told.put)
+    thread = threading.Thread(target=bench.loop.run, daemon=True)
+    thread.start()
+    figures = told.get(timeout=10)
+    assert figures["passed"] == (not differences)
+    assert (figures["variant"], figures["differences"]) == ("full", differences)
+    assert bench.engine.runs == 2
+    bench.loop.self_test(told.put)
+    assert told.get(timeout=10)["passed"] == (not differences)
+    assert bench.run() == {"captured": 1, "published": 1}
+    thread.join(10)
+
+
+def test_a_self_test_that_fails_is_told_and_costs_no_frame() -> None:
+    """A model that raises on its golden sample."""
+
+    def fail(abort: ScriptedAbort) -> None:
+        raise PermanentError("no such kernel")
+
+    bench = Bench(fail)
+    told: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    bench.loop.self_test(told.put)
+    bench.loop._test(told.put)
+    figures = told.get(timeout=10)
+    assert not figures["passed"]
+    assert "no such kernel" in figures["differences"][0]
+    assert bench.run() == {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from agent.errors import TransientError
 from agent.interfaces import Acknowledged, SpoolDamagedError
 from agent.loops.egress import EgressLoop, Keeping
 from agent.loops.spooler import RETRY_NS
+from agent.wake import Wake
 from tests.fakes import ManualClock, MemorySink, MemorySpool
 
 PERIOD_NS = 10 * NS_PER_MS
@@ -45,7 +45,7 @@ class Bench:
             outbox=self.outbox,
             clock=self.clock,
             boot=boot,
-            wake=threading.Event(),
+            wake=Wake(),
             record_sent=lambda _stream, age_ns, _hand_over_ns: self.live_ages_ns.append(age_ns),
             waits_for_room=False,
             keeping=Keeping(spool, limits, replay_per_s),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import paho.mqtt.client as mqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -12,13 +10,14 @@ from paho.mqtt.reasoncodes import ReasonCode
 from agent.core.inbound import PAYLOAD_BYTES_MAX, SUBSCRIPTIONS
 from agent.interfaces import Noticed, Received
 from agent.sinks.inbound import USER_PROPERTIES_MAX, WAITING_MAX, Inbound
+from agent.wake import Wake
 
 BASE = "edgebeat/v1/porch"
 
 
 def build() -> Inbound:
     """Return what a sink on MQTT 5 uses."""
-    return Inbound(BASE, SUBSCRIPTIONS, threading.Event(), is_v5=True)
+    return Inbound(BASE, SUBSCRIPTIONS, Wake(), is_v5=True)
 
 
 def message(topic: bytes, payload: bytes = b"x") -> mqtt.MQTTMessage:

@@ -11,14 +11,19 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import paho.mqtt.client as mqtt
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agent.clock import NS_PER_S, SystemClock
 from agent.core.backoff import Backoff
 from agent.errors import TransientError
 from agent.interfaces import Connected, Disconnected, Noticed, Packet, SinkEvent
 from agent.settings import MqttSettings
+from agent.sinks import mqtt as sink_module
 from agent.sinks.credentials import read_password
 from agent.sinks.mqtt import (
     CONNACK_TIMEOUT_NS,
@@ -27,8 +32,9 @@ from agent.sinks.mqtt import (
     SESSION_TAKEN_OVER,
     MqttSink,
 )
-from agent.sinks.paho_client import break_off, new_client, open_connection
+from agent.sinks.paho_client import Link, new_client, open_connection
 from agent.sinks.properties import PACKET_BYTES_IN_MAX
+from agent.wake import Wake
 from tests.fakes import ManualClock
 
 CONNACK = bytes([0x20, 3, 0, 0, 0])
@@ -44,10 +50,12 @@ class Peer:
     Args:
         answer: to each CONNECT.
         reads: whether it reads on after that; a stalled peer does not.
+        hangs_up: whether the answer is its last word.
     """
 
-    def __init__(self, answer: bytes, *, reads: bool = True) -> None:
+    def __init__(self, answer: bytes, *, reads: bool = True, hangs_up: bool = False) -> None:
         self._answer = answer
+        self._hangs_up = hangs_up
         self._reads = reads
         self._server = socket.create_server(("127.0.0.1", 0))
         self._connections: list[socket.socket] = []
@@ -78,6 +86,8 @@ class Peer:
                 if not is_answered and self._answer:
                     is_answered = True
                     connection.sendall(self._answer)
+                    if self._hangs_up:
+                        connection.shutdown(socket.SHUT_WR)
                     if not self._reads:
                         return
 
@@ -112,10 +122,11 @@ class Peer:
 class Bench:
     """A sink in virtual time, talking to a real socket."""
 
-    def __init__(self, port: int, **settings: object) -> None:
+    def __init__(self, port: int, **values: object) -> None:
         self.clock = ManualClock()
-        self.wake = threading.Event()
-        values = {"url": f"mqtt://127.0.0.1:{port}", **settings}
+        self.began_ns = self.clock.now_ns()
+        self.wake = Wake()
+        values = {"url": f"mqtt://127.0.0.1:{port}", **values}
         self.sink = MqttSink(
             MqttSettings.model_validate(values),
             device="porch",
@@ -125,6 +136,16 @@ class Bench:
             wake=self.wake,
             backoff=Backoff(rng=random.Random(0)),
         )
+
+    def until_phase(self, phase: str) -> None:
+        """Advance until the connection is so far; nothing else may happen."""
+        for _ in range(200):
+            if self.sink.state()["phase"] == phase:
+                return
+            self.wake.clear()
+            assert self.sink.advance(self.clock.now_ns()) == []
+            self.wake.wait(0.05)
+        raise AssertionError(f"still {self.sink.state()['phase']}")
 
     def until(self, wanted: Callable[[SinkEvent], bool], others: list[Noticed] | None = None) -> SinkEvent:
         """Advance until an event comes; real time passes only while the socket is waited for.
@@ -150,8 +171,8 @@ def peer() -> Iterator[Callable[..., Peer]]:
     """Make peers that are closed in the end."""
     made: list[Peer] = []
 
-    def make(answer: bytes, *, reads: bool = True) -> Peer:
-        made.append(Peer(answer, reads=reads))
+    def make(answer: bytes, **options: bool) -> Peer:
+        made.append(Peer(answer, **options))
         return made[-1]
 
     yield make
@@ -160,8 +181,24 @@ def peer() -> Iterator[Callable[..., Peer]]:
 
 
 def network_threads() -> list[str]:
-    """Return paho's threads."""
+    """Return paho's threads: there are none."""
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("paho")]
+
+
+def wait_for_the_dialer() -> None:
+    """Wait until no attempt to connect is left."""
+    for thread in threading.enumerate():
+        if thread.name == "mqtt-dial":
+            thread.join(30)
+            assert not thread.is_alive()
+
+
+def socket_of(sink: MqttSink) -> socket.socket:
+    """Return the sink's open socket."""
+    assert sink._connection is not None
+    opened = sink._connection.client.socket()
+    assert isinstance(opened, socket.socket)
+    return opened
 
 
 def is_connected(event: SinkEvent) -> bool:
@@ -200,8 +237,10 @@ def test_a_broker_that_never_acknowledges_is_a_failure(peer: Callable[..., Peer]
 
 def test_a_peer_that_does_not_answer_connect_is_no_broker(peer: Callable[..., Peer]) -> None:
     """TCP is accepted and nothing follows."""
-    bench = Bench(peer(b"").port)
-    bench.sink.advance(bench.clock.now_ns())
+    broker = peer(b"")
+    bench = Bench(broker.port)
+    bench.until_phase("connecting")
+    broker.wait_for(b"MQTT")
     bench.clock.ns += CONNACK_TIMEOUT_NS + 1
     event = bench.until(is_disconnected)
     assert isinstance(event, Disconnected)
@@ -220,7 +259,7 @@ def test_a_refusal_names_its_reason_and_backs_off(peer: Callable[..., Peer]) -> 
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("values", "said"),
     [
         ({"password_file": "/nonexistent/secret"}, "No such file or directory: '/nonexistent/secret'"),
         ({"url": "mqtts://127.0.0.1:1", "ca_file": "/nonexistent/ca"}, "No such file"),
@@ -228,42 +267,147 @@ def test_a_refusal_names_its_reason_and_backs_off(peer: Callable[..., Peer]) -> 
         ({"url": "mqtt://a..b"}, "cannot connect"),
     ],
 )
-def test_what_is_wrong_before_a_connection_is_a_cause_like_any_other(settings: dict[str, object], said: str) -> None:
+def test_what_is_wrong_before_a_connection_is_a_cause_like_any_other(values: dict[str, object], said: str) -> None:
     """A password file that is absent, a host name that is none: said, and tried again."""
-    bench = Bench(9, **settings)
+    bench = Bench(9, **values)
     event = bench.until(is_disconnected)
     assert isinstance(event, Disconnected)
     assert said in event.cause
 
 
 def test_a_stalled_peer_does_not_hold_the_close(peer: Callable[..., Peer]) -> None:
-    """No PUBACK for the goodbye: the socket is shut when the time is over, and paho's thread ends."""
+    """No PUBACK for the goodbye: the socket is closed when the time is over; no thread is there to be waited for."""
     bench = Bench(peer(CONNACK).port)
     bench.until(is_connected)
-    assert len(network_threads()) == 1
+    opened = socket_of(bench.sink)
     bench.sink.close("test", NS_PER_S)
+    assert bench.clock.now_ns() - bench.began_ns <= NS_PER_S + NS_PER_S // 10
+    assert opened.fileno() == -1
     assert network_threads() == []
     assert bench.sink.room() == 0
 
 
-def test_an_exception_in_a_callback_does_not_end_the_network_thread(peer: Callable[..., Peer]) -> None:
-    """Trap 1: paho's thread would die of it, while `is_connected` and `publish` go on to say that all is well."""
+def test_an_exception_in_a_callback_does_not_end_the_connection(
+    peer: Callable[..., Peer], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Trap 1: it would end who serves the socket, in the middle of a packet. Here it is said, and the rest works."""
     broker = peer(CONNACK)
-    client = new_client(MqttSettings(url=f"mqtt://127.0.0.1:{broker.port}"), "porch")
+    values = MqttSettings(url=f"mqtt://127.0.0.1:{broker.port}")
+    client, wake = new_client(values, "porch"), Wake()
+    called = []
 
     def fail(*_: object) -> None:
+        called.append(True)
         raise RuntimeError("a bug")
 
     client.on_connect = fail
+    open_connection(client, values, properties=None)
+    link = Link(client, wake)
+    while not called:
+        wake.wait(10)
+        link.serve(0.0)
+    link.publish("t", b"still alive", 1, retain=False)
+    broker.wait_for(b"still alive")
+    link.break_off()
+    assert "Caught exception in on_connect: a bug" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"\x20\x00",  # A CONNACK without its two bytes.
+        b"\x20\x05\x00\x00\x02\xff\xff",  # A property that is none.
+        CONNACK + b"\x30\x02\xff\xff",  # A topic that is longer than its packet.
+        CONNACK + b"\x40\x01\x00",  # Half an identifier.
+        CONNACK + b"\x40\x04\x00\x01\xee\x00",  # A reason that does not exist.
+        CONNACK + b"\xff\xff\xff\xff\xff\xff",  # A length without an end.
+    ],
+)
+def test_a_peer_that_speaks_something_else_is_a_cause_like_any_other(
+    peer: Callable[..., Peer], nonsense: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Paho's parser raises whatever it meets; in our thread that must not end the agent."""
+    caplog.set_level(logging.CRITICAL)
+    bench = Bench(peer(nonsense, hangs_up=True).port)
+    event = bench.until(is_disconnected)
+    assert isinstance(event, Disconnected)
+    assert "127.0.0.1" in event.cause
+    now_ns = bench.clock.now_ns()
+    assert bench.sink.next_wake_ns(now_ns) > now_ns
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(min_size=1, max_size=60), st.booleans())
+def test_no_bytes_of_a_peer_end_the_thread_that_reads_them(said: bytes, is_let_in: bool) -> None:
+    """Whatever comes: the link is served or says TransientError, nothing else."""
     logging.getLogger("agent.sinks.paho_client").setLevel(logging.CRITICAL)
+    near, far = socket.socketpair()
+    client, wake = new_client(MqttSettings(), "porch"), Wake()
+    client._sock = near  # The socket alone counts: no listener, no handshake, 60 peers a second.
+    near.setblocking(False)
+    link = Link(client, wake)
     try:
-        open_connection(client, MqttSettings(url=f"mqtt://127.0.0.1:{broker.port}"), properties=None)
-        broker.wait_for(b"porch")
-        client.publish("t", b"still alive", qos=1)
-        broker.wait_for(b"still alive")
+        far.sendall((CONNACK if is_let_in else b"") + said)
+        far.shutdown(socket.SHUT_WR)
+        for second in range(20):
+            wake.wait(1)
+            link.serve(float(second))
+            if client.socket() is None:
+                break
+        else:
+            raise AssertionError("the end of the connection was not noticed")
+    except TransientError:
+        pass
     finally:
-        break_off(client)
+        link.break_off()
+        far.close()
         logging.getLogger("agent.sinks.paho_client").setLevel(logging.NOTSET)
+
+
+def test_an_attempt_that_hangs_holds_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resolver or a handshake that hangs: egress goes on, says it once, and begins no second attempt beside it."""
+    goes_on = threading.Event()
+    attempts: list[str] = []
+
+    def hang(client: mqtt.Client, *_: object, **__: object) -> None:
+        attempts.append(threading.current_thread().name)
+        assert goes_on.wait(30)
+        raise TransientError("at last")
+
+    monkeypatch.setattr(sink_module, "open_connection", hang)
+    bench = Bench(9)
+    assert bench.sink.advance(bench.clock.now_ns()) == []
+    bench.clock.ns += CONNACK_TIMEOUT_NS + 1
+    (said,) = bench.sink.advance(bench.clock.now_ns())
+    assert isinstance(said, Disconnected)
+    assert "no connection within 10 s" in said.cause
+    bench.clock.ns += 3600 * NS_PER_S
+    assert bench.sink.advance(bench.clock.now_ns()) == []
+    bench.sink.close("test", NS_PER_S)  # Returns at once.
+    assert attempts == ["mqtt-dial"]
+    goes_on.set()
+    wait_for_the_dialer()
+
+
+def test_what_opens_too_late_is_closed(peer: Callable[..., Peer], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attempt that was given up and succeeds all the same leaves no connection behind."""
+    goes_on = threading.Event()
+    opened: list[mqtt.Client] = []
+
+    def open_late(client: mqtt.Client, *args: Any, **options: Any) -> None:
+        assert goes_on.wait(30)
+        open_connection(client, *args, **options)
+        opened.append(client)
+
+    monkeypatch.setattr(sink_module, "open_connection", open_late)
+    bench = Bench(peer(CONNACK).port)
+    bench.sink.advance(bench.clock.now_ns())
+    bench.sink.close("test", NS_PER_S)
+    goes_on.set()
+    wait_for_the_dialer()
+    assert opened[0].socket().fileno() == -1  # type: ignore[union-attr]
 
 
 def test_a_message_that_paho_queued_is_not_sent_twice(peer: Callable[..., Peer]) -> None:
@@ -272,7 +416,7 @@ def test_a_message_that_paho_queued_is_not_sent_twice(peer: Callable[..., Peer])
     bench = Bench(broker.port)
     bench.until(is_connected)
     assert bench.sink._connection is not None
-    bench.sink._connection.client._sock_close()
+    bench.sink._connection.client._sock_close()  # As when the peer hangs up in the middle of a turn.
     with pytest.raises(TransientError, match="could not take a message"):
         bench.sink.send(Packet("results/s", b"queued", 1, retain=False))
     broker.hang_up()
@@ -300,8 +444,9 @@ def test_a_stalled_socket_takes_a_bounded_amount(peer: Callable[..., Peer]) -> N
     queued = sum(packet["to_process"] for packet in bench.sink._connection.client._out_packet)
     assert queued <= IN_FLIGHT_BYTES_MAX + 2 * 200_000
     assert sent_bytes < 100 << 20
-    assert len(network_threads()) == 1
+    began_ns = SystemClock().now_ns()
     bench.sink.close("test", NS_PER_S)
+    assert SystemClock().now_ns() - began_ns < 15 * NS_PER_S  # loop_stop would take more.
     assert network_threads() == []
 
 
@@ -356,8 +501,8 @@ def test_v311_carries_no_properties(peer: Callable[..., Peer]) -> None:
     bench.sink.close("test", 0)
 
 
-def test_too_many_open_files_are_said(peer: Callable[..., Peer]) -> None:
-    """Trap 11: select() takes no descriptor above 1023; such a connection never came up, and nothing was said."""
+def test_many_open_files_do_not_hinder_a_connection(peer: Callable[..., Peer]) -> None:
+    """Trap 11: select() takes no descriptor above 1,023; such a connection never came up, and nothing was said."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 1200:
         pytest.skip(f"may open {hard} files only")
@@ -367,13 +512,16 @@ def test_too_many_open_files_are_said(peer: Callable[..., Peer]) -> None:
     try:
         while not opened or opened[-1] < 1030:
             opened.append(os.open("/dev/null", os.O_RDONLY))
-        event = Bench(broker.port).until(is_disconnected)
+        bench = Bench(broker.port)
+        bench.until(is_connected)
+        assert socket_of(bench.sink).fileno() > 1023
+        bench.sink.send(Packet("results/s", b"from far above", 1, retain=False))
+        broker.wait_for(b"from far above")
+        bench.sink.close("test", 0)
     finally:
         for file in opened:
             os.close(file)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert isinstance(event, Disconnected)
-    assert "select() ends at 1024" in event.cause
 
 
 def test_a_second_client_with_our_id_is_told_and_not_fought(peer: Callable[..., Peer]) -> None:

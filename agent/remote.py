@@ -1,0 +1,239 @@
+"""Everything that somebody may ask of the device from afar: the commands, and the receivers around them.
+
+A new command is one method and one line in `_registry`.
+"""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import Field
+
+from agent import __version__
+from agent.clock import NS_PER_MS, NS_PER_S, Clock
+from agent.core.commands import Answered, Command, CommandError, CommandMemory, Pending
+from agent.core.message import Message
+from agent.frame import Frame
+from agent.journal import CommandJournal, from_values, to_values
+from agent.loops.commands import CommandReceiver
+from agent.loops.control import ControlLoop
+from agent.loops.images import ImageLoop, ImagePolicy
+from agent.loops.inference import InferenceLoop
+from agent.settings import Settings
+from agent.settings.fields import Section
+
+WATCH_S_MAX = 120.0
+"""A viewer that dies leaves pictures running for no longer; one that lives renews its lease in time."""
+SNAPSHOT_WAIT_S = 10.0
+SELF_TEST_WAIT_S = 30.0
+SNAPSHOT_KB_MAX = 128
+"""In an answer a picture is base64, a third larger: 171 kB of the 256 KiB that any reader takes."""
+
+
+class _Nothing(Section):
+    """Arguments of a command that has none."""
+
+
+class _Watch(Section):
+    """Arguments of `watch`."""
+
+    stream: str
+    duration_s: float = Field(default=30.0, ge=0.0, le=WATCH_S_MAX)
+
+
+class _Snapshot(Section):
+    """Arguments of `snapshot`."""
+
+    stream: str
+    view: Literal["annotated", "plain"] = "annotated"
+    max_kb: int = Field(default=64, ge=8, le=SNAPSHOT_KB_MAX)
+
+
+class _Restart(Section):
+    """Arguments of `restart`."""
+
+    reason: str = Field(default="", max_length=200)
+
+
+class Remote:
+    """The receivers of the control thread, and the thread that makes pictures.
+
+    Args:
+        settings: valid.
+        control: gets the receivers.
+        emit: hands a message to egress.
+        report: sends an event.
+        boot: identifies this run.
+        commands: what the run before this one answered, where no state folder keeps it.
+        clock: the agent's.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        control: ControlLoop,
+        emit: Callable[[Message], None],
+        report: Callable[[str, Mapping[str, Any]], None],
+        boot: str,
+        commands: Sequence[Mapping[str, Any]],
+        clock: Clock,
+    ) -> None:
+        self._control = control
+        self._report = report
+        self._boot = boot
+        self._clock = clock
+        self._started_ns = clock.now_ns()
+        self._streams: Callable[[], Mapping[str, InferenceLoop]] = dict
+        self._is_alive: Callable[[InferenceLoop], bool] = lambda _: False
+        self._restart_agent: Callable[[str], None] = lambda _: None
+        journal = CommandJournal(settings.state.dir, may_make="dir" in settings.state.model_fields_set)
+        carried = [entry for values in commands if (entry := from_values(values)) is not None]
+        memory = CommandMemory([*journal.read(), *carried])
+        self.images = ImageLoop(
+            _left_over(memory.entries(), settings),
+            ImagePolicy(
+                interval_ns=int(settings.images.interval_s * NS_PER_S),
+                bytes_max=settings.images.max_kb << 10,
+                on_find=settings.images.on_find,
+            ),
+            emit,
+            clock,
+        )
+        self._commands = CommandReceiver(
+            self._registry(),
+            base=f"{settings.mqtt.topic_prefix}/{settings.device.id}",
+            memory=memory,
+            journal=journal,
+            emit=emit,
+            wake=control.wake,
+            on_connection=self.images.connected,
+            clock=clock,
+        )
+        control.add(self._commands)
+
+    def attach(
+        self,
+        streams: Callable[[], Mapping[str, InferenceLoop]],
+        *,
+        is_alive: Callable[[InferenceLoop], bool],
+        restart: Callable[[str], None],
+    ) -> None:
+        """Tell what the commands act on. Before the threads start.
+
+        Args:
+            streams: returns those of the moment, each with the loop of its model.
+            is_alive: whether a loop still serves.
+            restart: replaces this run of the agent in order, and says why.
+        """
+        self._streams = streams
+        self._is_alive = is_alive
+        self._restart_agent = restart
+
+    def bodies(self) -> dict[str, Callable[[], None]]:
+        """Return the bodies of the threads by their names."""
+        return {"control": self._control.run, "images": self.images.run}
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return figures for health. Any thread."""
+        return {
+            **self._control.snapshot(),
+            "commands": self._commands.snapshot(),
+            "images": self.images.snapshot(),
+        }
+
+    def export(self) -> list[dict[str, Any]]:
+        """Return the answered commands, for `handover`. After the control thread's end."""
+        return [to_values(entry) for entry in self._commands.export()]
+
+    def _registry(self) -> dict[str, Command]:
+        """Return every command."""
+        return {
+            "ping": Command(self._ping, _Nothing),
+            "restart": Command(self._restart, _Restart),
+            "self-test": Command(self._self_test, _Nothing, timeout_s=SELF_TEST_WAIT_S),
+            "snapshot": Command(self._snapshot, _Snapshot, timeout_s=SNAPSHOT_WAIT_S),
+            "watch": Command(self._watch, _Watch),
+        }
+
+    def _ping(self, pending: Pending, _: _Nothing) -> None:
+        uptime_s = round((self._clock.now_ns() - self._started_ns) / NS_PER_S, 3)
+        pending.done({"version": __version__, "uptime_s": uptime_s, "streams": sorted(self._streams())})
+
+    def _watch(self, pending: Pending, asked: _Watch) -> None:
+        self._require(asked.stream)
+        holder = pending.request.address.client or pending.request.address.id
+        if not self.images.watch(asked.stream, holder, int(asked.duration_s * NS_PER_S)):
+            raise CommandError("busy", "too many streams are watched, or by too many: ask again later")
+        lease = {"duration_s": asked.duration_s, "duration_s_max": WATCH_S_MAX}
+        pending.done({"stream": asked.stream, **lease, "topic": f"image/{asked.stream}"})
+
+    def _snapshot(self, pending: Pending, asked: _Snapshot) -> None:
+        self._require(asked.stream)
+
+        def tell(frame: Frame, jpeg: bytes | None) -> None:
+            if jpeg is None:
+                pending.failed(CommandError("oversize", f"no picture of it fits into {asked.max_kb} KiB"))
+                return
+            height, width = frame.pixels.shape[:2]
+            figures = {"stream": asked.stream, "frame": frame.sequence, "source": {"width": width, "height": height}}
+            age_ms = round((self._clock.now_ns() - frame.captured_at_ns) / NS_PER_MS, 3)
+            content = {"content_type": "image/jpeg", "image": base64.b64encode(jpeg).decode()}
+            pending.done({**figures, "age_ms": age_ms, "view": asked.view, **content})
+
+        is_taken = self.images.take_snapshot(
+            asked.stream,
+            is_annotated=asked.view == "annotated",
+            bytes_max=asked.max_kb << 10,
+            wait_ns=int(SNAPSHOT_WAIT_S * NS_PER_S),
+            tell=tell,
+        )
+        if not is_taken:
+            raise CommandError("busy", "too many snapshots wait for a frame: ask again later")
+
+    def _restart(self, pending: Pending, asked: _Restart) -> None:
+        request = pending.request
+        who = {"client": request.address.client, "asked_by": request.asked_by}
+        reason = f"restart command of {request.address.client or 'an unknown client'}" + (
+            f": {asked.reason}" if asked.reason.isprintable() and asked.reason else ""
+        )
+
+        def then() -> None:
+            self._report("restarting", {"reason": reason, **who})
+            self._restart_agent(reason)
+
+        pending.done({"restarting": True, "boot": self._boot}, then=then)
+
+    def _self_test(self, pending: Pending, _: _Nothing) -> None:
+        loops = {loop.model.name: loop for loop in self._streams().values() if self._is_alive(loop)}
+        figures: dict[str, dict[str, Any]] = {}
+        lock = threading.Lock()
+
+        def tell(name: str, found: dict[str, Any]) -> None:
+            with lock:
+                figures[name] = found
+                if len(figures) < len(loops):
+                    return
+            pending.done({"passed": all(each["passed"] for each in figures.values()), "models": figures})
+
+        if not loops:
+            raise CommandError("no_model", "no model runs: health tells why")
+        for name, loop in loops.items():
+            loop.self_test(lambda found, name=name: tell(name, found))  # type: ignore[misc]
+
+    def _require(self, stream: str) -> None:
+        streams = self._streams()
+        if stream not in streams:
+            known = ", ".join(sorted(streams)) or "none"
+            raise CommandError("unknown_stream", f"{stream[:64]!r} is no stream that runs: known are {known}")
+
+
+def _left_over(entries: Sequence[Answered], settings: Settings) -> set[str]:
+    """Return streams that earlier runs published pictures of, as far as is remembered."""
+    if settings.images.on_find:
+        return set()
+    watched = {entry.body.get("stream") for entry in entries if entry.name == "watch"}
+    return {stream.name for stream in settings.streams if stream.name in watched}

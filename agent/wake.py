@@ -1,0 +1,67 @@
+"""What one thread waits on: a flag that any thread sets, and sockets of its own, in one call."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import weakref
+
+READABLE = select.POLLIN
+WRITABLE = select.POLLOUT
+
+
+class Wake:
+    """A `threading.Event` for a single waiting thread that can watch descriptors too.
+
+    poll(2) has no limit at descriptor 1,023, which select() has, and an eventfd costs one descriptor where a pair of
+    sockets costs two and a port. `set` is for any thread; everything else is for the one that waits.
+    """
+
+    def __init__(self) -> None:
+        self._doorbell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        weakref.finalize(self, os.close, self._doorbell)
+        self._is_set = False
+        self._poll = select.poll()
+        self._poll.register(self._doorbell, READABLE)
+        self._ready: dict[int, int] = {}
+
+    def set(self) -> None:
+        """End the wait, or the next one."""
+        # Only the first one rings: what follows is seen by the look that the waiting thread owes it.
+        if not self._is_set:
+            self._is_set = True
+            os.eventfd_write(self._doorbell, 1)
+
+    def clear(self) -> None:
+        """Take the flag down, before looking for what it stood for."""
+        self._is_set = False
+
+    def is_set(self) -> bool:
+        """Return whether a wait would end at once."""
+        return self._is_set
+
+    def wait(self, timeout_s: float) -> bool:
+        """Block until the flag is set, a watched descriptor is ready or the time is over; return the flag."""
+        found = self._poll.poll(0 if self._is_set else max(0.0, timeout_s) * 1000)
+        self._ready = dict(found)
+        if self._ready.pop(self._doorbell, 0):
+            # The bell may ring once more after `clear`, by a thread that was stopped in the middle of `set`: that
+            # costs one empty round, and is why it is silenced here and not there.
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._doorbell)
+        return self._is_set
+
+    def watch(self, descriptor: int, events: int) -> None:
+        """Let `wait` end when the descriptor is ready for one of the events, or broken."""
+        self._poll.register(descriptor, events)
+
+    def forget(self, descriptor: int) -> None:
+        """Watch a descriptor no more; it may be closed already."""
+        self._ready.pop(descriptor, None)
+        with contextlib.suppress(KeyError):
+            self._poll.unregister(descriptor)
+
+    def ready(self, descriptor: int) -> int:
+        """Return the events that the last wait found, 0 for none; each is told once."""
+        return self._ready.pop(descriptor, 0)
