@@ -17,7 +17,6 @@ from agent import __version__
 from agent.assembly import build_ladder, build_source, load_models, scheduler_policy, stream_policy
 from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, Clock, SystemClock
 from agent.core.backoff import Backoff
-from agent.core.inbound import SUBSCRIPTIONS
 from agent.core.outbox import Outbox
 from agent.delivery import build_keeping, metrics_server
 from agent.device.signals import DeviceSignals
@@ -37,7 +36,7 @@ from agent.loops.trace import TraceRecorder
 from agent.loops.worker import Worker
 from agent.marks import HANGS_MAX, Marks
 from agent.pipelines import Pipelines
-from agent.remote import Remote
+from agent.remote import Remote, subscriptions
 from agent.settings import Settings
 from agent.sinks.embedded import EmbeddedBroker
 from agent.sinks.stdout import StdoutSink
@@ -348,6 +347,7 @@ class Daemon:
             self._broker = EmbeddedBroker()
             settings = settings.model_copy(update={"url": self._broker.url(settings.protocol)})
             log.info("embedded broker: %s", settings.url)
+        wanted, optional = subscriptions(self._settings)
         return MqttSink(
             settings,
             device=self._settings.device.id,
@@ -356,7 +356,8 @@ class Daemon:
             clock=self._clock,
             wake=wake,
             backoff=Backoff(cap_ns=int(settings.reconnect_max_s * NS_PER_S)),
-            subscriptions=SUBSCRIPTIONS,
+            subscriptions=wanted,
+            optional_subscriptions=optional,
         )
 
     def _build_governor(self) -> GovernorLoop:

@@ -14,12 +14,15 @@ from pydantic import Field
 
 from agent import __version__
 from agent.clock import NS_PER_MS, NS_PER_S, Clock
+from agent.core import discovery
 from agent.core.commands import Answered, Command, CommandError, CommandMemory, Pending
+from agent.core.inbound import SUBSCRIPTIONS
 from agent.core.message import Message
 from agent.frame import Frame
 from agent.journal import CommandJournal, from_values, to_values
 from agent.loops.commands import CommandReceiver
 from agent.loops.control import ControlLoop
+from agent.loops.home_assistant import Announcement, Withdrawal
 from agent.loops.images import ImageLoop, ImagePolicy
 from agent.loops.inference import InferenceLoop
 from agent.settings import Settings
@@ -82,6 +85,8 @@ class Remote:
         commands: Sequence[Mapping[str, Any]],
         clock: Clock,
     ) -> None:
+        self._settings = settings
+        self._base = f"{settings.mqtt.topic_prefix}/{settings.device.id}"
         self._control = control
         self._report = report
         self._boot = boot
@@ -105,7 +110,7 @@ class Remote:
         )
         self._commands = CommandReceiver(
             self._registry(),
-            base=f"{settings.mqtt.topic_prefix}/{settings.device.id}",
+            base=self._base,
             memory=memory,
             journal=journal,
             emit=emit,
@@ -114,6 +119,15 @@ class Remote:
             clock=clock,
         )
         control.add(self._commands)
+        place = discovery.config_topic(settings.home_assistant.prefix, settings.device.id)
+        self._announcement: Announcement | None = None
+        if settings.home_assistant.enabled:
+            self._announcement = Announcement(
+                settings.home_assistant.prefix, place, build=self._describe, emit=emit, clock=clock
+            )
+            control.add(self._announcement)
+        else:
+            control.add(Withdrawal(place, emit=emit, clock=clock))
 
     def attach(
         self,
@@ -143,11 +157,24 @@ class Remote:
             **self._control.snapshot(),
             "commands": self._commands.snapshot(),
             "images": self.images.snapshot(),
+            **({} if self._announcement is None else {"home_assistant": self._announcement.snapshot()}),
         }
 
     def export(self) -> list[dict[str, Any]]:
         """Return the answered commands, for `handover`. After the control thread's end."""
         return [to_values(entry) for entry in self._commands.export()]
+
+    def _describe(self) -> dict[str, Any]:
+        """Return the document for Home Assistant."""
+        models = {loop.model.name: loop.model.version for loop in self._streams.values()}
+        return discovery.document(
+            base=self._base,
+            device=self._settings.device.id,
+            version=__version__,
+            streams={name: loop.model.task for name, loop in self._streams.items()},
+            models=models,
+            stale_after_s=2 * self._settings.health.period_s + 5,
+        )
 
     def _registry(self) -> dict[str, Command]:
         """Return every command."""
@@ -228,6 +255,14 @@ class Remote:
         if stream not in self._streams:
             known = ", ".join(sorted(self._streams)) or "none"
             raise CommandError("unknown_stream", f"{stream[:64]!r} is no stream that runs: known are {known}")
+
+
+def subscriptions(settings: Settings) -> tuple[list[str], list[str]]:
+    """Return what the device must hear, and what the broker may refuse."""
+    prefix = settings.home_assistant.prefix
+    if settings.home_assistant.enabled:
+        return [*SUBSCRIPTIONS, f"/{prefix}/status"], []
+    return [*SUBSCRIPTIONS], [f"/{discovery.config_topic(prefix, settings.device.id)}"]
 
 
 def _left_over(entries: Sequence[Answered], settings: Settings) -> set[str]:

@@ -101,6 +101,7 @@ class MqttSink:
         wake: set when something happened that `advance` should hear of.
         backoff: waits between attempts.
         subscriptions: topics to hear, as `Inbound` takes them.
+        optional_subscriptions: likewise, where the broker may refuse them.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class MqttSink:
         wake: threading.Event,
         backoff: Backoff,
         subscriptions: Sequence[str] = (),
+        optional_subscriptions: Sequence[str] = (),
     ) -> None:
         self._settings = settings
         self._device = device
@@ -124,7 +126,7 @@ class MqttSink:
         self._wake = wake
         self._backoff = backoff
         self._is_v5 = settings.protocol == "5"
-        self._inbound = Inbound(self._base, subscriptions, wake, is_v5=self._is_v5)
+        self._inbound = Inbound(self._base, subscriptions, wake, is_v5=self._is_v5, optional=optional_subscriptions)
         self._phase = _Phase.IDLE
         self._connection: _Connection | None = None
         self._next_attempt_ns = 0
