@@ -84,6 +84,11 @@ class Viewer:
         if is_unanswered and self._clock.now_ns() > self._answer_by_ns:
             self._lost(f"{self._settings.url}: no answer within {ANSWER_TIMEOUT_NS // NS_PER_S} s")
 
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Send a message with QoS 1; without a connection nothing happens."""
+        if self._client is not None and self.is_subscribed:
+            self._client.publish(topic, payload, qos=1)
+
     def close(self) -> None:
         """Say goodbye and end the connection."""
         client, self._client, self.is_subscribed = self._client, None, False
