@@ -11,8 +11,8 @@ class ImageSettings(Section):
     """Pictures on `image/{stream}`, for whoever holds a watch lease (docs/mqtt.md)."""
 
     interval_s: float = Field(default=1.0, ge=0.2, le=3600.0)
-    """Least time between two pictures of a stream, 0.2 to 3600 s. Default 1: 10 ms of drawing and encoding, and 50 to
-    256 kB, a second for each stream that is watched."""
+    """Least time between two pictures of a stream, 0.2 to 3600 s. Default 1: 2 to 30 ms of CPU, and 40 to 256 kB, a
+    second for each stream that is watched."""
     max_kb: int = Field(default=256, ge=8, le=256)
     """Largest picture, KiB, 8 to 256; quality and size are lowered until it fits. Default 256: what the contract
     allows."""
