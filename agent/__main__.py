@@ -17,6 +17,7 @@ COMMANDS = {
     "demo": "a broker, the agent on a recorded clip, and its predictions, in one command",
     "simulate": "the scheduler over a recorded or made trace, to size a box or a policy",
     "model": "verify, inspect and quantise models",
+    "settings": "show, set and stage the settings of devices, over the broker",
     "watch": "a live view of every device below a topic prefix",
 }
 

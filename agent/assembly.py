@@ -18,7 +18,7 @@ from agent.interfaces import LoadedModel, Source
 from agent.loading import load_model
 from agent.marks import HANGS_MAX, Marks
 from agent.models.manifest import load_manifest
-from agent.settings import DegradationSettings, Settings, StreamSettings
+from agent.settings import DegradationSettings, ModelSettings, Settings, StreamSettings
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +32,20 @@ QUEUE_FRAMES_EVERY_FRAME = 4
 """Enough that decoding and inference overlap: 4 frames of 1080p are 25 MB."""
 
 
+def used_models(settings: Settings) -> list[ModelSettings]:
+    """Return the models that a stream uses."""
+    used = {stream.model for stream in settings.streams}
+    return [model for model in settings.models if model.name in used]
+
+
 def load_models(
-    settings: Settings, marks: Marks, clock: Clock, *, must_all_load: bool
+    wanted: Sequence[ModelSettings], threads: int, marks: Marks, clock: Clock, *, must_all_load: bool
 ) -> tuple[dict[str, LoadedModel], dict[str, dict[str, Any]]]:
-    """Load every model that a stream uses, but for those that hung too often.
+    """Load models, but for those that hung too often.
 
     Args:
-        settings: name them.
+        wanted: the models.
+        threads: of one run.
         marks: of those that hung.
         clock: times the warm-up.
         must_all_load: whether one that cannot be loaded ends the agent, as at a first start. A run that replaces a
@@ -50,14 +57,10 @@ def load_models(
     Raises:
         ConfigError: with every problem of every model.
     """
-    used = {stream.model for stream in settings.streams}
-    threads = threads_a_session(settings.limits.threads, len(used))
     models: dict[str, LoadedModel] = {}
     left_out: dict[str, dict[str, Any]] = {}
     problems: list[str] = []
-    for model in settings.models:
-        if model.name not in used:
-            continue
+    for model in wanted:
         try:
             _, manifest = load_manifest(model.path)
             hangs = marks.hangs(manifest.digests(), clock.wall_ns())
@@ -82,18 +85,17 @@ def load_models(
     return models, left_out
 
 
-def threads_a_session(asked: int | None, sessions: int) -> int:
-    """Return the threads of one inference: all CPUs divided evenly, at least 1."""
-    return max(1, effective_cpus(asked) // max(1, sessions))
+def run_threads(settings: Settings) -> int:
+    """Return the threads of one inference: all CPUs divided evenly among the models, at least 1."""
+    return max(1, effective_cpus(settings.limits.threads) // max(1, len(used_models(settings))))
 
 
 def scheduler_policy(settings: Settings) -> SchedulerPolicy:
     """Return what holds for all streams and sessions."""
     scheduler, cpus = settings.scheduler, effective_cpus(settings.limits.threads)
-    sessions = len({stream.model for stream in settings.streams})
     return SchedulerPolicy(
         threads=cpus,
-        run_threads=threads_a_session(settings.limits.threads, sessions),
+        run_threads=run_threads(settings),
         min_share=scheduler.min_share,
         predictor=PredictorPolicy(
             confidence=scheduler.confidence,

@@ -7,23 +7,36 @@ import logging
 import queue
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import cv2
 
 from agent import __version__
-from agent.assembly import build_ladder, build_source, load_models, scheduler_policy, stream_policy
+from agent.assembly import (
+    build_ladder,
+    build_source,
+    load_models,
+    run_threads,
+    scheduler_policy,
+    stream_policy,
+    used_models,
+)
 from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, Clock, SystemClock
 from agent.core.backoff import Backoff
+from agent.core.degradation import Ladder
+from agent.core.message import Message
 from agent.core.outbox import Outbox
+from agent.core.probation import Readings
 from agent.delivery import build_keeping, metrics_server
+from agent.desired.receiver import SettingsReceiver, Surroundings
+from agent.desired.start import Start
 from agent.device.signals import DeviceSignals
 from agent.engine.process import lock_memory, prepare_serving
 from agent.errors import ConfigError
 from agent.handover import Handover
-from agent.interfaces import Sink, Source
+from agent.interfaces import LoadedModel, Sink, Source
 from agent.loops.control import ControlLoop
 from agent.loops.egress import EgressLoop, Keeping
 from agent.loops.governor import GovernorLoop
@@ -35,11 +48,12 @@ from agent.loops.log_relay import relaying
 from agent.loops.trace import TraceRecorder
 from agent.loops.worker import Worker
 from agent.marks import HANGS_MAX, Marks
-from agent.pipelines import Pipelines
+from agent.pipelines import Pipelines, runnable
 from agent.remote import Remote, subscriptions
 from agent.settings import Settings
 from agent.sinks.embedded import EmbeddedBroker
 from agent.sinks.stdout import StdoutSink
+from agent.updating import Updates
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +61,8 @@ DRAIN_NS = 4 * NS_PER_S + 500 * NS_PER_MS
 """From a signal to the summary: below the 5 s that service managers and users are promised."""
 TRACE_DRAIN_S = 0.5
 """Of the drain time, what the trace may take to write its last lines."""
-CONTROL_DRAIN_S = 0.5
-"""Of the drain time, what a request or a picture that is under way may take to its end."""
+CONTROL_DRAIN_S = 0.2
+"""Of the drain time, what a change of settings may take to end."""
 FLUSH_AT_END_NS = 30 * NS_PER_S
 """When every stream has ended by itself there is no hurry: what was accepted is delivered first."""
 
@@ -64,6 +78,7 @@ class Daemon:
         clock: the agent's.
         trace: file for a trace of arrivals and runs, None for none.
         before: what the run left that this one replaces.
+        start: the state of the settings that came from afar; None to hear of none.
 
     Raises:
         ConfigError: a model, a source or the embedded broker cannot be used as the settings say.
@@ -77,35 +92,38 @@ class Daemon:
         clock: Clock | None = None,
         trace: Path | None = None,
         before: Handover | None = None,
+        start: Start | None = None,
     ) -> None:
         self._settings = settings
+        self._start = start
         self._clock = clock or SystemClock()
         self._started_ns = self._clock.now_ns()
         self._end_ns = NEVER_NS if before is None or before.end_ns is None else before.end_ns
         self._before = before
         self._boot = secrets.token_hex(4)
         self._wakeups: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._applying = threading.RLock()
         self._stop_reason = ""
         self._hang_reason = ""
         self._restart_reason = ""
-        memory_mb = settings.limits.memory_mb
-        self._memory_limit_bytes = None if memory_mb is None else memory_mb << 20
+        self._memory_limit_bytes = _limit_bytes(settings)
         # OpenCV's own pool would come on top of the inference threads.
         cv2.setNumThreads(1)
 
         # Everything that can be refused is refused here, before the first thread starts.
         is_named = "dir" in settings.state.model_fields_set
         carried = None if before is None else before.marks
+        self._updates = Updates(settings, self._clock)
         self._marks = Marks(settings.state.dir, carried, may_make=is_named)
-        self._models, self._left_out = load_models(settings, self._marks, self._clock, must_all_load=before is None)
-        self._sources = self._build_sources(settings)
+        models, self._left_out = self._load_models(settings, must_all_load=before is None)
+        sources = self._build_sources(settings, models)
         prepare_serving()
         self._lock_refusal = lock_memory() if settings.limits.lock_memory else "not asked for"
         if settings.limits.lock_memory and self._lock_refusal is not None:
             log.warning("limits.lock_memory: refused: %s: raise LimitMEMLOCK", self._lock_refusal)
         self._broker: EmbeddedBroker | None = None
         scheduling = scheduler_policy(settings)
-        policies = {stream.name: stream_policy(stream) for stream in settings.streams if stream.name in self._sources}
+        policies = {stream.name: stream_policy(stream) for stream in runnable(settings, models, sources)}
         self._trace: TraceRecorder | None = None
         if trace is not None:
             is_continued = before is not None
@@ -123,9 +141,11 @@ class Daemon:
             clock=self._clock,
         )
         self._pipelines = Pipelines(
-            settings,
-            self._models,
-            self._sources,
+            self._updates.effective(settings),
+            models,
+            sources,
+            self._left_out,
+            marks=self._marks,
             inbox=self._inbox,
             emit=self._egress.emit,
             show=self._remote.images.show,
@@ -133,11 +153,9 @@ class Daemon:
             wake=self._look_around,
             clock=self._clock,
         )
-        inferences = self._pipelines.inferences
-        streams = {stream.name: inferences[stream.model] for stream in self._pipelines.streams}
-        self._remote.attach(streams, is_alive=self._pipelines.is_alive, restart=self.request_restart)
+        self._remote.attach(self._pipelines, restart=self.request_restart)
         self._hangs = HangLoop(
-            loops=self._pipelines.inferences.values(),
+            loops=lambda: self._pipelines.inferences,
             hung=self._hung,
             hang_ns=int(settings.limits.hang_s * NS_PER_S),
             clock=self._clock,
@@ -152,6 +170,8 @@ class Daemon:
             memory_limit_bytes=self._memory_limit_bytes,
             clock=self._clock,
         )
+        self._receiver = None if start is None else self._build_receiver(start)
+        self._updater = self._updates.build_loop(self)
         self._workers = self._build_workers()
 
     def run(self, duration_s: float | None = None) -> int:
@@ -173,9 +193,33 @@ class Daemon:
         self._shut_down()
         return 1 if self._crashed() or self._pipelines.failures else 0
 
+    def apply(self, settings: Settings) -> None:
+        """Go on by other settings; what needs a restart keeps its old value until then. The control thread.
+
+        Raises:
+            ConfigError: something cannot be used; nothing was changed.
+        """
+        with self._applying:
+            self._pipelines.apply(self._updates.effective(settings))
+            self._settings = settings
+        self._memory_limit_bytes = _limit_bytes(settings)
+        self._hangs.hang_ns = int(settings.limits.hang_s * NS_PER_S)
+        period_ns = int(settings.health.period_s * NS_PER_S)
+        self._health.follow(period_ns=period_ns, memory_limit_bytes=self._memory_limit_bytes)
+        logging.getLogger().setLevel(settings.log.level.upper())
+        if self._trace is not None:
+            log.warning("the trace ends: other settings are in force now")
+        self._governor.follow(self._build_ladder(), self._live_streams())
+        self._pipelines.report_unreachable()
+        self._remote.streams_changed()
+
     def request_stop(self, reason: str) -> None:
         """End `run` in order. Any thread and signal handlers: `SimpleQueue.put` is reentrant."""
         self._wakeups.put(reason)
+
+    def serve_models(self) -> None:
+        """See `updating.Agent`. The updater's thread."""
+        self.apply(self._settings)
 
     def request_restart(self, reason: str) -> None:
         """End `run` in order so that a new run can take over settings and messages. Any thread."""
@@ -187,10 +231,10 @@ class Daemon:
 
     def handover(self) -> Handover | None:
         """Return what a new run needs when this one ended because it must be replaced; None otherwise."""
-        if not self._egress.carries_over or self._stop_was_asked_for():
+        if self._start is None or not self._egress.carries_over or self._stop_was_asked_for():
             return None
         return Handover(
-            settings=self._settings.model_dump(mode="json", exclude_unset=True),
+            layers=self._start.layers.export(),
             messages=self._egress.carried,
             marks=self._marks.export(),
             commands=self._remote.export(),
@@ -210,8 +254,10 @@ class Daemon:
             "stop_reason": self._stop_reason,
             "streams": self._inbox.snapshot(),
             "delivery": self._egress.snapshot(),
-            "models": self._pipelines.snapshot() | self._left_out,
+            "models": self._pipelines.snapshot(),
             "control": self._remote.snapshot(),
+            "updates": self._updates.snapshot(),
+            "settings": {} if self._receiver is None else self._receiver.snapshot(),
             "degradation": self._governor.snapshot(),
             "process": {**process, "memory_locked": self._lock_refusal is None},
             "versions": versions(),
@@ -237,7 +283,10 @@ class Daemon:
         if self._restart_reason or self._stop_reason:
             return  # Another one hung first, or somebody asked to stop: this run ends already.
         model = loop.model.name
-        hangs = self._marks.add({variant.sha256 for variant in loop.model.variants}, model, self._clock.wall_ns())
+        served = {variant.sha256 for variant in loop.model.variants}
+        # What hung may be another one, which only saw a live frame: it is not the served model's fault.
+        digests = served if run.variant.sha256 in served else {run.variant.sha256}
+        hangs = self._marks.add(digests, model, self._clock.wall_ns())
         consequence = "is not loaded again" if hangs >= HANGS_MAX else "gets one more chance"
         self._hang_reason = f"{model} hung: {overdue_s:g} s after it should have ended; it {consequence}"
         # Before anything that may wait, such as the reader of standard output.
@@ -276,14 +325,16 @@ class Daemon:
         begun_ns = self._clock.now_ns()
         has_ended = self._stop_reason == "all streams ended"
         self._pipelines.shut_down(inference_hangs=bool(self._hang_reason))
-        for loop in (self._control, self._health, self._governor, self._hangs):
+        for loop in (self._control, self._updater, self._health, self._governor, self._hangs):
             loop.stop()
+        self._remote.images.stop()
+        is_at_rest = self._workers["control"].join(CONTROL_DRAIN_S)
+        self._workers["images"].join_or_leave(CONTROL_DRAIN_S)
+        if is_at_rest and self._receiver is not None and not self._hang_reason and not self._crashed():
+            self._receiver.stopped()
         if self._trace is not None:
             self._trace.stop()
             self._workers["trace"].join_or_leave(TRACE_DRAIN_S)
-        self._remote.images.stop()
-        for name in self._remote.bodies():
-            self._workers[name].join_or_leave(CONTROL_DRAIN_S)
         self._health.send()
         self._drain_egress(begun_ns, has_ended=has_ended)
         if self._broker is not None:
@@ -305,15 +356,32 @@ class Daemon:
         if worker.is_alive:
             self._egress.give_up()
 
-    def _build_sources(self, settings: Settings) -> dict[str, Source]:
-        """Return the sources of all streams whose model is there.
+    def _load_models(
+        self, settings: Settings, *, must_all_load: bool
+    ) -> tuple[dict[str, LoadedModel], dict[str, dict[str, Any]]]:
+        """Load the models, each from its release where it has one that can be loaded.
+
+        Raises:
+            ConfigError: the settings' own cannot be loaded either.
+        """
+        threads = run_threads(settings)
+        while True:
+            wanted = used_models(self._updates.effective(settings))
+            try:
+                return load_models(wanted, threads, self._marks, self._clock, must_all_load=must_all_load)
+            except ConfigError as error:
+                if not self._updates.step_down(error.problems):
+                    raise
+
+    def _build_sources(self, settings: Settings, models: Mapping[str, LoadedModel]) -> dict[str, Source]:
+        """Return the sources of all streams that are on and whose model is there.
 
         Raises:
             ConfigError: one of them is nothing that we know; a run that replaces a hung one goes on without it.
         """
         sources: dict[str, Source] = {}
         for stream in settings.streams:
-            if stream.model not in self._models:
+            if stream.model not in models or not stream.enabled:
                 continue
             try:
                 sources[stream.name] = build_source(stream, self._clock)
@@ -361,23 +429,70 @@ class Daemon:
         )
 
     def _build_governor(self) -> GovernorLoop:
-        limit_bytes = self._memory_limit_bytes
         return GovernorLoop(
-            loops=self._pipelines.inferences.values(),
+            loops=lambda: self._pipelines.inferences,
             inbox=self._inbox,
-            live_streams=[stream.name for stream in self._pipelines.streams if stream.mode == "live"],
-            ladder=build_ladder(self._settings.degradation, self._pipelines.streams, self._models),
+            live_streams=self._live_streams(),
+            ladder=self._build_ladder(),
             signals=DeviceSignals(temperature_limit_c=self._settings.degradation.temperature_c_max),
-            memory_ratio=lambda: None if limit_bytes is None else resident_bytes() / limit_bytes,
+            memory_ratio=self._memory_ratio,
             report=self._egress.report,
             clock=self._clock,
         )
+
+    def _build_receiver(self, start: Start) -> SettingsReceiver:
+        restart = self.request_restart
+        around = Surroundings(self._egress.emit, self._egress.report, self.readings, restart, self._clock)
+        receiver = SettingsReceiver(
+            start.layers,
+            start.record,
+            start.loaded,
+            store=start.store,
+            audit=start.audit,
+            applier=self,
+            around=around,
+            models=self._updates,
+        )
+        self._control.add(receiver)
+        return receiver
+
+    def readings(self) -> Readings:
+        """Return what a change is judged by. Any thread."""
+        return Readings(self._inbox.tallies(), self._memory_ratio(), self._egress.is_connected)
+
+    def inference(self, model: str) -> InferenceLoop | None:
+        """Return the loop that serves a model. Any thread."""
+        return next((loop for loop in self._pipelines.inferences if loop.model.name == model), None)
+
+    def spare_bytes(self) -> int | None:
+        """Return what is left of the memory limit, None without one. Any thread."""
+        limit_bytes = self._memory_limit_bytes
+        return None if limit_bytes is None else limit_bytes - resident_bytes()
+
+    def emit(self, message: Message) -> None:
+        """Hand a message to egress. Any thread."""
+        self._egress.emit(message)
+
+    def report(self, event: str, body: Mapping[str, Any]) -> None:
+        """Send an event. Any thread."""
+        self._egress.report(event, body)
+
+    def _memory_ratio(self) -> float | None:
+        limit_bytes = self._memory_limit_bytes
+        return None if limit_bytes is None else resident_bytes() / limit_bytes
+
+    def _build_ladder(self) -> Ladder:
+        return build_ladder(self._settings.degradation, self._pipelines.streams, self._pipelines.models)
+
+    def _live_streams(self) -> list[str]:
+        return [stream.name for stream in self._pipelines.streams if stream.mode == "live"]
 
     def _build_workers(self) -> dict[str, Worker]:
         """Return the threads beside the pipelines in the order of their start: the sink first."""
         bodies: dict[str, Callable[[], None]] = {
             "egress": self._egress.run,
             **self._remote.bodies(),
+            "update": self._updater.run,
             "health": self._health.run,
             "governor": self._governor.run,
             "hangs": self._hangs.run,
@@ -390,9 +505,14 @@ class Daemon:
         self._wakeups.put("")
 
     def _crashed(self) -> list[str]:
-        workers = (*self._workers.values(), *self._pipelines.workers.values())
-        return [worker.name for worker in workers if worker.has_crashed]
+        own = [worker.name for worker in self._workers.values() if worker.has_crashed]
+        return own + self._pipelines.crashed
 
     def _metrics(self) -> contextlib.AbstractContextManager[object]:
         port = self._settings.health.prometheus_port
         return contextlib.nullcontext() if port is None else metrics_server(port, self.summary)
+
+
+def _limit_bytes(settings: Settings) -> int | None:
+    memory_mb = settings.limits.memory_mb
+    return None if memory_mb is None else memory_mb << 20

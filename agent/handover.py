@@ -30,7 +30,8 @@ class Handover:
     """What the next run needs.
 
     Attributes:
-        settings: as they were in force, so that a file that was broken meanwhile stops nobody.
+        layers: of the device's settings, as they were read, so that a file that was broken meanwhile stops nobody;
+            what was accepted from afar lies in the state folder.
         messages: accepted for delivery and not acknowledged.
         marks: see `marks.Marks`.
         reason: of the restart.
@@ -40,7 +41,7 @@ class Handover:
         commands: the answered ones, as `journal` writes them: where no state folder keeps them.
     """
 
-    settings: dict[str, Any]
+    layers: dict[str, Any]
     messages: list[Message]
     marks: dict[str, Any]
     reason: str

@@ -43,7 +43,6 @@ class Bench:
             inbox=self.inbox,
             timer=self.timer,
             emit=self._emit,
-            marks_late=frozenset(),
             show=lambda *_: None,
             clock=self.clock,
             keep_warm_ns=keep_warm_ns,

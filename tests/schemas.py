@@ -24,7 +24,8 @@ def check_all(messages: Iterable[Message], prefix: str = "edgebeat/v1/porch/") -
     """Check every message of a device and return the kinds that there were."""
     seen = set()
     for message in messages:
-        kind = message.topic.removeprefix(prefix).split("/")[0]
+        levels = message.topic.removeprefix(prefix).split("/")
+        kind = levels[1] if levels[0] == "settings" else levels[0]
         name = _NAMES.get(kind, kind)
         validator(name).validate(message.body)
         seen.add(name)

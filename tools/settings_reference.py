@@ -15,6 +15,7 @@ from pydantic_core import PydanticUndefined
 
 from agent.models.manifest import Manifest
 from agent.settings import Settings
+from agent.settings.scope import Scope, scope_of, section_of
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -31,6 +32,11 @@ Settings are TOML. Every key can also come from the environment (`EDGEBEAT_MQTT_
 `EDGEBEAT_STREAMS__0__MAX_FPS` for the first stream). The command line wins over the environment, the environment over
 the file, the file over the default. `edgebeat check --config FILE` validates and prints where each value came from.
 Relative paths start at the working folder of the process.
+
+`from afar` tells whether a field may be changed over MQTT (docs/remote.md), and when that takes effect: `live` from
+the next frame on; `reload` after the sources and models that it concerns were opened and loaded again; `restart` from
+the agent's next start on; `never`: it belongs to the device. Accepted remote settings come between the environment
+and the file.
 """
 
 MANIFEST_INTRODUCTION = """\
@@ -41,7 +47,7 @@ to write one; this page lists every key.
 
 def settings_page() -> str:
     """Return the whole of docs/settings.md."""
-    return _page("Settings", SETTINGS_INTRODUCTION, Settings)
+    return _page("Settings", SETTINGS_INTRODUCTION, Settings, has_scopes=True)
 
 
 def manifest_page() -> str:
@@ -49,32 +55,27 @@ def manifest_page() -> str:
     return _page("model.toml", MANIFEST_INTRODUCTION, Manifest)
 
 
-def _page(title: str, introduction: str, model: type[BaseModel]) -> str:
+def _page(title: str, introduction: str, model: type[BaseModel], *, has_scopes: bool = False) -> str:
     parts = [HEAD.format(title=title, introduction=introduction)]
     top, sections = [], []
     for name, field in model.model_fields.items():
-        section, is_list = _section_of(field.annotation)
+        section, is_list = section_of(field.annotation)
         if section is None:
             top.append((field.alias or name, field))
         else:
             heading = f"[[{name}]]" if is_list else f"[{name}]"
             text = inspect.getdoc(section) or ""
-            sections.append(f"\n## `{heading}`\n\n{text}\n\n{_table(list(section.model_fields.items()))}")
+            table = _table(list(section.model_fields.items()), has_scopes=has_scopes)
+            sections.append(f"\n## `{heading}`\n\n{text}\n\n{table}")
     if top:
-        parts.append(_table(top))
+        parts.append(_table(top, has_scopes=has_scopes))
     return "\n".join(parts).rstrip() + "\n" + "".join(sections)
 
 
-def _section_of(annotation: object) -> tuple[type[BaseModel] | None, bool]:
-    """Return the section's model behind a field, and whether there may be several; None for a plain value."""
-    for candidate in (annotation, *typing.get_args(annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate, candidate is not annotation and typing.get_origin(annotation) is tuple
-    return None, False
-
-
-def _table(fields: list[tuple[str, typing.Any]]) -> str:
-    rows = ["| key | default | what |", "|---|---|---|"]
+def _table(fields: list[tuple[str, typing.Any]], *, has_scopes: bool) -> str:
+    rows = ["| key | default | from afar | what |", "|---|---|---|---|"]
+    if not has_scopes:
+        rows = ["| key | default | what |", "|---|---|---|"]
     for name, field in fields:
         if field.default_factory is not None:
             default = "computed"
@@ -86,7 +87,9 @@ def _table(fields: list[tuple[str, typing.Any]]) -> str:
             value = field.default
             default = f"`{json.dumps(value, default=str)}`"
         text = " ".join((field.description or "").split()).replace("|", "\\|")
-        rows.append(f"| `{field.alias or name}` | {default} | {text} |")
+        scope = scope_of(field)
+        mark = f" {'never' if scope is Scope.LOCAL_ONLY else scope} |" if has_scopes else ""
+        rows.append(f"| `{field.alias or name}` | {default} |{mark} {text} |")
     return "\n".join(rows) + "\n"
 
 

@@ -255,6 +255,62 @@ class Health(_OpenBody):
     delivery: Delivery
 
 
+class FieldProblem(_Body):
+    """What is wrong with one value."""
+
+    code: str
+    """For programs; docs/remote.md lists them."""
+    message: str
+    got: str
+    """The value as JSON, cut; empty where there is none."""
+
+
+class RolledBack(_Body):
+    """A document that was given up."""
+
+    version: int
+    check: Literal["streams", "on_time", "memory", "broker", "starts", "cannot_start", "not_kept", "operator"]
+    figures: dict[str, Any]
+
+
+class Reported(_OpenBody):
+    """The settings in force, and what became of the document that was asked for."""
+
+    boot: str
+    seq: int = Field(ge=1)
+    at: str = Field(json_schema_extra={"format": "date-time"})
+    version: int = Field(ge=0)
+    """Of the document in force; 0 for the settings of the device alone."""
+    seen_version: int = Field(ge=0)
+    """Of the last document that came."""
+    state: Literal["applied", "rejected", "stale", "restart_required", "rolled_back"]
+    proven: bool
+    """Whether what is in force has passed its probation."""
+    probation_s: float | None = None
+    """What is left of it."""
+    errors: dict[str, FieldProblem]
+    """Of the last document, by path from its root; empty for the whole."""
+    values: dict[str, dict[str, Any]]
+    """Every value that may be changed from afar, as it is in force; streams and models by name."""
+    accepted: dict[str, dict[str, Any]]
+    """The values of the document in force, passwords in URLs replaced by `***`."""
+    overridden: dict[str, str]
+    """Accepted values that have no effect, and what on the device overrides them."""
+    restart: list[str]
+    """Accepted values that are in force from the next start on."""
+    rolled_back: RolledBack | None = None
+
+
+class Desired(_Body):
+    """What an operator asks for: a whole document, all of it or nothing."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    version: int = Field(ge=1, le=2**53 - 1)
+    """Above all that were accepted before."""
+    values: dict[str, dict[str, Any]]
+    """Settings by section, streams and models by name; `edgebeat settings schema` prints them."""
+
+
 CHANNELS: dict[str, tuple[str, type[BaseModel], bool, int]] = {
     "status": ("status", Status, True, 1),
     "result": ("results/{stream}", Result, False, 1),
@@ -262,8 +318,13 @@ CHANNELS: dict[str, tuple[str, type[BaseModel], bool, int]] = {
     "health": ("health", Health, True, 0),
     "log": ("log", Log, False, 0),
     "response": ("responses/{client}", Response, False, 1),
+    "reported": ("settings/reported", Reported, True, 1),
+    "desired": ("settings/desired", Desired, True, 1),
 }
 """Name: topic below `{prefix}/{device}/`, body, retained, QoS."""
+
+RECEIVED = frozenset({"desired"})
+"""Channels that the agent listens to; it sends on the others."""
 
 _PARAMETERS = {
     "prefix": "mqtt.topic_prefix, by default `edgebeat/v1`",
@@ -291,8 +352,9 @@ def asyncapi() -> dict[str, Any]:
                 key: {"description": text} for key, text in _PARAMETERS.items() if f"{{{key}}}" in address
             },
         }
-        operations[f"send_{name}"] = {
-            "action": "send",
+        action = "receive" if name in RECEIVED else "send"
+        operations[f"{action}_{name}"] = {
+            "action": action,
             "channel": {"$ref": f"#/channels/{name}"},
             "bindings": {"mqtt": {"qos": qos, "retain": is_retained, "bindingVersion": "0.2.0"}},
         }
@@ -309,7 +371,7 @@ def asyncapi() -> dict[str, Any]:
         "info": {
             "title": "Edgebeat",
             "version": __version__,
-            "description": "What an agent sends. docs/mqtt.md explains it.",
+            "description": "What an agent sends and hears. docs/mqtt.md explains it.",
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": "application/json",

@@ -7,8 +7,13 @@ import json
 from typing import Any
 
 from agent.cli import exit_codes
-from agent.cli.load import load_settings
+from agent.cli.load import read_layers
 from agent.cli.run import add_settings_arguments, config_file, overrides
+from agent.core.desired import Document, InvalidDocumentError
+from agent.desired.start import open_store
+from agent.desired.values import load_document
+from agent.errors import ConfigError
+from agent.layers import Layers, Loaded
 from agent.settings import Settings
 
 
@@ -25,7 +30,11 @@ def run(args: argparse.Namespace) -> int:
     if args.schema:
         print(json.dumps(Settings.model_json_schema(), indent=2))
         return exit_codes.DONE
-    loaded = load_settings(config_file(args), overrides(args))
+    layers = read_layers(config_file(args), overrides(args))
+    loaded = layers.load()
+    record = open_store(loaded.settings).load()
+    if loaded.settings.remote.settings and record.current is not None:
+        loaded = _with_remote(layers, record.current)
     if args.load:
         from agent.daemon import Daemon  # Loads models and opens what the settings name, without starting.
 
@@ -39,6 +48,15 @@ def run(args: argparse.Namespace) -> int:
         print(f"{key:<{width}}  {json.dumps(value):<32}  {loaded.origins[key]}")
     print("settings are valid" if args.load else "settings are valid; --load would also try the models and sources")
     return exit_codes.DONE
+
+
+def _with_remote(layers: Layers, document: Document) -> Loaded:
+    """Return the settings with what was accepted from afar, as the agent would start on them."""
+    try:
+        return load_document(layers, document)
+    except InvalidDocumentError as error:
+        texts = [f"remote v{document.version}: {found.path}: {found.message}" for found in error.errors]
+        raise ConfigError([*texts, "the agent would go back to the settings before it"]) from None
 
 
 def _flatten(values: Any, path: str = "") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`edgebeat model`: verify a folder on this device, inspect a network, quantise it."""
+"""`edgebeat model`: verify a folder on this device, inspect a network, quantise it, sign a release of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from agent.cli import exit_codes
+from agent.cli import exit_codes, model_release
 from agent.cli.arguments import count, positive
 from agent.clock import SystemClock
 from agent.engine.cpus import effective_cpus
@@ -22,11 +22,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_verify(commands)
     _add_inspect(commands)
     _add_quantize(commands)
+    model_release.add_arguments(commands)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run one of the model commands."""
-    return int({"verify": _verify, "inspect": _inspect, "quantize": _quantize}[args.model_command](args))
+    commands = {
+        "verify": _verify,
+        "inspect": _inspect,
+        "quantize": _quantize,
+        "keygen": model_release.keygen,
+        "sign": model_release.sign,
+        "serve": model_release.serve,
+    }
+    return int(commands[args.model_command](args))
 
 
 def _add_verify(commands: Any) -> None:

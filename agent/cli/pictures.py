@@ -52,7 +52,8 @@ class Pictures:
         self._renew_at_ns: dict[tuple[str, str], int] = {}
         self._said: set[str] = set()
         self.requests: list[tuple[str, bytes]] = []
-        """Commands that the caller publishes and clears, topic and payload; one a stream at most in each turn."""
+        """Commands that the caller publishes and clears, topic below the prefix and payload; one a stream at most in
+        each turn."""
         self.received = 0
         """Pictures that were kept or shown."""
 
@@ -88,7 +89,7 @@ class Pictures:
     def _ask(self, device: str, stream: str, duration_s: int) -> None:
         self._renew_at_ns[device, stream] = self._clock.now_ns() + RENEW_NS
         body = {"id": secrets.token_hex(8), "reply": self._client, "stream": stream, "duration_s": duration_s}
-        self.requests.append((f"{self._prefix}/{device}/commands/watch", json.dumps(body).encode()))
+        self.requests.append((f"{device}/commands/watch", json.dumps(body).encode()))
 
     def _keep(self, device: str, stream: str, payload: bytes) -> None:
         if len(payload) > PICTURE_BYTES_MAX or not payload.startswith(b"\xff\xd8\xff"):

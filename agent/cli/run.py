@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from agent.cli.arguments import positive
-from agent.cli.load import load_settings
+from agent.cli.load import read_layers
 from agent.cli.logs import set_up_logging
+from agent.clock import SystemClock
 from agent.daemon import Daemon
+from agent.desired.start import begin
 from agent.errors import ConfigError
-from agent.handover import receive, restart
-from agent.settings import Settings
+from agent.handover import Handover, receive, restart
+from agent.layers import Layers
 
 log = logging.getLogger(__name__)
 
@@ -57,11 +59,12 @@ def run(args: argparse.Namespace) -> int:
     """Run the agent and print its summary as the last line of standard output."""
     before = receive()
     if before is None:
-        settings = load_settings(config_file(args), overrides(args, output=args.output)).settings
+        layers = read_layers(config_file(args), overrides(args, output=args.output))
     else:
-        settings = Settings(**before.settings)
-    set_up_logging(settings.log.level, settings.log.format)
-    daemon = Daemon(settings, output=args.output, trace=args.record_trace, before=before)
+        layers = Layers.imported(before.layers)
+    own = layers.load().settings
+    set_up_logging(own.log.level, own.log.format)
+    daemon = _build_daemon(args, layers, before)
     with _signals_to(daemon):
         exit_code = daemon.run(args.duration)
         summary = json.dumps(daemon.summary(), separators=(",", ":"))
@@ -74,6 +77,24 @@ def run(args: argparse.Namespace) -> int:
             # The reader left; Python would complain once more when it flushes at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return exit_code
+
+
+def _build_daemon(args: argparse.Namespace, layers: Layers, before: Handover | None) -> Daemon:
+    """Return an agent on the newest settings that it can start on.
+
+    Raises:
+        ConfigError: it cannot start on the settings of the device itself.
+    """
+    start = begin(layers, SystemClock())
+    while True:
+        try:
+            return Daemon(
+                start.loaded.settings, output=args.output, trace=args.record_trace, before=before, start=start
+            )
+        except ConfigError as error:
+            if start.record.current is None:
+                raise
+            start = start.without_current(error.problems)
 
 
 def config_file(args: argparse.Namespace) -> Path | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import paho.mqtt.client as mqtt
@@ -46,11 +46,19 @@ class Viewer:
         clock: paces the attempts.
         on_message: topic and payload of each message, in the order of arrival.
         on_connection: whether messages come from now on, and a sentence; once a change, not once an attempt.
+        topics: to hear, below the prefix.
     """
 
     def __init__(
-        self, settings: MqttSettings, clock: Clock, *, on_message: OnMessage, on_connection: OnConnection
+        self,
+        settings: MqttSettings,
+        clock: Clock,
+        *,
+        on_message: OnMessage,
+        on_connection: OnConnection,
+        topics: Sequence[str] = ("#",),
     ) -> None:
+        self._topics = [f"{settings.topic_prefix}/{topic}" for topic in topics]
         self._settings = settings
         self._clock = clock
         self._on_message = on_message
@@ -84,10 +92,20 @@ class Viewer:
         if is_unanswered and self._clock.now_ns() > self._answer_by_ns:
             self._lost(f"{self._settings.url}: no answer within {ANSWER_TIMEOUT_NS // NS_PER_S} s")
 
-    def publish(self, topic: str, payload: bytes) -> None:
-        """Send a message with QoS 1; without a connection nothing happens."""
-        if self._client is not None and self.is_subscribed:
-            self._client.publish(topic, payload, qos=1)
+    def publish(self, topic: str, payload: bytes, *, asked_by: str, retain: bool = True) -> bool:
+        """Send a message below the prefix with QoS 1; False while there is no connection.
+
+        paho keeps it until it is acknowledged, as long as this connection lasts.
+        """
+        if self._client is None or not self.is_subscribed:
+            return False
+        properties = None
+        if self._settings.protocol == "5":
+            properties = Properties(PacketTypes.PUBLISH)
+            properties.UserProperty = ("asked_by", asked_by)
+        full = f"{self._settings.topic_prefix}/{topic}"
+        sent = self._client.publish(full, payload, qos=1, retain=retain, properties=properties)
+        return sent.rc == mqtt.MQTT_ERR_SUCCESS
 
     def close(self) -> None:
         """Say goodbye and end the connection."""
@@ -109,7 +127,7 @@ class Viewer:
             # A name of its own each time: two watchers with one name would throw each other out for ever.
             client = new_client(self._settings, f"edgebeat-watch-{secrets.token_hex(4)}")
             client.on_connect = lambda _c, _u, _f, reason, _p: self._report("connack", reason)
-            client.on_subscribe = lambda _c, _u, _m, reasons, _p: self._report("suback", reasons[0])
+            client.on_subscribe = lambda _c, _u, _m, reasons, _p: self._report("suback", _worst(reasons))
             client.on_disconnect = lambda _c, _u, _f, reason, _p: self._report("disconnect", reason)
             client.on_message = lambda _c, _u, message: self._receive(message)
             open_connection(client, self._settings, properties=properties)
@@ -136,10 +154,10 @@ class Viewer:
         if kind == "disconnect":
             self._lost(f"{self._settings.url}: the connection was lost: {reason}")
         elif reason.is_failure:
-            what = "the broker refuses" if kind == "connack" else f"may not read {self._settings.topic_prefix}/#"
+            what = "the broker refuses" if kind == "connack" else f"may not read {', '.join(self._topics)}"
             self._lost(f"{self._settings.url}: {what}: {reason}")
         elif kind == "connack":
-            self._client.subscribe(f"{self._settings.topic_prefix}/#", qos=1)
+            self._client.subscribe([(topic, 1) for topic in self._topics])
         else:
             self.is_subscribed = self.has_been_subscribed = True
             self._backoff.reset()
@@ -157,3 +175,8 @@ class Viewer:
         if text != self._said:
             self._said = text
             self._on_connection(self.is_subscribed, text)
+
+
+def _worst(reasons: Sequence[Any]) -> Any:
+    """Return the first refusal among the answers to a SUBSCRIBE, or any of them."""
+    return next((reason for reason in reasons if reason.is_failure), reasons[0])

@@ -26,8 +26,8 @@ KEEPALIVE_S = 10
 OPTIONS = {"url": "--mqtt", "topic_prefix": "--prefix", "protocol": "--protocol"}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
+def add_broker_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what names the broker and who connects; `broker_settings` reads it."""
     parser.add_argument(
         "--mqtt", default="mqtt://127.0.0.1:1883", metavar="URL", help="broker (default: %(default)s)"
     )
@@ -36,6 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--username", help="user name at the broker")
     parser.add_argument("--password-file", type=Path, metavar="FILE", help="its first line is the password")
     parser.add_argument("--ca-file", type=Path, metavar="FILE", help="PEM authority for mqtts:// and wss://")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_broker_arguments(parser)
     parser.add_argument("--duration", type=positive, metavar="S", help="end by itself after so many seconds")
     parser.add_argument("--json", action="store_true", help="one JSON object a message: topic and payload")
     parser.add_argument(
@@ -95,7 +100,7 @@ def watch(
 
 def _send(viewer: Viewer, pictures: Pictures) -> None:
     for topic, payload in pictures.requests:
-        viewer.publish(topic, payload)
+        viewer.publish(topic, payload, asked_by="edgebeat watch", retain=False)
     pictures.requests.clear()
 
 

@@ -170,6 +170,12 @@ class Ladder:
         """Pauses that did not lower the misses of a model."""
         self._better_after_ns = self._policy.better_after_ns
 
+    def resume(self, other: Ladder) -> None:
+        """Take over what another ladder had in force, as far as this one has the same steps."""
+        self.taken = [change for change in other.taken if change.step in self.steps]
+        self._changed_at_ns = other._changed_at_ns
+        self._taken_back_at_ns = dict(other._taken_back_at_ns)
+
     def update(self, readings: Readings, now_ns: int) -> Change | None:
         """Judge the readings, which come once a second or so, and return the change to make now, if any."""
         bad, is_good = self._judge(readings)

@@ -37,6 +37,23 @@ class Intake:
         self._strides = {name: StrideGate(policy.stride) for name, policy in policies.items()}
         self.scheduler = Scheduler(self.policies, scheduling)
 
+    def reconfigure(self, policies: Mapping[str, StreamPolicy], scheduling: SchedulerPolicy) -> None:
+        """Go on by other policies; what waits in a stream that is gone, or that changed its session, is settled.
+
+        The books of streams that are gone stay: every frame that was ever captured has its outcome there.
+        """
+        for name, policy in policies.items():
+            before = self.policies.get(name)
+            if name not in self.ledgers:
+                self.ledgers[name], self.failures[name], self.future_stamps[name] = Ledger(), {}, 0
+            if before is None or before.max_hz != policy.max_hz:
+                self._rates[name] = RateGate(policy.max_hz)
+            if before is None:
+                self._strides[name] = StrideGate(policy.stride)
+            self._strides[name].stride = policy.stride
+        self._settle_all(self.scheduler.reconfigure(policies, scheduling))
+        self.policies = dict(policies)
+
     def open(self, stream: str, capture: Capture, now_ns: int) -> Frame | None:
         """Count a captured frame; None when a gate left it out.
 
@@ -82,8 +99,7 @@ class Intake:
     def throttle(self, stream: str, *, factor: int, is_paused: bool) -> None:
         """Let only every `factor`-th of the frames pass that the stream's own stride lets pass, or none."""
         gate = self._strides[stream]
-        gate.stride = self.policies[stream].stride * factor
-        gate.is_paused = is_paused
+        gate.factor, gate.is_paused = factor, is_paused
 
     def drain(self) -> None:
         """Settle what waits as `shutdown`."""

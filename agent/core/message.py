@@ -55,6 +55,7 @@ KINDS: dict[str, KindPolicy] = {
     "image": KindPolicy(is_carried=False),
     "health": KindPolicy(),
     "discovery": KindPolicy(is_carried=False),
+    "state": KindPolicy(),
     "result": KindPolicy(is_kept=True),
     "response": KindPolicy(waiting_max=32),
     "event": KindPolicy(is_kept=True, is_written_ahead=True),

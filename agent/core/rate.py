@@ -35,6 +35,8 @@ class StrideGate:
 
     def __init__(self, stride: int) -> None:
         self.stride = stride
+        self.factor = 1
+        """What degradation makes of the stride."""
         self.is_paused = False
         self._left_out = 0
 
@@ -43,7 +45,7 @@ class StrideGate:
         if self.is_paused:
             return False
         self._left_out += 1
-        if self._left_out < self.stride:
+        if self._left_out < self.stride * self.factor:
             return False
         self._left_out = 0
         return True

@@ -152,10 +152,22 @@ class _Foresight:
 
     def __init__(self, policy: PredictorPolicy, lanes: Iterable[_Lane]) -> None:
         self._policy = policy
-        self._lanes = list(lanes)
         self._known: dict[tuple[str, str], ServicePredictor] = {}
-        for session in {lane.policy.session for lane in self._lanes}:
-            self.select(session, "")
+        self._selected: dict[str, str] = {}
+        self._lanes: list[_Lane] = []
+        self.follow(policy, lanes)
+
+    def follow(self, policy: PredictorPolicy, lanes: Iterable[_Lane]) -> None:
+        """Serve other streams; what is known of those that stay is kept, unless it was learnt by other rules."""
+        self._lanes = list(lanes)
+        if policy != self._policy:
+            self._policy, self._known = policy, {}
+        sessions = {lane.policy.session for lane in self._lanes}
+        owners = {f"/{session}" for session in sessions} | {lane.stream for lane in self._lanes}
+        self._known = {key: known for key, known in self._known.items() if key[0] in owners}
+        self._selected = {session: self._selected.get(session, "") for session in sessions}
+        for session, variant in self._selected.items():
+            self.select(session, variant)
 
     def select(self, session: str, variant: str) -> ServicePredictor:
         """Judge a session by another variant's service times from now on; those of the others are kept.
@@ -163,11 +175,17 @@ class _Foresight:
         Returns:
             The predictor of all its streams together.
         """
+        self._selected[session] = variant
         shared = self._of(f"/{session}", variant)  # No stream's name holds a slash.
         for lane in self._lanes:
             if lane.policy.session == session:
                 lane.own, lane.shared = self._of(lane.stream, variant), shared
         return shared
+
+    def forget(self, session: str) -> None:
+        """Drop what is known of a session and its streams: another network serves them now."""
+        owners = {f"/{session}"} | {lane.stream for lane in self._lanes if lane.policy.session == session}
+        self._known = {key: known for key, known in self._known.items() if key[0] not in owners}
 
     def _of(self, owner: str, variant: str) -> ServicePredictor:
         if (owner, variant) not in self._known:
@@ -190,8 +208,29 @@ class Scheduler:
         self._policy = policy or SchedulerPolicy()
         self._lanes = {name: _Lane(name, stream) for name, stream in streams.items()}
         self._foresight = _Foresight(self._policy.predictor, self._lanes.values())
-        self._running: set[str] = set()
+        self._running: dict[str, Frame | None] = {}  # By session; None for a run that only keeps it warm.
         self._run_threads = min(self._policy.run_threads, self._policy.threads)
+
+    def reconfigure(self, streams: Mapping[str, StreamPolicy], policy: SchedulerPolicy) -> list[Settled]:
+        """Go on by other policies from the next frame on; running frames end as they would have.
+
+        Returns:
+            What waited in streams that are gone or have another session now.
+        """
+        gone = [
+            lane
+            for name, lane in self._lanes.items()
+            if name not in streams or streams[name].session != lane.policy.session
+        ]
+        settled = [Settled(frame, Outcome.SHUTDOWN) for lane in gone for frame in lane.waiting]
+        kept = {lane.stream: lane for lane in self._lanes.values() if lane not in gone}
+        self._lanes = {name: kept.get(name) or _Lane(name, own) for name, own in streams.items()}
+        for name, lane in self._lanes.items():
+            lane.policy = streams[name]
+        self._policy = policy
+        self._run_threads = min(policy.run_threads, policy.threads)
+        self._foresight.follow(policy.predictor, self._lanes.values())
+        return settled
 
     def is_full(self, stream: str) -> bool:
         """Return whether the source must wait before it offers one more frame of a BLOCK stream."""
@@ -240,9 +279,9 @@ class Scheduler:
         lane = self._choose(candidates, now_ns)
         if lane.policy.session != session:
             return None, settled
-        self._running.add(session)
         lane.had_turn, lane.waits_since_ns = True, now_ns
-        return lane.waiting.popleft(), settled
+        frame = self._running[session] = lane.waiting.popleft()
+        return frame, settled
 
     def finish(self, frame: Frame, started_ns: int, now_ns: int, ending: Ending = Ending.DONE) -> Outcome:
         """Free the session, learn from a run that ended now and return what becomes of its frame.
@@ -250,8 +289,10 @@ class Scheduler:
         The clock alone decides: an inference that ignored its abort and returned a result is late all the
         same (one giant operator is not interrupted, see ORT's RunOptions.terminate).
         """
-        lane = self._lanes[frame.stream]
-        self._running.discard(lane.policy.session)
+        lane = self._lanes.get(frame.stream)
+        session = self._end_run(frame)
+        if lane is None or session not in (None, lane.policy.session):
+            return Outcome.SHUTDOWN  # Its stream was taken away, or given to another model, while it ran.
         # At most the prediction: a stall of the machine is not what the stream has had.
         service_ns = now_ns - started_ns
         lane.served_ns += min(service_ns, lane.predictor(now_ns).predict_ns(now_ns) or service_ns)
@@ -268,12 +309,12 @@ class Scheduler:
         is_wanted = any(lane.waiting for lane in self._lanes.values())
         if is_wanted or session in self._running or not self._has_threads(1):
             return False
-        self._running.add(session)
+        self._running[session] = None
         return True
 
     def release(self, session: str) -> None:
         """Give back what `occupy` took."""
-        self._running.discard(session)
+        self._running.pop(session, None)
 
     def is_wanted(self, session: str) -> bool:
         """Return whether a frame of the session waits."""
@@ -283,23 +324,29 @@ class Scheduler:
         """Return whether a frame of the session waits for the end of a run, its own or another session's."""
         return session in self._running or not self._has_threads(1)
 
-    def select_variant(self, session: str, variant: str, fastest_ns: int, now_ns: int) -> None:
-        """Note that a session runs another variant of its model from the next frame on.
+    def select_variant(
+        self, session: str, variant: str, fastest_ns: int, now_ns: int, *, is_new_model: bool = False
+    ) -> None:
+        """Note that a session runs another variant of its model from the next frame on, or another model.
 
         Until it has runs of its own, its fastest run in the warm-up tells whether any frame can make it.
         """
+        if is_new_model:
+            self._foresight.forget(session)
         shared = self._foresight.select(session, variant)
         for _ in range(SAMPLES_MIN):
             shared.observe(fastest_ns, now_ns)
 
     def abort_at_ns(self, frame: Frame) -> int:
         """Return when a running inference of this frame has lost its purpose."""
-        policy = self._lanes[frame.stream].policy
-        return NEVER_NS if policy.late_is_published else publish_by_ns(frame)
+        lane = self._lanes.get(frame.stream)
+        is_late_wanted = lane is not None and lane.policy.late_is_published
+        return NEVER_NS if is_late_wanted else publish_by_ns(frame)
 
     def predicted_ns(self, stream: str, now_ns: int) -> int:
         """Return the service time that admission expects of the stream now; 0 when unknown."""
-        return self._lanes[stream].predictor(now_ns).predict_ns(now_ns)
+        lane = self._lanes.get(stream)
+        return 0 if lane is None else lane.predictor(now_ns).predict_ns(now_ns)
 
     def drain(self) -> list[Settled]:
         """Empty every queue at shutdown."""
@@ -307,6 +354,14 @@ class Scheduler:
         for lane in self._lanes.values():
             lane.waiting.clear()
         return settled
+
+    def _end_run(self, frame: Frame) -> str | None:
+        """Free the session that ran the frame and return its name."""
+        for session, running in self._running.items():
+            if running is frame:
+                del self._running[session]
+                return session
+        return None
 
     def _has_threads(self, runs: int) -> bool:
         return (len(self._running) + runs) * self._run_threads <= self._policy.threads

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+from collections.abc import Iterator
 
 LOADING_THRESHOLD_BYTES = 1 << 17
 """While models are loaded, blocks of 128 KiB and more go back to the system when freed.
@@ -35,11 +37,26 @@ def prepare_process() -> None:
 
 
 def prepare_serving() -> None:
-    """Give back what loading left (9 ms), then keep frame buffers for use. Call once before the threads start."""
+    """Give back what loading left (9 ms), then keep frame buffers for use. Call before the threads start."""
+    trim()
+    _set_thresholds(SERVING_THRESHOLD_BYTES)
+
+
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """Load something while frames are served: what that needed goes back to the system at its end."""
+    _set_thresholds(LOADING_THRESHOLD_BYTES)
+    try:
+        yield
+    finally:
+        prepare_serving()
+
+
+def trim() -> None:
+    """Give freed memory back to the system (9 ms)."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
-    _set_thresholds(SERVING_THRESHOLD_BYTES)
 
 
 def lock_memory() -> str | None:

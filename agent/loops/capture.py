@@ -35,10 +35,18 @@ class CaptureLoop:
         clock: the agent's.
         report: sends an event, by type and body.
         backoff: waits between attempts to open.
+        reader: from `Inbox.attach` where this loop takes over from another one.
     """
 
     def __init__(
-        self, stream: str, source: Source, inbox: Inbox, clock: Clock, report: ReportEvent, backoff: Backoff
+        self,
+        stream: str,
+        source: Source,
+        inbox: Inbox,
+        clock: Clock,
+        report: ReportEvent,
+        backoff: Backoff,
+        reader: int = 0,
     ) -> None:
         self._stream = stream
         self._source = source
@@ -46,6 +54,7 @@ class CaptureLoop:
         self._clock = clock
         self._report = report
         self._backoff = backoff
+        self._reader = reader
         self._stopping = threading.Event()
         self._faults = QuietLog(log, clock)
         self._is_lost = False
@@ -63,7 +72,7 @@ class CaptureLoop:
             self._report("stream_failed", {"stream": self._stream, "reason": self.failure})
         finally:
             self._source.close()
-            self._inbox.end_stream(self._stream)
+            self._inbox.end_stream(self._stream, self._reader)
 
     def stop(self) -> None:
         """End the loop; a wait for a frame ends where the source can be interrupted. Any thread."""
@@ -94,7 +103,7 @@ class CaptureLoop:
             try:
                 capture = self._source.read()
             except PermanentError as error:
-                self._inbox.unusable(self._stream, self._clock.now_ns())
+                self._inbox.unusable(self._stream, self._clock.now_ns(), self._reader)
                 self._faults.warn(f"{self._stream} frame", str(error))
                 unusable_in_a_row += 1
                 if unusable_in_a_row >= UNUSABLE_IN_A_ROW_MAX:
@@ -110,5 +119,5 @@ class CaptureLoop:
                 self._report("source_back", {"stream": self._stream, "attempts": self._backoff.failures})
             if self._backoff.failures and capture.captured_at_ns - opened_at_ns > PROVEN_AFTER_NS:
                 self._backoff.reset()
-            self._inbox.offer(self._stream, capture)
+            self._inbox.offer(self._stream, capture, self._reader)
         return False

@@ -108,6 +108,11 @@ class EgressLoop:
         self.broken: str | None = None
         """Why the sink can never work again (the reader of standard output went away), None while it can."""
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether the sink takes messages now. Any thread."""
+        return self._is_connected
+
     def emit(self, message: Message) -> None:
         """Accept a message: one bounded append. Any thread."""
         with self._lock:

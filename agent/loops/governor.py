@@ -39,7 +39,7 @@ class GovernorLoop:
     """Reads the device and the misses, and brings streams and models to what the ladder says.
 
     Args:
-        loops: the inference loops.
+        loops: returns the inference loops of the moment.
         inbox: counts misses; streams are throttled there.
         live_streams: those whose frames may be left out.
         ladder: decides.
@@ -52,7 +52,7 @@ class GovernorLoop:
     def __init__(
         self,
         *,
-        loops: Iterable[InferenceLoop],
+        loops: Callable[[], Iterable[InferenceLoop]],
         inbox: Inbox,
         live_streams: Iterable[str],
         ladder: Ladder,
@@ -61,7 +61,7 @@ class GovernorLoop:
         report: ReportEvent,
         clock: Clock,
     ) -> None:
-        self._loops = {loop.model.name: loop for loop in loops}
+        self._loops = loops
         self._inbox = inbox
         self._live_streams = frozenset(live_streams)
         self._ladder = ladder
@@ -84,6 +84,14 @@ class GovernorLoop:
         """End the thread."""
         self._stopping.set()
 
+    def follow(self, ladder: Ladder, live_streams: Iterable[str]) -> None:
+        """Go on with other steps and streams; what was in force and still exists stays in force. Any thread."""
+        with self._lock:
+            ladder.resume(self._ladder)
+            self._ladder = ladder
+            self._live_streams = frozenset(live_streams)
+            self._apply()
+
     def read_device(self) -> None:
         """Look at the device and at the misses, and take or take back a step."""
         seen = self._signals.read()
@@ -99,8 +107,9 @@ class GovernorLoop:
         with self._lock:
             self._seen, self._readings = seen, readings
             change = self._ladder.update(readings, self._clock.now_ns())
+            if change is not None:
+                self._apply()
         if change is not None:
-            self._apply()
             self._counted.clear()  # What was counted before says nothing about the new state.
             self._announce(change)
 
@@ -128,7 +137,8 @@ class GovernorLoop:
         paused = {step.target for step in steps if step.kind is StepKind.STREAM}
         for stream in self._live_streams:
             self._inbox.throttle(stream, factor=factor, is_paused=stream in paused)
-        for name, loop in self._loops.items():
+        for loop in self._loops():
+            name = loop.model.name
             levels = [step.level for step in steps if step.kind is StepKind.VARIANT and step.target == name]
             loop.select(max(levels, default=0))
 

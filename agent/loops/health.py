@@ -55,17 +55,28 @@ class HealthLoop:
         self._memory_limit_bytes = memory_limit_bytes
         self._clock = clock
         self._stopping = threading.Event()
+        self._changed = threading.Event()
         self._violations: dict[str, int] = {}
         self._is_over_limit = False
 
     def run(self) -> None:
         """The thread's body."""
-        while not self._clock.wait(self._stopping, self._period_ns):
-            self.send()
+        while not self._stopping.is_set():
+            self._changed.clear()
+            if not self._clock.wait(self._changed, self._period_ns):
+                self.send()
 
     def stop(self) -> None:
         """End the thread."""
         self._stopping.set()
+        self._changed.set()
+
+    def follow(self, *, period_ns: int, memory_limit_bytes: int | None) -> None:
+        """Go on with another period, which begins now, and another limit. Any thread."""
+        self._memory_limit_bytes = memory_limit_bytes
+        if period_ns != self._period_ns:
+            self._period_ns = period_ns
+            self._changed.set()
 
     def send(self) -> None:
         """Report now. Any thread."""

@@ -52,11 +52,16 @@ class Announcement:
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311  Jitter is not a secret.
         self._due_ns = NEVER_NS
+        self._told: dict[str, str] = {}
         self.births = 0
         """How often Home Assistant said that it is there."""
 
     def connected(self) -> None:
         """See `Receiver.connected`: the broker may have lost what was retained."""
+        self._due_ns = 0
+
+    def again(self) -> None:
+        """Say it again at the next turn: it has changed. Any thread."""
         self._due_ns = 0
 
     def receive(self, message: Received) -> None:
@@ -71,13 +76,23 @@ class Announcement:
         """See `Receiver.turn`."""
         if now_ns >= self._due_ns:
             self._due_ns = NEVER_NS
-            payload = json.dumps(self._build(), separators=(",", ":"), ensure_ascii=False).encode()
+            payload = json.dumps(self._document(), separators=(",", ":"), ensure_ascii=False).encode()
             self._emit(_retained(self._document_topic, payload, now_ns))
         return self._due_ns
 
     def snapshot(self) -> dict[str, Any]:
         """Return figures for health. Any thread."""
         return {"births": self.births}
+
+    def _document(self) -> dict[str, Any]:
+        """Return the document; an entity that is gone stays in it as its platform alone, which removes it."""
+        document = dict(self._build())
+        gone = {
+            key: {"platform": platform} for key, platform in self._told.items() if key not in document["components"]
+        }
+        self._told |= {key: entity["platform"] for key, entity in document["components"].items()}
+        document["components"] = {**document["components"], **gone}
+        return document
 
 
 class Withdrawal:

@@ -13,6 +13,7 @@ import numpy as np
 from agent.clock import NEVER_NS, NS_PER_S, Clock
 from agent.core.intake import Intake
 from agent.core.ledger import Ledger, Outcome
+from agent.core.probation import StreamReading
 from agent.core.scheduler import Ending, SchedulerPolicy, StreamPolicy
 from agent.frame import Capture, Frame, Pixels
 from agent.interfaces import Abort
@@ -34,7 +35,7 @@ class Nothing(Enum):
     IDLE = "idle"
     """Nothing came for the time that was given."""
     NUDGED = "nudged"
-    """`nudge` was called."""
+    """Somebody asked its thread to look around."""
     ENDED = "ended"
     """Nothing will come any more."""
 
@@ -66,6 +67,9 @@ class StreamFigures:
     Attributes:
         age: ages of live results when egress handed them to the sink.
         stages: durations by stage: preprocess, run, decode, hand_over (inference to sink).
+        is_open: its source may still deliver.
+        is_off: nobody reads its source now, and somebody may later.
+        reader: number of the one who may offer frames; see `Inbox.attach`.
     """
 
     age: Histogram = field(default_factory=Histogram)
@@ -74,6 +78,8 @@ class StreamFigures:
     last_at_ns: int | None = None
     source_losses: int = 0
     is_open: bool = True
+    is_off: bool = False
+    reader: int = 0
 
 
 class Inbox:
@@ -106,19 +112,66 @@ class Inbox:
         self._warm_runs: dict[str, Abort] = {}
         self._nudged: set[str] = set()
 
-    def offer(self, stream: str, capture: Capture) -> None:
+    def reconfigure(self, policies: Mapping[str, StreamPolicy], scheduling: SchedulerPolicy) -> None:
+        """Go on by other policies from the next frame on; see `Intake.reconfigure`.
+
+        A stream that is gone is closed, its figures and its book stay. One that is new waits for its reader. A trace
+        ends here: it tells of the policies that it began with.
+        """
+        with self._lock:
+            self._trace = NoTrace()
+            for name in self._intake.policies.keys() - policies.keys():
+                self._figures[name].reader += 1
+                self._figures[name].is_open = self._figures[name].is_off = False
+            for name in policies.keys() - self._figures.keys():
+                self._figures[name], self._forgotten[name] = StreamFigures(is_open=False, is_off=True), set()
+            self._intake.reconfigure(policies, scheduling)
+            self._changed.notify_all()
+
+    def attach(self, stream: str) -> int:
+        """Open a stream for a new reader and return its number; calls of an earlier one change nothing any more."""
+        with self._lock:
+            figures = self._figures[stream]
+            figures.reader += 1
+            figures.is_open, figures.is_off = True, False
+            self._changed.notify_all()
+            return figures.reader
+
+    def switch_off(self, stream: str) -> None:
+        """Let nobody read a stream for now: its session stays, and what waits is still served."""
+        with self._lock:
+            figures = self._figures[stream]
+            figures.reader += 1
+            figures.is_open, figures.is_off = False, True
+            self._changed.notify_all()
+
+    def nudge(self, session: str) -> None:
+        """Let a session's thread look around, even when no frame comes."""
+        with self._lock:
+            self._nudged.add(session)
+            self._changed.notify_all()
+
+    def publishes_late(self, stream: str) -> bool:
+        """Return whether a late result of the stream is published, marked."""
+        with self._lock:
+            policy = self._intake.policies.get(stream)
+            return policy is not None and policy.late_is_published
+
+    def offer(self, stream: str, capture: Capture, reader: int = 0) -> None:
         """Count a captured frame and queue it; an every_frame stream waits here for room.
 
-        After `stop` the frame ends as `shutdown`.
+        After `stop`, and when another reader came meanwhile, the frame ends as `shutdown`.
         """
         figures = self._figures[stream]
         with self._lock:
+            if reader != figures.reader:
+                return  # Read by one that was replaced: it never came in.
             frame = self._open(stream, capture, figures)
             if frame is None:
                 return
-            while self._intake.is_full(stream) and not self._is_stopping:
+            while not self._is_stopping and reader == figures.reader and self._intake.is_full(stream):
                 self._changed.wait()
-            if self._is_stopping:
+            if self._is_stopping or reader != figures.reader:
                 self._intake.settle(frame, Outcome.SHUTDOWN)
                 return
             self._intake.queue(frame, self._clock.now_ns())
@@ -126,9 +179,11 @@ class Inbox:
                 self._abort_warm_runs()
             self._changed.notify_all()
 
-    def unusable(self, stream: str, captured_at_ns: int) -> None:
+    def unusable(self, stream: str, captured_at_ns: int, reader: int = 0) -> None:
         """Count a frame that was captured and could not be decoded by its source."""
         with self._lock:
+            if reader != self._figures[stream].reader:
+                return
             frame = self._open(stream, Capture(captured_at_ns, NO_PIXELS), self._figures[stream])
             if frame is not None:
                 self._intake.settle(frame, Outcome.FAILED, stage="capture")
@@ -151,6 +206,9 @@ class Inbox:
         with self._lock:
             idle_at_ns = NEVER_NS if idle_after_ns == NEVER_NS else self._clock.now_ns() + idle_after_ns
             while not self._is_stopping:
+                if session in self._nudged:
+                    self._nudged.discard(session)
+                    return Nothing.NUDGED
                 now_ns = self._clock.now_ns()
                 frame = self._intake.take(now_ns, session)
                 if frame is not None:
@@ -159,23 +217,14 @@ class Inbox:
                     return frame
                 if not self._is_open(session) and not self._intake.scheduler.is_wanted(session):
                     return Nothing.ENDED
-                if session in self._nudged:
-                    self._nudged.discard(session)
-                    return Nothing.NUDGED
                 if now_ns >= idle_at_ns:
                     return Nothing.IDLE
                 self._changed.wait(None if idle_at_ns == NEVER_NS else (idle_at_ns - now_ns) / NS_PER_S)
             return Nothing.ENDED
 
     def _is_open(self, session: str) -> bool:
-        policies = self._intake.policies
-        return any(self._figures[name].is_open for name, policy in policies.items() if policy.session == session)
-
-    def nudge(self, session: str) -> None:
-        """Let a session's `take` return `Nothing.NUDGED` as soon as no frame waits."""
-        with self._lock:
-            self._nudged.add(session)
-            self._changed.notify_all()
+        own = [self._figures[name] for name, policy in self._intake.policies.items() if policy.session == session]
+        return any(figures.is_open or figures.is_off for figures in own)
 
     def begin_warm_run(self, session: str, abort: Abort) -> bool:
         """Occupy a session for a run that only keeps it warm; False when threads are taken or a frame came.
@@ -221,10 +270,11 @@ class Inbox:
             if not self._is_closed:
                 self._intake.settle(frame, outcome, stage=stage)
 
-    def select_variant(self, session: str, variant: str, fastest_ns: int) -> None:
-        """Note that a session runs another variant, and how fast that was in its warm-up."""
+    def select_variant(self, session: str, variant: str, fastest_ns: int, *, is_new_model: bool = False) -> None:
+        """Note that a session runs another variant or model, and how fast that was in its warm-up."""
         with self._lock:
-            self._intake.scheduler.select_variant(session, variant, fastest_ns, self._clock.now_ns())
+            now_ns = self._clock.now_ns()
+            self._intake.scheduler.select_variant(session, variant, fastest_ns, now_ns, is_new_model=is_new_model)
 
     def throttle(self, stream: str, *, factor: int, is_paused: bool) -> None:
         """See `Intake.throttle`."""
@@ -235,12 +285,26 @@ class Inbox:
         """Return (frames that missed their deadline, those and the published ones) since the start, by session."""
         sums: dict[str, tuple[int, int]] = {}
         with self._lock:
-            for name, ledger in self._intake.ledgers.items():
-                session = self._intake.policies[name].session
+            for name, policy in self._intake.policies.items():
+                session, ledger = policy.session, self._intake.ledgers[name]
                 missed = sum(ledger.count(outcome) for outcome in MISSES)
                 before = sums.get(session, (0, 0))
                 sums[session] = before[0] + missed, before[1] + missed + ledger.count(Outcome.PUBLISHED)
         return sums
+
+    def tallies(self) -> dict[str, StreamReading]:
+        """Return what a change of settings is judged by, for every stream that is on."""
+        with self._lock:
+            return {name: self._tally(name) for name in self._intake.policies if not self._figures[name].is_off}
+
+    def _tally(self, name: str) -> StreamReading:
+        ledger = self._intake.ledgers[name]
+        return StreamReading(
+            captured=ledger.captured,
+            in_time=ledger.count(Outcome.PUBLISHED),
+            not_in_time=sum(ledger.count(outcome) for outcome in (*MISSES, Outcome.FAILED)),
+            is_open=self._figures[name].is_open,
+        )
 
     def record_stages(self, stream: str, durations_ns: Mapping[str, int]) -> None:
         """Add one frame's stage durations."""
@@ -262,11 +326,12 @@ class Inbox:
         with self._lock:
             self._figures[stream].source_losses += 1
 
-    def end_stream(self, stream: str) -> None:
+    def end_stream(self, stream: str, reader: int = 0) -> None:
         """Note that a stream's source has ended; its waiting frames are still served."""
         with self._lock:
-            self._figures[stream].is_open = False
-            self._changed.notify_all()
+            if reader == self._figures[stream].reader:
+                self._figures[stream].is_open = False
+                self._changed.notify_all()
 
     def stop(self) -> None:
         """End every wait and settle what waits as `shutdown`."""
@@ -299,15 +364,16 @@ class Inbox:
 
         One look is not enough: after a suspend every frame in flight is old.
         """
-        policy = self._intake.policies[name]
-        is_bounded = policy.budget_ns is not None and not policy.late_is_published
-        limit_ns = (policy.budget_ns or 0) + FORGOTTEN_AFTER_NS
+        policy = self._intake.policies.get(name)
+        # A stream that is gone has no deadline any more, and must be empty just as soon.
+        is_bounded = policy is None or (policy.budget_ns is not None and not policy.late_is_published)
+        limit_ns = (0 if policy is None else policy.budget_ns or 0) + FORGOTTEN_AFTER_NS
         forgotten = ledger.forgotten(now_ns, limit_ns) if is_bounded else set()
         lost, self._forgotten[name] = forgotten & self._forgotten[name], forgotten
         return ledger.violations + len(lost) + (not ledger.is_exact())
 
     def _stream_snapshot(self, name: str) -> dict[str, Any]:
-        figures, ledger, policy = self._figures[name], self._intake.ledgers[name], self._intake.policies[name]
+        figures, ledger, policy = self._figures[name], self._intake.ledgers[name], self._intake.policies.get(name)
         now_ns = self._clock.now_ns()
         silent_ns = None if figures.last_at_ns is None else now_ns - figures.last_at_ns
         span_ns = (figures.last_at_ns or 0) - (figures.first_at_ns or 0)
@@ -321,10 +387,11 @@ class Inbox:
             "captured_fps": round(max(0, ledger.captured - 1) * per_s, 2),
             "published_fps": round(max(0, ledger.count(Outcome.PUBLISHED) - 1) * per_s, 2),
             "predicted_ms": round(self._intake.scheduler.predicted_ns(name, now_ns) / 1e6, 3),
-            "deadline_ms": None if policy.budget_ns is None else policy.budget_ns / 1e6,
-            "priority": policy.priority,
+            "deadline_ms": None if policy is None or policy.budget_ns is None else policy.budget_ns / 1e6,
+            "priority": 0 if policy is None else policy.priority,
             "silent_s": None if silent_ns is None else round(silent_ns / NS_PER_S, 3),
             "future_stamps": self._intake.future_stamps[name],
             "source_losses": figures.source_losses,
             "is_open": figures.is_open,
+            "is_off": figures.is_off,
         }

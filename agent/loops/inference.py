@@ -43,6 +43,46 @@ class CurrentRun:
     due_ns: int
 
 
+class Canary:
+    """A model that looks at live frames beside the one that serves.
+
+    Args:
+        variant: verified and warm.
+        wanted: frames that it is to see.
+    """
+
+    def __init__(self, variant: Variant, wanted: int) -> None:
+        self.variant = variant
+        self._wanted = wanted
+        self._durations_ns: list[int] = []
+        self._done = threading.Event()
+        self.stopped = 0
+        """Runs that a live frame ended."""
+        self.failure: str | None = None
+        """What went wrong on a frame, None while nothing did."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it has seen enough, or failed."""
+        return self._done.is_set()
+
+    def record(self, duration_ns: int) -> None:
+        """Count a frame that it finished. The inference thread."""
+        self._durations_ns.append(duration_ns)
+        if len(self._durations_ns) >= self._wanted:
+            self._done.set()
+
+    def fail(self, reason: str) -> None:
+        """Note that it cannot take a frame that the model in service could. The inference thread."""
+        self.failure = reason
+        self._done.set()
+
+    def wait(self, timeout_s: float) -> list[int]:
+        """Return the durations of its runs, ns, once it has seen enough or the time is over."""
+        self._done.wait(timeout_s)
+        return sorted(self._durations_ns)
+
+
 class InferenceLoop:
     """Serves the frames of one model's streams.
 
@@ -51,7 +91,6 @@ class InferenceLoop:
         inbox: with the streams of all models.
         timer: stops a run at its deadline.
         emit: hands a result to egress; never waits for the network.
-        marks_late: streams that publish late results, marked.
         show: called with every published frame and its payload, for the annotated picture.
         clock: the agent's.
         keep_warm_ns: after so long without a frame the model runs on its warm-up input; `NEVER_NS` for never.
@@ -64,7 +103,6 @@ class InferenceLoop:
         inbox: Inbox,
         timer: AbortTimer,
         emit: Emit,
-        marks_late: frozenset[str],
         show: ShowResult,
         clock: Clock,
         keep_warm_ns: int = NEVER_NS,
@@ -73,20 +111,24 @@ class InferenceLoop:
         self._inbox = inbox
         self._timer = timer
         self._emit = emit
-        self._marks_late = marks_late
         self._show = show
         self._clock = clock
-        self._keep_warm_ns = keep_warm_ns
+        self.keep_warm_ns = keep_warm_ns
+        """May be changed by any thread."""
         self._faults = QuietLog(log, clock)
         self._stopping = threading.Event()
-        self._wanted = 0
+        self._wanted_model = model
+        self._wanted_variant = 0
         self._selected = 0
         self._tell_test: TellTest | None = None
+        self._swapped = threading.Event()
         self._use(0)
         self.current: CurrentRun | None = None
         """What runs now; read by the governor's thread."""
         self.overshoot = Histogram()
         """From the deadline to the end of each run that was told to stop, whether it raised or went on to its end."""
+        self.canary: Canary | None = None
+        """Sees the frames that were served, in the pauses; set and cleared by any thread."""
         self.warm_runs = 0
         """Runs that only kept the model warm."""
 
@@ -102,13 +144,27 @@ class InferenceLoop:
 
     def select(self, index: int) -> None:
         """Run another variant from the next frame on. Any thread."""
-        self._wanted = index
+        self._wanted_variant = index
+
+    def swap(self, model: LoadedModel, timeout_s: float) -> bool:
+        """Run another model between two frames; return whether that happened in time. The control thread.
+
+        Args:
+            model: verified and warm, under the same name.
+            timeout_s: how long to wait for the running inference; afterwards it happens when that ends.
+        """
+        self._swapped.clear()
+        self._wanted_model = model
+        self._inbox.nudge(self._model.name)
+        return self._swapped.wait(timeout_s)
 
     def run(self) -> None:
         """The thread's body: until every stream has ended or the inbox is stopped."""
-        while (taken := self._inbox.take(self._model.name, self._keep_warm_ns)) is not Nothing.ENDED:
+        while (taken := self._inbox.take(self._model.name, self.keep_warm_ns)) is not Nothing.ENDED:
+            self._follow()
             if isinstance(taken, Frame):
                 self._serve(taken)
+                self._show_to_canary(taken)
             elif taken is Nothing.IDLE:
                 self._keep_warm()
             if self._tell_test is not None:
@@ -128,13 +184,23 @@ class InferenceLoop:
         self._stopping.set()
         self._timer.abort_all()
 
-    def _use(self, index: int) -> None:
+    def _follow(self) -> None:
+        """Bring in the model and the variant that were asked for."""
+        model = self._wanted_model
+        index = min(self._wanted_variant, len(model.variants) - 1)
+        if model is not self._model:
+            self._model = model
+            self._use(index, is_new_model=True)
+            self._swapped.set()
+        elif index != self._selected:
+            self._use(index)
+
+    def _use(self, index: int, *, is_new_model: bool = False) -> None:
         self._selected = index
-        self._inbox.select_variant(self._model.name, self.variant.name, self.variant.fastest_ns)
+        variant = self.variant
+        self._inbox.select_variant(self._model.name, variant.name, variant.fastest_ns, is_new_model=is_new_model)
 
     def _serve(self, frame: Frame) -> None:
-        if self._wanted != self._selected:
-            self._use(self._wanted)
         variant = self.variant
         started_ns = self._clock.now_ns()
         abort_at_ns = self._inbox.abort_at_ns(frame)
@@ -183,7 +249,7 @@ class InferenceLoop:
     def _conclude(self, frame: Frame, variant: Variant, started_ns: int, payload: Payload) -> None:
         """Publish, or not: the clock decides, whatever the inference returned."""
         outcome = self._inbox.finish(frame, started_ns)
-        is_marked = outcome is Outcome.LATE and frame.stream in self._marks_late
+        is_marked = outcome is Outcome.LATE and self._inbox.publishes_late(frame.stream)
         if outcome is Outcome.PUBLISHED or is_marked:
             height, width = frame.pixels.shape[:2]
             has_deadline = frame.deadline_ns != NEVER_NS
@@ -212,10 +278,31 @@ class InferenceLoop:
             self._show(frame, payload)
         self._inbox.settle(frame, outcome)
 
+    def _show_to_canary(self, frame: Frame) -> None:
+        """Run another model on a frame that was served; the next frame stops it."""
+        canary = self.canary
+        if canary is None or canary.is_done:
+            return
+        variant = canary.variant
+        abort = variant.engine.new_abort()
+        if not self._inbox.begin_warm_run(self._model.name, abort):
+            return
+        started_ns = self._clock.now_ns()
+        self.current = CurrentRun(None, variant, started_ns)
+        try:
+            inputs, placement = variant.preprocess(frame.pixels)
+            variant.decoder.decode(variant.engine.run(inputs, abort), placement)
+            canary.record(self._clock.now_ns() - started_ns)
+        except InferenceAbortedError:
+            canary.stopped += 1
+        except (PermanentError, MemoryError) as error:
+            canary.fail(str(error) or type(error).__name__)
+        finally:
+            self.current = None
+            self._inbox.end_warm_run(self._model.name)
+
     def _keep_warm(self) -> None:
         """Run on the warm-up input, so that caches, clock frequency and pages are ready for the next frame."""
-        if self._wanted != self._selected:
-            self._use(self._wanted)
         variant = self.variant
         abort = variant.engine.new_abort()
         if not self._inbox.begin_warm_run(self._model.name, abort):

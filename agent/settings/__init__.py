@@ -1,7 +1,7 @@
 """The settings: every key with its unit, range and the reason for its default.
 
 The text under each field is what `edgebeat check --schema` and docs/settings.md print. Loading, layers and
-error texts are in `agent.cli.load`.
+error texts are in `agent.layers`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from agent.settings.delivery import (
     StateSettings,
 )
 from agent.settings.limits import DegradationSettings, LimitsSettings, SchedulerSettings
+from agent.settings.probation import RemoteSettings
 from agent.settings.remote import HomeAssistantSettings, ImageSettings
 from agent.settings.streams import DEADLINE_MS_LIVE, ModelSettings, StreamSettings
+from agent.settings.updates import UpdatesSettings
 
 __all__ = [
     "DEADLINE_MS_LIVE",
@@ -34,6 +36,7 @@ __all__ = [
     "LogSettings",
     "ModelSettings",
     "MqttSettings",
+    "RemoteSettings",
     "SchedulerSettings",
     "Settings",
     "SpoolSettings",
@@ -64,8 +67,10 @@ class Settings(BaseSettings):
     log: LogSettings = LogSettings()
     images: ImageSettings = ImageSettings()
     home_assistant: HomeAssistantSettings = HomeAssistantSettings()
+    remote: RemoteSettings = RemoteSettings()
     models: tuple[ModelSettings, ...] = Field(default=(), max_length=16)
     """The models, at most 16."""
+    updates: UpdatesSettings = UpdatesSettings()
     streams: tuple[StreamSettings, ...] = Field(default=(), max_length=64)
     """The streams, at most 64."""
 
@@ -78,7 +83,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take only what `agent.cli.load` merged.
+        """Take only what `agent.layers` merged.
 
         The library's own sources replace a list as a whole and do not tell where a value came from; ours reach
         into `streams.0` and keep every origin.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 
@@ -61,6 +61,12 @@ TopicPrefix = Annotated[str, AfterValidator(_topic_prefix)]
 
 BrokerUrl = Annotated[str, AfterValidator(_broker_url)]
 """Where a broker is, or `embedded`."""
+
+
+ProtocolVersion = Annotated[
+    Literal["5", "3.1.1"], BeforeValidator(lambda value: str(value) if value in (5, "5") else value)
+]
+"""A version of MQTT; in TOML and in the environment 5 may be a number."""
 
 
 class Section(BaseModel):

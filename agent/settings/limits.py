@@ -7,22 +7,23 @@ from typing import Literal
 from pydantic import Field
 
 from agent.settings.fields import Section
+from agent.settings.scope import Live, Reload, Restart
 
 
 class LimitsSettings(Section):
     """What the agent may take of the device."""
 
-    threads: int | None = Field(default=None, ge=1, le=256)
+    threads: Reload[int | None] = Field(default=None, ge=1, le=256)
     """Threads for inference, 1 to 256; never more than the CPUs that affinity and cgroup quota allow. Default:
     all of those."""
-    memory_mb: int | None = Field(default=None, ge=64, le=1_048_576)
+    memory_mb: Live[int | None] = Field(default=None, ge=64, le=1_048_576)
     """Resident memory that the agent may take, MiB, 64 to 1,048,576. Above it health reports `over_limit` and
     an event is sent. Default: none."""
-    hang_s: float = Field(default=10.0, ge=1.0, le=600.0)
+    hang_s: Live[float] = Field(default=10.0, ge=1.0, le=600.0)
     """Seconds after its deadline (or its start, where it has none) at which an inference that ignores its abort
     counts as hung, 1 to 600, and never below ten times its warm-up run; the agent then restarts itself. Default 10:
     a machine that stalls for seconds comes back by itself."""
-    lock_memory: bool = False
+    lock_memory: Restart[bool] = False
     """Keep the loaded models in memory (mlockall), so that an idle model is not paged out. Needs RLIMIT_MEMLOCK or
     CAP_IPC_LOCK; health says whether it holds. Default false: it takes memory from everything else."""
 
@@ -30,20 +31,20 @@ class LimitsSettings(Section):
 class SchedulerSettings(Section):
     """Which frame runs next, and which is refused."""
 
-    confidence: float = Field(default=0.9, gt=0.0, le=1.0)
+    confidence: Live[float] = Field(default=0.9, gt=0.0, le=1.0)
     """Share of the recent runs whose service time a frame must have left, above 0 to 1; on a machine where even a
     fresh frame may miss, the share of what a fresh frame has. Default 0.9: of 0.3 to 0.9 it published most in
     simulation (docs/benchmarks.md)."""
-    window_s: float = Field(default=2.0, ge=0.1, le=60.0)
+    window_s: Live[float] = Field(default=2.0, ge=0.1, le=60.0)
     """How long a service time is remembered, 0.1 to 60 s. Default 2: a change of the clock frequency is learnt in
     that time."""
-    probe_share: float = Field(default=0.2, gt=0.0, le=1.0)
+    probe_share: Live[float] = Field(default=0.2, gt=0.0, le=1.0)
     """Share of the time that runs may take which nobody expects to end in time, above 0 to 1; they find out when
     there is hope again. Default 0.2: learns soon, and leaves most to the other streams."""
-    probe_interval_s: float = Field(default=0.5, ge=0.1, le=60.0)
+    probe_interval_s: Live[float] = Field(default=0.5, ge=0.1, le=60.0)
     """Longest time between two such runs, 0.1 to 60 s. Default 0.5: a stream is back half a second after a slow
     spell; a model that cannot make a deadline of 250 ms is then tried for a third of the time."""
-    min_share: float = Field(default=0.2, gt=0.0, le=1.0)
+    min_share: Live[float] = Field(default=0.2, gt=0.0, le=1.0)
     """Share of the inference time that is divided evenly among waiting streams whatever their priority, above 0 to
     1. Default 0.2: high priority means most of the machine, and nobody starves."""
 
@@ -51,26 +52,26 @@ class SchedulerSettings(Section):
 class DegradationSettings(Section):
     """When the agent does less, and in which order."""
 
-    steps: tuple[Literal["stride", "variant", "stream"], ...] = ("stride", "variant", "stream")
+    steps: Live[tuple[Literal["stride", "variant", "stream"], ...]] = ("stride", "variant", "stream")
     """What may be done, in this order: `stride` (every second, then every third frame of live streams), `variant`
     (the lighter variants of the models, see docs/models.md), `stream` (pause streams whose priority is below the
     highest, lowest first). Empty: nothing. Default: all."""
-    misses_max: float = Field(default=0.3, gt=0.0, le=1.0)
+    misses_max: Live[float] = Field(default=0.3, gt=0.0, le=1.0)
     """Share of a model's frames that may miss their deadline, above 0 to 1. Default 0.3: a third of the work in
     vain. A frame that a newer one replaces is no miss."""
-    temperature_c_max: float | None = Field(default=None, ge=20.0, le=130.0)
+    temperature_c_max: Restart[float | None] = Field(default=None, ge=20.0, le=130.0)
     """Degrees Celsius of a thermal zone, 20 to 130. Default: each zone's own limit, or 80 where it states none."""
-    frequency_ratio_min: float = Field(default=0.7, gt=0.0, le=1.0)
+    frequency_ratio_min: Live[float] = Field(default=0.7, gt=0.0, le=1.0)
     """Highest clock frequency that the kernel allows, of the highest there is, above 0 to 1. Default 0.7: below it
     the kernel is cooling the device."""
-    cpu_pressure_max: float = Field(default=90.0, gt=0.0, le=100.0)
+    cpu_pressure_max: Live[float] = Field(default=90.0, gt=0.0, le=100.0)
     """Percent of 10 s in which a task waited for a CPU (PSI), above 0 to 100. Default 90: inference that uses every
     CPU it was given makes 50 by itself."""
-    memory_pressure_max: float = Field(default=20.0, gt=0.0, le=100.0)
+    memory_pressure_max: Live[float] = Field(default=20.0, gt=0.0, le=100.0)
     """Percent of 10 s in which a task waited for memory (PSI), above 0 to 100. Default 20: far above any noise."""
-    worse_after_s: float = Field(default=3.0, ge=1.0, le=600.0)
+    worse_after_s: Live[float] = Field(default=3.0, ge=1.0, le=600.0)
     """How long something must be bad before a step is taken, and between two steps, 1 to 600 s. Default 3: a hiccup
     is no reason."""
-    better_after_s: float = Field(default=20.0, ge=1.0, le=3600.0)
+    better_after_s: Live[float] = Field(default=20.0, ge=1.0, le=3600.0)
     """How long everything must be good before a step is taken back, 1 to 3600 s; doubled, up to 10 minutes, each time
     it had to be taken again at once. Default 20: heat sinks are slow."""

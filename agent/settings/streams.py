@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from agent.settings.fields import Section, TopicLevel
+from agent.settings.scope import Live, LocalOnly, Reload
 
 DEADLINE_MS_LIVE = 250.0
 """Default deadline in live mode: a person who watches calls 250 ms immediate."""
@@ -16,11 +17,11 @@ DEADLINE_MS_LIVE = 250.0
 class ModelSettings(Section):
     """One model that streams may use."""
 
-    name: TopicLevel
+    name: LocalOnly[TopicLevel]
     """Name by which streams refer to it; required."""
-    path: Path
+    path: LocalOnly[Path]
     """A model folder with `model.toml`, or an .onnx file in such a folder; relative to the working folder."""
-    keep_warm_s: float | None = Field(default=None, ge=0.1, le=3600.0)
+    keep_warm_s: Live[float | None] = Field(default=None, ge=0.1, le=3600.0)
     """After so many seconds without a frame the model runs once on its golden sample, 0.1 to 3600, and again after
     the same time, so that the next frame finds caches, pages and clock as it needs them. Default: never; an idle
     device saves power."""
@@ -29,43 +30,45 @@ class ModelSettings(Section):
 class StreamSettings(Section):
     """One source, the model that looks at it, and how old its results may be."""
 
-    name: TopicLevel
+    name: LocalOnly[TopicLevel]
     """Name of the stream, one topic level; results go to `results/{name}`. Required."""
-    source: str = Field(min_length=1, max_length=2048)
+    source: Reload[str] = Field(min_length=1, max_length=2048)
     """/dev/video0 (or a by-id path, or a number), rtsp://..., http://..., or a video file. Required."""
-    model: str
+    model: Reload[str]
     """Name of a model under `models`. Required."""
-    mode: Literal["live", "every_frame"] = "live"
+    enabled: Live[bool] = True
+    """Whether the source is read. Default true; a stream that is off keeps its model warm and its books."""
+    mode: Reload[Literal["live", "every_frame"]] = "live"
     """`live`: the clock paces, the newest frame wins. `every_frame`: every frame of a file is processed and the
     source waits. Default `live`: a device watches the present."""
-    deadline_ms: float | None = Field(default=None, gt=0, le=600_000)
+    deadline_ms: Live[float | None] = Field(default=None, gt=0, le=600_000)
     """Age at which a result is worthless, ms, above 0 to 600,000. Default: 250 in live mode (what a person
     calls immediate), none in every_frame mode."""
-    max_fps: float | None = Field(default=None, gt=0, le=1000)
+    max_fps: Live[float | None] = Field(default=None, gt=0, le=1000)
     """Frames a second that are processed at most, above 0 to 1000; the others are counted as `skipped`.
     Default: every frame the model can take."""
-    stride: int = Field(default=1, ge=1, le=1000)
+    stride: Live[int] = Field(default=1, ge=1, le=1000)
     """Of the captured frames, every n-th is processed, 1 to 1000; the others are counted as `skipped`. Default 1:
     every frame."""
-    priority: int = Field(default=5, ge=0, le=9)
+    priority: Live[int] = Field(default=5, ge=0, le=9)
     """0 to 9: when there is too much to do, higher goes first, down to `scheduler.min_share` for the others; the
     lowest are paused first when the device is in need. Default 5: all alike."""
-    on_late: Literal["drop", "mark"] = "drop"
+    on_late: Live[Literal["drop", "mark"]] = "drop"
     """What becomes of a result after its deadline: `drop` it, or publish it with `"late": true`. Default
     `drop`: the promise."""
-    queue_frames: int | None = Field(default=None, ge=1, le=64)
+    queue_frames: Live[int | None] = Field(default=None, ge=1, le=64)
     """Frames that wait for the model, 1 to 64. Default: 1 in live mode (a newer frame replaces it), 4 in
     every_frame mode (the source then waits). More than 1 in live mode keeps their order and drops the oldest.
     A 1080p frame takes 6.2 MB."""
-    repeat: bool = False
+    repeat: Reload[bool] = False
     """Start a video file again at its end. Default false: the stream ends with the file."""
-    width: int | None = Field(default=None, ge=16, le=16_384)
+    width: Reload[int | None] = Field(default=None, ge=16, le=16_384)
     """Width to ask a camera for, pixels. Default: the camera's own."""
-    height: int | None = Field(default=None, ge=16, le=16_384)
+    height: Reload[int | None] = Field(default=None, ge=16, le=16_384)
     """Height to ask a camera for, pixels. Default: the camera's own."""
-    fps: float | None = Field(default=None, gt=0, le=1000)
+    fps: Reload[float | None] = Field(default=None, gt=0, le=1000)
     """Frame rate to ask a camera for, or at which a file is paced in live mode. Default: their own."""
-    annotated_image: Path | None = None
+    annotated_image: LocalOnly[Path | None] = None
     """JPEG file that shows the last prediction drawn on its frame, replaced at most once a second. Default:
     none."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import paho.mqtt.client as mqtt
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from agent.core.inbound import PAYLOAD_BYTES_MAX
+from agent.core.inbound import DESIRED, PAYLOAD_BYTES_MAX
 from agent.interfaces import Noticed, Received, SinkEvent
 
 WAITING_MAX = 32
@@ -69,12 +69,14 @@ class Inbound:
     def accept(self, message: mqtt.MQTTMessage) -> None:
         """Queue one message: checks and one append."""
         self._received += 1
-        if len(message.payload) > PAYLOAD_BYTES_MAX:
-            self._dropped["oversize"] += 1
+        is_oversize = len(message.payload) > PAYLOAD_BYTES_MAX
+        self._dropped["oversize"] += is_oversize
+        if (received := self._read(message)) is None:
+            self._dropped["malformed"] += 1
+        elif is_oversize and received.topic != DESIRED:
+            return
         elif len(self._waiting) >= WAITING_MAX:
             self._dropped["queue_full"] += 1
-        elif (received := self._read(message)) is None:
-            self._dropped["malformed"] += 1
         else:
             self._waiting.append(received)
             self._wake.set()
@@ -104,7 +106,8 @@ class Inbound:
         properties = message.properties
         return Received(
             topic=relative(self._base, topic),
-            payload=bytes(message.payload),
+            # One byte too many is kept of a document, so that its receiver can refuse it by name.
+            payload=bytes(message.payload[: PAYLOAD_BYTES_MAX + 1]),
             retain=bool(message.retain),
             response_topic=getattr(properties, "ResponseTopic", ""),
             correlation=getattr(properties, "CorrelationData", b""),

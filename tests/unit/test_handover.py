@@ -61,13 +61,13 @@ def test_a_first_run_has_nothing_before_it() -> None:
 
 def test_what_cannot_be_read_is_no_handover() -> None:
     """Damaged or from another version: the run starts from its settings file."""
-    for text in ("", "{", "[]", '{"settings": {}}', "{}\n{}", "\n\n"):
+    for text in ("", "{", "[]", '{"layers": {}}', "{}\n{}", "\n\n"):
         assert receive(memory_file(text)) is None
 
 
 def test_messages_come_back_as_they_were() -> None:
     """Deadlines and capture times hold over a restart: the clock goes on."""
-    values = {"settings": {}, "marks": {}, "reason": "", "restarts": 1, "end_ns": None}
+    values = {"layers": {}, "marks": {}, "reason": "", "restarts": 1, "end_ns": None}
     environ = memory_file(f"{json.dumps(values)}\n{json.dumps(asdict(MESSAGE))}\n")
     before = receive(environ)
     assert isinstance(before, Handover)
@@ -81,7 +81,7 @@ def test_the_newest_messages_are_kept_when_not_all_fit() -> None:
     lines = _lines(Handover({"a": 1}, messages, {}, "hung", 1, None))
     before = receive(memory_file(b"".join(lines).decode()))
     assert before is not None
-    assert before.settings == {"a": 1}
+    assert before.layers == {"a": 1}
     assert before.messages_dropped == 300 - len(before.messages) > 0
     assert [message.seq for message in before.messages] == list(range(before.messages_dropped, 300))
     assert sum(map(len, lines)) <= BYTES_MAX + 1000

@@ -45,14 +45,13 @@ class Bench:
             inbox=self.inbox,
             timer=AbortTimer(self.clock),
             emit=lambda message: None,
-            marks_late=frozenset(),
             show=lambda frame, payload: None,
             clock=self.clock,
         )
         self.signals = ScriptedSignals()
         self.events: list[tuple[str, Mapping[str, Any]]] = []
         self.governor = GovernorLoop(
-            loops=[self.loop],
+            loops=lambda: [self.loop],
             inbox=self.inbox,
             live_streams=["door", "yard"],
             ladder=Ladder(steps),
@@ -120,7 +119,7 @@ def test_what_was_missed_before_a_step_says_nothing_after_it() -> None:
         _expire(bench, 3)
         bench.read(1)
     assert [event for event, _ in bench.events] == ["degraded"]
-    assert bench.loop._wanted == 1
+    assert bench.loop._wanted_variant == 1
     bench.read(1)
     assert bench.governor.snapshot()["misses"] == {}
 

@@ -26,13 +26,12 @@ class Watch:
             inbox=Inbox({"door": StreamPolicy(NS_PER_S, session="fake")}, self.clock),
             timer=AbortTimer(self.clock),
             emit=lambda message: None,
-            marks_late=frozenset(),
             show=lambda frame, payload: None,
             clock=self.clock,
         )
         self.hung: list[tuple[CurrentRun, float]] = []
         self.hangs = HangLoop(
-            loops=[self.loop],
+            loops=lambda: [self.loop],
             hung=lambda loop, run, overdue_s: self.hung.append((run, overdue_s)),
             hang_ns=5 * NS_PER_S,
             clock=self.clock,

@@ -18,7 +18,12 @@ BIRTH = Received("/homeassistant/status", b"online")
 def announcement(clock: ManualClock, sent: list[Message], seed: int = 0) -> Announcement:
     """Build one."""
     return Announcement(
-        "homeassistant", TOPIC, build=lambda: {"a": 1}, emit=sent.append, clock=clock, rng=random.Random(seed)
+        "homeassistant",
+        TOPIC,
+        build=lambda: {"components": {}},
+        emit=sent.append,
+        clock=clock,
+        rng=random.Random(seed),
     )
 
 
@@ -32,7 +37,7 @@ def test_the_document_is_retained_and_sent_at_each_connection() -> None:
         assert told.turn(clock.ns) == NEVER_NS
     assert len(sent) == 2
     assert (sent[0].topic, sent[0].retain, sent[0].qos, sent[0].kind) == (f"/{TOPIC}", True, 1, "discovery")
-    assert json.loads(sent[0].payload or b"") == {"a": 1}
+    assert json.loads(sent[0].payload or b"") == {"components": {}}
 
 
 def test_a_birth_is_answered_once_within_five_seconds_and_not_at_once_by_all() -> None:
@@ -51,6 +56,24 @@ def test_a_birth_is_answered_once_within_five_seconds_and_not_at_once_by_all() -
         assert told.snapshot() == {"births": 10}
     assert max(waits) <= JITTER_NS
     assert max(waits) - min(waits) > JITTER_NS // 2
+
+
+def test_an_entity_that_is_gone_is_taken_away_by_its_platform_alone() -> None:
+    """Home Assistant keeps what a document leaves out; it comes back as it was."""
+    clock, sent = ManualClock(), list[Message]()
+    entities = {"a": {"platform": "sensor", "name": "A"}, "b": {"platform": "image", "name": "B"}}
+    told = Announcement(
+        "homeassistant", TOPIC, build=lambda: {"components": dict(entities)}, emit=sent.append, clock=clock
+    )
+    told.connected()
+    told.turn(clock.ns)
+    removed = entities.pop("b")
+    for expected in ({"platform": "image"}, removed):
+        told.again()
+        told.turn(clock.ns)
+        assert json.loads(sent[-1].payload or b"")["components"]["b"] == expected
+        entities["b"] = removed
+    assert len(sent) == 3
 
 
 def test_other_words_of_home_assistant_are_no_birth() -> None:

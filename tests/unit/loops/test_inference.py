@@ -53,7 +53,6 @@ class Bench:
             inbox=self.inbox,
             timer=self.timer,
             emit=self.emitted.append,
-            marks_late=frozenset({"s"} if self.policy.late_is_published else ()),
             show=lambda frame, payload: None,
             clock=self.clock,
             keep_warm_ns=self.keep_warm_ns,
@@ -263,7 +262,7 @@ def test_a_self_test_runs_between_frames_and_judges_the_golden_sample(difference
     bench = Bench()
     (variant,) = fake_model(bench.engine).variants
     judged = replace(variant, judge=lambda outputs: differences)
-    bench.loop._model = LoadedModel("fake", "1", "classification", (judged,))
+    bench.loop.swap(LoadedModel("fake", "1", "classification", (judged,)), 0.0)
     told: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     bench.capture()
     bench.loop.self_test(told.put)

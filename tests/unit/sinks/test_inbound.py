@@ -50,12 +50,17 @@ def test_what_is_too_large_too_much_or_no_text_is_counted_and_dropped() -> None:
     """None of it may raise in paho's thread, or grow in memory."""
     inbound = build()
     inbound.accept(message(f"{BASE}/settings/desired".encode(), b"x" * (PAYLOAD_BYTES_MAX + 1)))
+    inbound.accept(message(f"{BASE}/commands/ping".encode(), b"x" * (PAYLOAD_BYTES_MAX + 1)))
     inbound.accept(message(b"edgebeat/v1/porch/commands/\xff"))
     for _ in range(WAITING_MAX + 3):
         inbound.accept(message(f"{BASE}/settings/desired".encode(), b"x" * PAYLOAD_BYTES_MAX))
     state = inbound.state()
-    assert state["dropped"] == {"oversize": 1, "queue_full": 3, "malformed": 1}
-    assert state["received"] == WAITING_MAX + 5 == len(inbound.drain()) + sum(state["dropped"].values())
+    assert state["dropped"] == {"oversize": 2, "queue_full": 4, "malformed": 1}
+    assert state["received"] == WAITING_MAX + 6
+    first, *rest = inbound.drain()
+    assert isinstance(first, Received)
+    assert len(first.payload) == PAYLOAD_BYTES_MAX + 1, "a document that is too large is refused by name"
+    assert len(rest) == WAITING_MAX - 1
 
 
 def test_a_topic_outside_of_the_tree_is_absolute() -> None:

@@ -1,0 +1,1 @@
+"""Settings from afar: accepted, kept, watched, taken back."""

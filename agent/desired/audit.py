@@ -1,0 +1,50 @@
+"""Who changed what, and when: one JSON object a line, appended, in a file of bounded size."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from agent.clock import Clock, iso_utc
+
+log = logging.getLogger(__name__)
+
+FILE = "settings-audit.jsonl"
+BYTES_MAX = 1 << 20
+"""Of a file; the one before is kept as `.1`, so 2 MiB in all: some 5,000 changes."""
+
+
+class Audit:
+    """Appends to `settings-audit.jsonl` in the state folder. One thread at a time.
+
+    Args:
+        folder: `state.dir`.
+        clock: gives the wall time of each line.
+    """
+
+    def __init__(self, folder: Path, clock: Clock) -> None:
+        self._file = folder / FILE
+        self._clock = clock
+        self.failures = 0
+        """Lines that the disk did not take."""
+
+    def add(self, action: str, body: Mapping[str, Any]) -> None:
+        """Append one line; a disk that takes none is said and counted, and stops nothing."""
+        entry = {"at": iso_utc(self._clock.wall_ns()), "action": action, **body}
+        line = json.dumps(entry, separators=(",", ":"), default=str).encode() + b"\n"
+        try:
+            if self._file.exists() and self._file.stat().st_size + len(line) > BYTES_MAX:
+                self._file.replace(self._file.with_name(f"{FILE}.1"))
+            descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.write(descriptor, line)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            self.failures += 1
+            log.warning("%s: cannot be written: %s", self._file, error.strerror)

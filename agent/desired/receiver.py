@@ -1,0 +1,409 @@
+"""Obeys `settings/desired`: reads, keeps, applies, watches, takes back, and says each on `settings/reported`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from agent.clock import NS_PER_S, Clock
+from agent.core.desired import Document, InvalidDocumentError, parse_desired
+from agent.core.field_errors import FieldError, as_body, cut, field_error
+from agent.core.message import Message
+from agent.core.probation import Before, Bounds, Failed, Passed, Probation, Readings
+from agent.core.reconcile import Record, Verdict, accepted, judge, proven, stepped_down, survived
+from agent.desired.audit import Audit
+from agent.desired.reporting import Reporting, told
+from agent.desired.values import changed_scopes, changes, effective, load_document, masked_values, overridden
+from agent.errors import ConfigError
+from agent.interfaces import Received
+from agent.layers import InvalidSettingsError, Layers, Loaded
+from agent.settings import Settings
+from agent.settings.scope import Scope
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_NS = NS_PER_S
+"""Between two looks at the streams."""
+ASKED_BY_PROPERTIES = ("asked_by", "user", "client")
+"""MQTT 5 user properties that name who asked, the first that is there."""
+ASKED_BY_CHARS_MAX = 64
+
+
+class Applier(Protocol):
+    """Brings the running agent to new settings."""
+
+    def apply(self, settings: Settings) -> None:
+        """Change what differs.
+
+        Raises:
+            ConfigError: it cannot be used, and nothing was changed.
+        """
+
+
+class Models(Protocol):
+    """Takes releases of models."""
+
+    def check(self, body: Mapping[str, Any]) -> FieldError | None:
+        """Return why a signed manifest is refused, None when this device takes it."""
+
+    def offer(self, body: Mapping[str, Any], asked_by: str) -> None:
+        """Ask for its release; never waits."""
+
+    def announce(self) -> None:
+        """Send the state of releases again."""
+
+
+class Store(Protocol):
+    """See `accepted.AcceptedStore`."""
+
+    def save(self, record: Record) -> None:
+        """Write the record. Raises OSError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the receiver needs of the agent.
+
+    Attributes:
+        emit: hands a message to egress.
+        report: sends an event.
+        read: looks at streams, memory and broker.
+        restart: ends this run so that another starts on what is kept; with the reason.
+        clock: the agent's.
+    """
+
+    emit: Callable[[Message], None]
+    report: Callable[[str, Mapping[str, Any]], None]
+    read: Callable[[], Readings]
+    restart: Callable[[str], None]
+    clock: Clock
+
+
+class SettingsReceiver:
+    """See `interfaces.Receiver`.
+
+    Args:
+        layers: what is written on the device.
+        record: as this run was started on it.
+        loaded: the settings of this run, which are those of `record.current`.
+        store: keeps the record.
+        audit: keeps who changed what.
+        applier: changes the running agent.
+        around: the rest of the agent.
+        models: takes what a document says of models; None where nothing does.
+    """
+
+    topic = "settings/desired"
+    waiting_max = 1
+
+    def __init__(
+        self,
+        layers: Layers,
+        record: Record,
+        loaded: Loaded,
+        *,
+        store: Store,
+        audit: Audit,
+        applier: Applier,
+        around: Surroundings,
+        models: Models | None = None,
+    ) -> None:
+        self._models = models
+        self._layers = layers
+        self._record = record
+        self._loaded = loaded
+        self._started_on = loaded.settings
+        self._store = store
+        self._reporting = Reporting(around.emit, around.report, audit, around.clock)
+        self._applier = applier
+        self._around = around
+        self._is_obeyed = loaded.settings.remote.settings
+        self._bounds = Bounds(
+            int(loaded.settings.remote.probation_s * NS_PER_S), loaded.settings.remote.on_time_loss_max
+        )
+        self._before = Before()
+        self._probation: Probation | None = None
+        self._started_ns = around.clock.now_ns()
+        self._looked_ns = 0
+        self._seen_version = record.version_max
+        self._rejected: tuple[FieldError, ...] = ()
+        self._must_restart: list[str] = []
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self._loaded.settings
+
+    def connected(self) -> None:
+        """See `Receiver.connected`: the retained report may be gone with the broker's memory."""
+        self._report_state()
+        if self._models is not None:
+            self._models.announce()
+            self._offer_model(self._record.current)  # The run before may have ended in the middle of a download.
+
+    def receive(self, message: Received) -> None:
+        """See `Receiver.receive`."""
+        if not message.payload:
+            log.info("settings/desired was cleared: the settings stay as they are")
+            return
+        try:
+            document = parse_desired(message.payload, _asked_by(message))
+        except InvalidDocumentError as error:
+            self._reject(error.version, error.errors)
+            return
+        self._seen_version = document.version
+        verdict = judge(self._record, document)
+        if verdict is Verdict.NEW:
+            self._take(document)
+        elif verdict is Verdict.SAME:
+            self._rejected = ()
+            self._report_state()
+        else:
+            self._refuse_version(document, verdict)
+
+    def turn(self, now_ns: int) -> int:
+        """See `Receiver.turn`: looks at the device once a second."""
+        if now_ns - self._looked_ns >= LOOK_EVERY_NS:
+            self._looked_ns = now_ns
+            self._look(self._around.read(), now_ns)
+        return self._looked_ns + LOOK_EVERY_NS
+
+    def give_up(self, asked_by: str = "") -> bool:
+        """Go back to the settings before the current document because somebody asks; False when there is none."""
+        if self._record.current is None:
+            return False
+        self._roll_back("operator", {"asked_by": cut(asked_by, ASKED_BY_CHARS_MAX)})
+        return True
+
+    def stopped(self) -> None:
+        """Note that this run ends on purpose: its start does not count against the document. At the end."""
+        if self._record.starts:
+            self._save_or_say(survived(self._record))
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return figures for health. Any thread."""
+        record = self._record
+        return {
+            "version": _version(record.current),
+            "seen_version": self._seen_version,
+            "state": self._state(),
+            "is_proving": self._probation is not None,
+            "starts": record.starts,
+        }
+
+    def _take(self, document: Document) -> None:
+        """Validate, keep, apply, watch, say."""
+        if not self._is_obeyed:
+            text = "remote.settings is false on this device: nothing is changed from afar"
+            self._reject(document.version, [field_error((), "refused", text)])
+            return
+        try:
+            loaded = load_document(self._layers, document)
+        except InvalidDocumentError as error:
+            self._reject(document.version, error.errors)
+            return
+        if document.model is not None and (refused := self._check_model(document.model)) is not None:
+            self._reject(document.version, [refused])
+            return
+        old, record, now_ns = self._loaded, self._record, self._around.clock.now_ns()
+        touched = _touched_streams(old.settings, loaded.settings)
+        on_time = self._before.on_time()
+        must_deliver = {*self._before.alive(), *touched} & _running(loaded.settings)
+        next_record = accepted(record, document, on_time=on_time, must_deliver=must_deliver)
+        try:
+            self._store.save(next_record)
+        except OSError as error:
+            text = f"cannot be kept on the device, so it is not used: {error.strerror}"
+            self._reject(document.version, [field_error((), "not_kept", text)])
+            return
+        if (problem := self._apply(loaded)) is not None:
+            self._save_or_say(record)
+            self._reject(document.version, [field_error(("values",), "cannot_apply", problem)])
+            return
+        self._record, self._loaded, self._rejected = next_record, loaded, ()
+        self._begin_probation(now_ns)
+        changed = changes(old.settings, loaded.settings)
+        self._must_restart = self._pending()
+        log.info("settings v%d from %s: %s", document.version, document.asked_by or "unknown", told(changed))
+        self._report_state()
+        self._offer_model(document)
+        self._reporting.change("applied", document, {"changes": changed, "restart": self._must_restart})
+
+    def _check_model(self, model: Mapping[str, Any]) -> FieldError | None:
+        if self._models is None:
+            return field_error(("model",), "not_taken", "this run of the agent takes no model")
+        return self._models.check(model)
+
+    def _offer_model(self, document: Document | None) -> None:
+        if self._models is not None and document is not None and document.model is not None:
+            self._models.offer(document.model, document.asked_by)
+
+    def _apply(self, loaded: Loaded) -> str | None:
+        """Bring the agent to settings; return what prevents it."""
+        try:
+            self._applier.apply(loaded.settings)
+        except ConfigError as error:
+            return "; ".join(error.problems)
+        except Exception as error:
+            # Half of it may be done: the old settings are applied again, and the document is refused.
+            log.exception("settings: cannot be applied")
+            self._restore(f"{type(error).__name__} while settings were applied")
+            return f"the agent failed on it: {type(error).__name__}: {error}"
+        return None
+
+    def _restore(self, why: str) -> None:
+        """Apply the settings in force once more; where that fails, a new run must begin on what is kept."""
+        try:
+            self._applier.apply(self._loaded.settings)
+        except Exception as error:
+            log.exception("settings: cannot be restored in place")
+            self._around.restart(f"{why}, and {type(error).__name__} while the old ones were restored")
+
+    def _begin_probation(self, now_ns: int) -> None:
+        self._probation = Probation(
+            self._bounds,
+            on_time=self._record.on_time,
+            must_deliver=frozenset(self._record.must_deliver) & _running(self._loaded.settings),
+            readings=self._around.read(),
+            now_ns=now_ns,
+        )
+
+    def _look(self, readings: Readings, now_ns: int) -> None:
+        has_survived = now_ns - self._started_ns >= self._bounds.duration_ns
+        if not self._record.is_proven and self._probation is None and not self._must_restart:
+            self._begin_probation(now_ns)  # This run began on a document that is not proven yet.
+        if self._probation is None:
+            self._before.add(readings)
+            if has_survived and self._record.starts and self._record.is_proven:
+                self._record = survived(self._record)
+                self._save_or_say(self._record)
+            return
+        outcome = self._probation.update(readings, now_ns)
+        if isinstance(outcome, Failed):
+            self._roll_back(outcome.check, outcome.figures)
+        elif isinstance(outcome, Passed):
+            self._conclude()
+
+    def _conclude(self) -> None:
+        """The watch is over and nothing failed."""
+        self._probation = None
+        self._before.clear()
+        if self._must_restart:
+            # What takes effect at the next start is watched then.
+            self._report_state()
+            return
+        document = self._record.current
+        assert document is not None
+        self._record = proven(self._record)
+        self._save_or_say(self._record)
+        log.info("settings v%d: proven", document.version)
+        self._report_state()
+        self._reporting.change("proven", document, {})
+
+    def _roll_back(self, check: str, figures: Mapping[str, Any]) -> None:
+        """Give up the current document: keep that first, then apply what was good."""
+        failed, old = self._record.current, self._loaded
+        assert failed is not None
+        self._record = stepped_down(self._record, check, figures)
+        self._save_or_say(self._record)
+        self._probation = None
+        self._before.clear()
+        log.warning("settings v%d: rolled back: %s: %s", failed.version, check, dict(figures))
+        try:
+            self._loaded = load_document(self._layers, self._record.current)
+        except (InvalidDocumentError, InvalidSettingsError):
+            # It was valid when it was accepted, with the same file; only a bug leads here.
+            log.exception("settings: the last good ones are not valid any more")
+            self._around.restart("the last good settings are not valid any more")
+            return
+        self._restore(f"settings v{failed.version} were given up")
+        self._must_restart = self._pending()
+        self._report_state()
+        body = {"check": check, "figures": dict(figures), "to_version": _version(self._record.current)}
+        self._reporting.change("rolled_back", failed, {**body, "changes": changes(old.settings, self.settings)})
+
+    def _pending(self) -> list[str]:
+        """Return what is in force only from the next start on."""
+        scopes = changed_scopes(self._started_on, self.settings)
+        return [path for path, scope in scopes.items() if scope is Scope.RESTART]
+
+    def _refuse_version(self, document: Document, verdict: Verdict) -> None:
+        newest = self._record.version_max
+        if verdict is Verdict.STALE:
+            text = f"v{newest} was accepted before: a document must have a higher version"
+        else:
+            text = f"v{newest} was accepted with other values: give the changed document a higher version"
+        code = "stale" if verdict is Verdict.STALE else "version_reused"
+        self._rejected = (field_error(("version",), code, text, document.version),)
+        self._report_state("stale")
+
+    def _reject(self, version: int | None, errors: list[FieldError]) -> None:
+        """Say what is wrong; nothing was changed."""
+        if version is not None:
+            self._seen_version = version
+        is_repeated, self._rejected = tuple(errors) == self._rejected, tuple(errors)
+        self._report_state("rejected")
+        if not is_repeated:  # Each connection brings a retained document again.
+            self._reporting.rejected(version, errors)
+
+    def _state(self) -> str:
+        if self._record.given_up is not None:
+            return "rolled_back"
+        return "restart_required" if self._must_restart else "applied"
+
+    def _report_state(self, state: str | None = None) -> None:
+        record, given_up = self._record, self._record.given_up
+        body: dict[str, Any] = {
+            "version": _version(record.current),
+            "seen_version": self._seen_version,
+            "state": state or self._state(),
+            "proven": record.is_proven,
+            "errors": as_body(self._rejected),
+            "values": effective(self.settings),
+            "accepted": {} if record.current is None else masked_values(record.current.values),
+            "overridden": overridden(self._loaded, record.current, self._layers),
+            "restart": self._must_restart,
+        }
+        if self._probation is not None:
+            left_ns = self._probation.ends_ns - self._around.clock.now_ns()
+            body["probation_s"] = max(0.0, round(left_ns / NS_PER_S, 1))
+        if given_up is not None:
+            figures = dict(given_up.figures)
+            body["rolled_back"] = {"version": given_up.version, "check": given_up.check, "figures": figures}
+        self._reporting.state(body)
+
+    def _save_or_say(self, record: Record) -> None:
+        """Write what must be known after a restart; a disk that refuses cannot stop a way back."""
+        try:
+            self._store.save(record)
+        except OSError as error:
+            self._reporting.not_kept(str(error.strerror))
+
+
+def _version(document: Document | None) -> int:
+    """Return a version, 0 for the device's own settings."""
+    return 0 if document is None else document.version
+
+
+def _running(settings: Settings) -> frozenset[str]:
+    return frozenset(stream.name for stream in settings.streams if stream.enabled)
+
+
+def _touched_streams(before: Settings, after: Settings) -> set[str]:
+    """Return the streams whose source is opened anew, or for the first time."""
+    old = {stream.name: stream for stream in before.streams}
+    reopened = {
+        path.split(".", 1)[1].rpartition(".")[0]
+        for path, scope in changed_scopes(before, after).items()
+        if path.startswith("streams.") and scope is Scope.RELOAD
+    }
+    started = {s.name for s in after.streams if s.enabled and (s.name not in old or not old[s.name].enabled)}
+    return reopened | started
+
+
+def _asked_by(message: Received) -> str:
+    properties = dict(message.user_properties)
+    found = next((properties[name] for name in ASKED_BY_PROPERTIES if properties.get(name)), "")
+    return cut("".join(char if char.isprintable() else "?" for char in found), ASKED_BY_CHARS_MAX)

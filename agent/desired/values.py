@@ -1,0 +1,268 @@
+"""Values of a document become the remote layer of the settings, or errors by path; and settings become values.
+
+From afar a stream or a model is addressed by its name: `{"streams": {"door": {"max_fps": 5}}}`. An index would mean
+another camera as soon as somebody edits the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from agent.core.desired import Document, InvalidDocumentError
+from agent.core.field_errors import FieldError, cut, field_error, masked
+from agent.layers import LISTS, InvalidSettingsError, Layers, Leaf, Loaded
+from agent.settings import Settings
+from agent.settings.scope import Scope, scope_of, section_of
+from agent.toml_file import KeyPath, closest, dotted
+
+NEEDED_TO_ADD = ("source", "model")
+"""What a stream that the device does not know must bring; a name without them is a misspelling."""
+CHANGES_MAX = 100
+"""Changed values that an event and a line of the audit tell, with 2 x 200 characters each: 40 kB."""
+SHOWN_CHARS_MAX = 200
+
+
+def load_document(layers: Layers, document: Document | None) -> Loaded:
+    """Return the settings with a document as their remote layer; None for the device's own.
+
+    Raises:
+        InvalidDocumentError: with every error of every value.
+        InvalidSettingsError: without a document: the device's own settings are wrong.
+    """
+    if document is None:
+        return layers.load()
+    names = {section: layers.names(section) for section in LISTS}
+    reader = _Reader(names, f"remote v{document.version}")
+    reader.read(document.values)
+    errors = {error.path: error for error in reader.errors}
+    loaded: Loaded | None = None
+    try:
+        loaded = layers.load(reader.leaves)
+    except InvalidSettingsError as error:
+        for fault in error.faults:
+            path = ("values", *_by_name(fault.path, reader.names))
+            found = field_error(path, _code(fault.kind), _sentence(fault.message), fault.got)
+            errors.setdefault(found.path, found)
+        if not errors:
+            errors[""] = field_error((), "invalid_value", "; ".join(error.problems))
+    if errors or loaded is None:
+        raise InvalidDocumentError(list(errors.values()), document.version)
+    return loaded
+
+
+def overridden(loaded: Loaded, document: Document | None, layers: Layers) -> dict[str, str]:
+    """Return the values of a document that have no effect, by path, with what overrides them on the device."""
+    if document is None:
+        return {}
+    reader = _Reader({section: layers.names(section) for section in LISTS}, f"remote v{document.version}")
+    reader.read(document.values)
+    return {
+        dotted(_by_name(leaf.path, reader.names)): origin
+        for leaf in reader.leaves
+        if (origin := loaded.origins.get(dotted(leaf.path), leaf.origin)) != leaf.origin
+    }
+
+
+def effective(settings: Settings) -> dict[str, Any]:
+    """Return every value that may be changed from afar, streams and models by name, passwords masked."""
+    masked_ones: dict[str, Any] = masked_values(_effective(settings))
+    return masked_ones
+
+
+def _effective(settings: Settings) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for section, field in Settings.model_fields.items():
+        model, is_list = section_of(field.annotation)
+        if model is None:
+            continue
+        found = getattr(settings, section)
+        if is_list:
+            items = {item.name: fields for item in found if (fields := _remote_fields(item))}
+            values |= {section: items} if items else {}
+        elif fields := _remote_fields(found):
+            values[section] = fields
+    return values
+
+
+def masked_values(values: Any) -> Any:
+    """Return nested values with passwords in URLs replaced."""
+    if isinstance(values, Mapping):
+        return {key: masked_values(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [masked_values(value) for value in values]
+    return masked(values) if isinstance(values, str) else values
+
+
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested values by dotted path."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found |= {f"{key}.{path}": inner for path, inner in flat(value).items()}
+        else:
+            found[key] = value
+    return found
+
+
+def changes(before: Settings, after: Settings) -> dict[str, list[Any]]:
+    """Return what differs, as [before, after] by dotted path; the first 100."""
+    old, new = flat(_effective(before)), flat(_effective(after))
+    paths = [path for path in {**old, **new} if old.get(path) != new.get(path)]
+    return {path: [_short(old.get(path)), _short(new.get(path))] for path in paths[:CHANGES_MAX]}
+
+
+def changed_scopes(before: Settings, after: Settings) -> dict[str, Scope]:
+    """Return the mark of every value that differs, by dotted path."""
+    old, new = flat(_effective(before)), flat(_effective(after))
+    return {
+        path: _scope(path)
+        for path in {**old, **new}
+        if old.get(path) != new.get(path) or (path in old) != (path in new)
+    }
+
+
+def _scope(path: str) -> Scope:
+    section, _, rest = path.partition(".")
+    fields, is_list = _fields(section)
+    # A stream's name may hold dots, a field's name never.
+    field = rest.rpartition(".")[2] if is_list else rest
+    return fields[field]
+
+
+def _short(value: Any) -> Any:
+    return cut(masked(value), SHOWN_CHARS_MAX) if isinstance(value, str) else value
+
+
+def _remote_fields(section: BaseModel) -> dict[str, Any]:
+    fields = type(section).model_fields
+    names = {name for name, field in fields.items() if scope_of(field) is not Scope.LOCAL_ONLY}
+    return section.model_dump(mode="json", include=names)
+
+
+@cache
+def _fields(section: str) -> tuple[dict[str, Scope], bool]:
+    """Return the marks of a section's fields, and whether there may be several of it."""
+    model, is_list = section_of(Settings.model_fields[section].annotation)
+    assert model is not None
+    return {name: scope_of(field) for name, field in model.model_fields.items()}, is_list
+
+
+class _Reader:
+    """Walks the values of one document. What is right becomes leaves, all else errors."""
+
+    def __init__(self, names: Mapping[str, Sequence[str]], origin: str) -> None:
+        self.names = {section: list(known) for section, known in names.items()}
+        self.leaves: list[Leaf] = []
+        self.errors: list[FieldError] = []
+        self._origin = origin
+
+    def read(self, values: Mapping[str, Any]) -> None:
+        """Take in a whole document."""
+        for section, content in values.items():
+            if section not in Settings.model_fields:
+                known = [name for name in Settings.model_fields if self._has_remote_fields(name)]
+                self._error((section,), "unknown_key", f"is not a setting{closest(section, known)}", content)
+            elif not isinstance(content, dict):
+                form = '{"name": {"field": value}}' if section in LISTS else '{"field": value}'
+                self._error((section,), "wrong_type", f"must be an object: {form}", content)
+            elif section in LISTS:
+                for name, entry in content.items():
+                    self._read_item(section, name, entry)
+            else:
+                self._read_section(section, (section,), (section,), content)
+
+    def _read_item(self, section: str, name: str, entry: Any) -> None:
+        path = (section, name)
+        if not isinstance(entry, dict):
+            self._error(path, "wrong_type", 'must be an object: {"field": value}', entry)
+            return
+        names = self.names[section]
+        if name not in names:
+            if section != "streams" or not all(key in entry for key in NEEDED_TO_ADD):
+                hint = "; a new stream needs source and model" if section == "streams" else ""
+                text = f"is no name under {section} on this device{closest(name, names)}{hint}"
+                self._error(path, "unknown_name", text)
+                return
+            self.leaves.append(Leaf((section, len(names), "name"), name, self._origin))
+            names.append(name)
+        self._read_section(section, path, (section, names.index(name)), entry)
+
+    def _read_section(self, section: str, path: KeyPath, place: KeyPath, entry: Mapping[str, Any]) -> None:
+        """Read fields: `path` is theirs in the document, `place` in the settings."""
+        scopes, _ = _fields(section)
+        wanted: dict[str, Any] = {}
+        for name, value in entry.items():
+            if name not in scopes:
+                known = [known for known, scope in scopes.items() if scope is not Scope.LOCAL_ONLY]
+                self._error((*path, name), "unknown_key", f"is not a setting{closest(name, known)}", value)
+            elif scopes[name] is Scope.LOCAL_ONLY:
+                self._error((*path, name), "local_only", "can be changed on the device alone", value)
+            else:
+                wanted[name] = value
+        wrong = self._check_types(section, path, wanted)
+        self.leaves += [
+            Leaf((*place, name), value, self._origin) for name, value in wanted.items() if name not in wrong
+        ]
+
+    def _check_types(self, section: str, path: KeyPath, wanted: Mapping[str, Any]) -> set[str]:
+        """Validate fields strictly: a file may say "5" for 5, a program may not."""
+        model, _ = section_of(Settings.model_fields[section].annotation)
+        assert model is not None
+        try:
+            model.model_validate_json(json.dumps(wanted), strict=True)
+        except ValidationError as error:
+            found = [entry for entry in error.errors() if entry["loc"] and entry["loc"][0] in wanted]
+        else:
+            return set()
+        for entry in found:
+            message = _sentence(entry["msg"])
+            self._error((*path, *entry["loc"]), _code(entry["type"]), message, entry["input"])
+        return {str(entry["loc"][0]) for entry in found}
+
+    def _error(self, path: KeyPath, code: str, message: str, got: Any = None) -> None:
+        self.errors.append(field_error(("values", *path), code, message, got))
+
+    @staticmethod
+    def _has_remote_fields(section: str) -> bool:
+        return any(scope is not Scope.LOCAL_ONLY for scope in _fields(section)[0].values())
+
+
+def _by_name(path: KeyPath, names: Mapping[str, Sequence[str]]) -> KeyPath:
+    """Return a path with the name of a list's item in the place of its index."""
+    if len(path) > 1 and path[0] in LISTS and isinstance(path[1], int):
+        known = names[str(path[0])]
+        name: str | int = known[path[1]] if path[1] < len(known) else path[1]
+        return (path[0], name, *path[2:])
+    return path
+
+
+_CODES = {
+    "extra_forbidden": "unknown_key",
+    "missing": "missing",
+    "bool_as_number": "wrong_type",
+    "int_from_float": "wrong_type",
+    "literal_error": "not_a_choice",
+    "reference": "unknown_name",
+    "finite_number": "out_of_range",
+}
+
+
+def _code(kind: str) -> str:
+    """Return our word for one of pydantic's, whose names may change with its versions."""
+    if kind in _CODES:
+        return _CODES[kind]
+    if kind.endswith(("_type", "_parsing")):
+        return "wrong_type"
+    if kind.startswith(("greater_than", "less_than", "too_", "string_too_")):
+        return "out_of_range"
+    return "invalid_value"
+
+
+def _sentence(message: str) -> str:
+    text = message.removeprefix("Value error, ")
+    return text[0].lower() + text[1:]

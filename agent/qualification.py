@@ -1,0 +1,140 @@
+"""Tries a release of a model as a whole, in a child process within limits, before it may come near a live frame.
+
+`python -m agent.qualification` is the child: a job in JSON on standard input, figures in JSON on standard output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import agent
+from agent.core.release import ReleaseRefusedError
+from agent.errors import ConfigError
+
+LIMIT_S = 180.0
+"""For loading, warming and verifying every variant, and some runs: an endless loop ends here."""
+CPU_LIMIT_S = 300
+RUNS = 20
+REPLY_BYTES_MAX = 65_536
+NICE = 10
+"""The live streams go first on a busy device."""
+
+
+def qualify(
+    name: str, folder: Path, *, threads: int, memory_bytes: int | None, deadline_ms: float | None
+) -> dict[str, Any]:
+    """Load, warm, verify and time a model folder in a child process.
+
+    Args:
+        name: of the model.
+        folder: of the release.
+        threads: of one run.
+        memory_bytes: what the child's data may grow to, None for no limit.
+        deadline_ms: the tightest one of the streams that it would serve, None for none.
+
+    Returns:
+        Figures: `run_ms` (median and fastest) and `memory_mb`.
+
+    Raises:
+        ReleaseRefusedError: `not_verified`, `hangs`, `crashes`, `too_slow`.
+        OSError: no process can be made.
+    """
+    job = {"name": name, "folder": str(folder), "threads": threads, "memory_bytes": memory_bytes}
+    # The folder of this package first: the working folder, which anyone may have chosen, is not searched (-P).
+    environ = {**os.environ, "PYTHONPATH": str(Path(agent.__file__).resolve().parent.parent)}
+    command = [sys.executable, "-P", "-m", "agent.qualification"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environ
+    ) as child:
+        try:
+            output, _ = child.communicate(json.dumps(job).encode(), timeout=LIMIT_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            raise ReleaseRefusedError("hangs", f"loading and running it did not end within {LIMIT_S:g} s") from None
+        except BaseException:
+            child.kill()
+            raise
+    reply: dict[str, Any] = {}
+    with contextlib.suppress(ValueError):
+        reply = json.loads(output[:REPLY_BYTES_MAX])
+    if "problems" in reply:
+        raise ReleaseRefusedError("not_verified", "; ".join(reply["problems"])[:1000])
+    if child.returncode == -signal.SIGXCPU:
+        raise ReleaseRefusedError("hangs", f"it took more than {CPU_LIMIT_S} s of CPU")
+    if child.returncode != 0 or "run_ms" not in reply:
+        code = child.returncode
+        why = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        raise ReleaseRefusedError("crashes", f"the process that tried it ended with {why}")
+    fastest_ms = reply["run_ms"]["fastest"]
+    if deadline_ms is not None and fastest_ms > deadline_ms:
+        raise ReleaseRefusedError(
+            "too_slow", f"its fastest run takes {fastest_ms:g} ms of a deadline of {deadline_ms:g}"
+        )
+    return reply
+
+
+def main() -> None:
+    """Do the job. Whatever goes wrong is a sentence in the reply, unless the process itself is ended."""
+    job = json.loads(sys.stdin.buffer.read())
+    _limit(job["memory_bytes"])
+    try:
+        reply = _figures(job)
+    except ConfigError as error:
+        reply = {"problems": error.problems[:10]}
+    except MemoryError:
+        reply = {"problems": [f"it needs more memory than the {job['memory_bytes'] >> 20} MiB that are left for it"]}
+    sys.stdout.write(json.dumps(reply))
+    sys.stdout.flush()
+    os._exit(0)  # What a hostile network left behind is not unwound.
+
+
+def _limit(memory_bytes: int | None) -> None:
+    os.nice(NICE)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT_S, CPU_LIMIT_S))
+    if memory_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+
+
+def _figures(job: dict[str, Any]) -> dict[str, Any]:
+    from agent.engine.process import prepare_process
+
+    prepare_process()  # Before numpy and onnxruntime are imported.
+    from agent.clock import SystemClock
+    from agent.loading import load_model
+    from agent.settings import ModelSettings
+
+    clock = SystemClock()
+    before = _resident_mb()
+    model = load_model(ModelSettings(name=job["name"], path=Path(job["folder"])), job["threads"], clock)
+    variant = model.variants[0]
+    times_ms = []
+    for _ in range(RUNS):
+        started_ns = clock.now_ns()
+        variant.engine.run(variant.warm_inputs, variant.engine.new_abort())
+        times_ms.append((clock.now_ns() - started_ns) / 1e6)
+    times_ms.sort()
+    return {
+        "run_ms": {"fastest": round(times_ms[0], 2), "p50": round(times_ms[len(times_ms) // 2], 2)},
+        "memory_mb": round(_resident_mb() - before, 1),
+        "sha256": variant.sha256,
+    }
+
+
+def _resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize() / (1 << 20)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Model updates: signatures, downloads, and the folder that outlives a power cut at any byte."""

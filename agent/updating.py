@@ -1,0 +1,267 @@
+"""Builds model updates: which folder each model is loaded from, and what the updater needs of the agent."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import platform
+import ssl
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from agent.assembly import run_threads, used_models
+from agent.clock import NS_PER_S, Clock
+from agent.core.field_errors import FieldError, field_error
+from agent.core.message import Message
+from agent.core.probation import Bounds, Readings
+from agent.core.release import ReleaseFile, ReleaseRefusedError, Terms, check_terms, parse_release
+from agent.core.shelf import Shelf
+from agent.engine.process import loading, trim
+from agent.engine.session import runtime_version
+from agent.errors import ConfigError
+from agent.loading import load_model
+from agent.loops.inference import Canary, InferenceLoop
+from agent.loops.updater import Offer, Surroundings, UpdateLoop
+from agent.qualification import qualify
+from agent.settings import ModelSettings, Settings
+from agent.updates.download import fetch
+from agent.updates.signature import Signed, envelope_of, load_keys, verify
+from agent.updates.store import ReleaseStore
+
+log = logging.getLogger(__name__)
+
+CANARY_LIMIT_S = 60.0
+"""A model in service that is never idle leaves no time for another one; its probation then tells."""
+SPARE_BYTES = 32 << 20
+"""Of the memory limit, what a second model beside the one in service leaves to the rest."""
+
+
+class Agent(Protocol):
+    """What updates need of the running agent."""
+
+    def serve_models(self) -> None:
+        """Load the models that `Updates.effective` names. Raises ConfigError, and then nothing was changed."""
+
+    def readings(self) -> Readings:
+        """Look at streams, memory and broker."""
+
+    def inference(self, model: str) -> InferenceLoop | None:
+        """Return the loop that serves a model."""
+
+    def spare_bytes(self) -> int | None:
+        """Return what is left of the memory limit, None without one."""
+
+    def emit(self, message: Message) -> None:
+        """Hand a message to egress."""
+
+    def report(self, event: str, body: Mapping[str, Any]) -> None:
+        """Send an event."""
+
+
+class Updates:
+    """The releases of all models, from the start of the agent on.
+
+    Args:
+        settings: those of the device's own file count for what is local-only.
+        clock: the agent's.
+
+    Raises:
+        ConfigError: the keys or the authority that the settings name cannot be used.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self._settings = settings
+        self._updates = settings.updates
+        self._clock = clock
+        self._keys = {} if self._updates.keys_file is None else load_keys(self._updates.keys_file)
+        self._context = _context(self._updates.ca_file)
+        self._store = ReleaseStore(settings.state.dir)
+        self._lock = threading.Lock()
+        self._loop: UpdateLoop | None = None
+        kept = self._store.load()
+        self._shelves = {name: shelf.start() for name, shelf in kept.items()}
+        for name, shelf in self._shelves.items():
+            if shelf.trial is None and kept[name].trial is not None and shelf.ended is not None:
+                log.error("%s: release %d given up: %s", name, shelf.ended.seq, shelf.ended.reason)
+        self._save(kept)
+
+    def effective(self, settings: Settings) -> Settings:
+        """Return the settings with the folders that serve in the place of those that a release replaced."""
+        with self._lock:
+            shelves = self._shelves
+        models = tuple(self._placed(model, shelves.get(model.name)) for model in settings.models)
+        return settings.model_copy(update={"models": models})
+
+    def step_down(self, problems: list[str]) -> bool:
+        """Give up what serves and is not the settings' own, one step, because it cannot be loaded.
+
+        Returns:
+            Whether there was something to give up.
+        """
+        kept = dict(self._shelves)
+        reason = "; ".join(problems)[:500]
+        trials = {name: shelf for name, shelf in kept.items() if shelf.trial is not None}
+        if trials:
+            self._shelves |= {name: shelf.roll_back("cannot_start", reason) for name, shelf in trials.items()}
+        else:
+            self._shelves |= {name: shelf.revert() for name, shelf in kept.items() if shelf.current}
+        if self._shelves == kept:
+            return False
+        changed = ", ".join(name for name, shelf in self._shelves.items() if shelf != kept[name])
+        log.error("%s: the release cannot be loaded, the one before is: %s", changed, reason)
+        self._save(kept)
+        return True
+
+    def build_loop(self, agent: Agent) -> UpdateLoop:
+        """Return the updater of the running agent. Once."""
+
+        def serve(shelves: Mapping[str, Shelf]) -> None:
+            with self._lock:
+                before, self._shelves = self._shelves, dict(shelves)
+            try:
+                agent.serve_models()
+            except ConfigError:
+                with self._lock:
+                    self._shelves = before
+                raise
+
+        around = Surroundings(
+            fetch=self._fetch,
+            qualify=lambda name, folder: self._qualify(agent, name, folder),
+            canary=lambda name, folder: self._show_live_frames(agent, name, folder),
+            serve=serve,
+            read=agent.readings,
+            emit=agent.emit,
+            report=agent.report,
+            clock=self._clock,
+        )
+        self._loop = UpdateLoop(
+            self._shelves,
+            {model.name: str(model.path) for model in self._settings.models},
+            store=self._store,
+            around=around,
+            bounds=Bounds(int(self._updates.probation_s * NS_PER_S), self._settings.remote.on_time_loss_max),
+            give_up_ns=int(self._updates.give_up_hours * 3600 * NS_PER_S),
+        )
+        return self._loop
+
+    def check(self, body: Any) -> FieldError | None:
+        """Return why a document's `model` is refused, None when this device takes it. The control thread."""
+        try:
+            self._read(body)
+        except ReleaseRefusedError as error:
+            return field_error(("model",), error.code, str(error))
+        return None
+
+    def offer(self, body: Any, asked_by: str) -> None:
+        """Ask for the release of a document's `model`. The control thread."""
+        try:
+            signed, release = self._read(body)
+        except ReleaseRefusedError as error:
+            log.warning("model: refused: %s", error)  # It was accepted once; the keys were changed since.
+            return
+        assert self._loop is not None
+        self._loop.offer(Offer(release, _digest(signed), asked_by))
+
+    def announce(self) -> None:
+        """Send the last state again. The control thread."""
+        if self._loop is not None:
+            self._loop.announce()
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return what serves, by model, for health. Any thread."""
+        return {} if self._loop is None else self._loop.snapshot()
+
+    def _read(self, body: Any) -> tuple[Signed, Any]:
+        if self._updates.keys_file is None:
+            raise ReleaseRefusedError("not_taken", "updates.keys_file is not set on this device: it takes no model")
+        signed = envelope_of(body)
+        release = parse_release(verify(signed, self._keys))
+        terms = Terms(
+            models=frozenset(model.name for model in used_models(self._settings)),
+            hosts=frozenset(self._updates.hosts),
+            bytes_max=self._updates.max_mb << 20,
+            architecture=platform.machine(),
+            onnxruntime=runtime_version(),
+        )
+        shelf = self._loop.shelf(release.name) if self._loop is not None else None
+        is_known = shelf is not None and _digest(signed) in shelf.digests
+        check_terms(release, terms, 0 if shelf is None or is_known else shelf.seq_max)
+        return signed, release
+
+    def _placed(self, model: ModelSettings, shelf: Shelf | None) -> ModelSettings:
+        if shelf is None or not shelf.serving:
+            return model
+        if shelf.base != str(model.path):
+            log.warning(
+                "%s: the settings name %s now: its releases for %s are not used", model.name, model.path, shelf.base
+            )
+            return model
+        return model.model_copy(update={"path": self._store.folder(shelf.serving)})
+
+    def _fetch(self, file: ReleaseFile, partial: Path, on_progress: Callable[[int], bool]) -> None:
+        fetch(file, partial, on_progress, self._context)
+
+    def _qualify(self, agent: Agent, name: str, folder: Path) -> Mapping[str, Any]:
+        settings, spare = self._settings, agent.spare_bytes()
+        deadlines = [s.budget_ms for s in settings.streams if s.model == name and s.budget_ms is not None]
+        figures = qualify(
+            name,
+            folder,
+            threads=run_threads(settings),
+            memory_bytes=None if settings.limits.memory_mb is None else settings.limits.memory_mb << 20,
+            deadline_ms=min(deadlines, default=None),
+        )
+        needed = int(figures["memory_mb"] * (1 << 20)) + SPARE_BYTES
+        if spare is not None and needed > spare:
+            raise ReleaseRefusedError(
+                "too_big",
+                f"it takes {figures['memory_mb']} MiB beside the model in service; {spare >> 20} MiB are left of "
+                f"limits.memory_mb, {SPARE_BYTES >> 20} of them must stay free",
+            )
+        return figures
+
+    def _show_live_frames(self, agent: Agent, name: str, folder: Path) -> Mapping[str, Any]:
+        wanted, loop = self._updates.canary_frames, agent.inference(name)
+        if not wanted or loop is None:
+            return {"canary": {"frames": 0}}
+        try:
+            with loading():
+                model = load_model(ModelSettings(name=name, path=folder), run_threads(self._settings), self._clock)
+        except ConfigError as error:
+            raise ReleaseRefusedError("not_verified", "; ".join(error.problems)[:1000]) from error
+        canary = Canary(model.variants[0], wanted)
+        loop.canary = canary
+        try:
+            durations_ns = canary.wait(CANARY_LIMIT_S)
+        finally:
+            loop.canary = None
+        if canary.failure is not None:
+            raise ReleaseRefusedError("canary", f"fails on a live frame: {canary.failure}")
+        middle_ms = round(durations_ns[len(durations_ns) // 2] / 1e6, 2) if durations_ns else None
+        del model
+        trim()
+        return {"canary": {"frames": len(durations_ns), "stopped": canary.stopped, "p50_ms": middle_ms}}
+
+    def _save(self, kept: Mapping[str, Shelf]) -> None:
+        if self._shelves == kept:
+            return
+        try:
+            self._store.save(self._shelves)
+        except OSError as error:
+            log.error("%s: the state of updates cannot be written: %s", error.filename, error.strerror)  # noqa: TRY400
+
+
+def _digest(signed: Signed) -> str:
+    return hashlib.sha256(signed.payload).hexdigest()
+
+
+def _context(ca_file: Path | None) -> ssl.SSLContext | None:
+    if ca_file is None:
+        return None
+    try:
+        return ssl.create_default_context(cafile=str(ca_file))
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"updates.ca_file {ca_file}: cannot be used: {error}") from error

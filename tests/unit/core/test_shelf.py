@@ -1,0 +1,52 @@
+"""Which release serves: committed, on trial, rolled back."""
+
+from __future__ import annotations
+
+from agent.core.shelf import STARTS_MAX, Shelf
+
+
+def test_a_trial_serves_and_is_committed() -> None:
+    """The one before stays as the way back."""
+    first = Shelf("base").begin("m-1", 1, "d1")
+    assert first.serving == "m-1"
+    assert first.kept == {"m-1"}
+    second = first.commit().begin("m-2", 2, "d2").commit()
+    assert (second.serving, second.previous, second.seq_max) == ("m-2", "m-1", 2)
+    assert second.kept == {"m-1", "m-2"}
+    assert second.ended is not None
+    assert second.ended.phase == "committed"
+
+
+def test_a_trial_that_fails_leaves_what_was_before() -> None:
+    """And is remembered, so that a retained manifest does not bring it again."""
+    before = Shelf("base").begin("m-1", 1, "d1").commit()
+    after = before.begin("m-2", 2, "d2").roll_back("on_time", "0.2 of 0.9")
+    assert (after.serving, after.seq_max) == ("m-1", 1)
+    assert after.ended is not None
+    assert (after.ended.digest, after.ended.phase, after.ended.code) == ("d2", "rolled_back", "on_time")
+
+
+def test_starts_of_a_trial_are_counted() -> None:
+    """One that the agent does not survive is given up."""
+    shelf = Shelf("base").begin("m-1", 1, "d1")
+    for _ in range(STARTS_MAX):
+        shelf = shelf.start()
+        assert shelf.serving == "m-1"
+    shelf = shelf.start()
+    assert shelf.serving == ""
+    assert shelf.ended is not None
+    assert shelf.ended.code == "crash_loop"
+    assert shelf.start() == shelf
+
+
+def test_going_back_by_hand_and_again() -> None:
+    """Two releases are kept; a lower `seq` does not come in by itself."""
+    shelf = Shelf("base").begin("m-1", 1, "d1").commit().begin("m-2", 2, "d2").commit().revert()
+    assert (shelf.serving, shelf.previous, shelf.seq_max) == ("m-1", "m-2", 2)
+    assert shelf.revert().serving == "m-2"
+
+
+def test_the_release_in_service_committed_again_keeps_its_way_back() -> None:
+    """As after a power cut between the commit and its report."""
+    shelf = Shelf("base").begin("m-1", 1, "d1").commit().begin("m-1", 1, "d1").commit()
+    assert (shelf.serving, shelf.previous) == ("m-1", "")
