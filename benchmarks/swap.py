@@ -103,6 +103,7 @@ def _running(folder: Path, settings: Settings, frames: list[int]) -> Iterator[tu
         marks=marks,
         inbox=inbox,
         emit=emit,
+        show=lambda _frame, _payload: None,
         report=lambda _event, _body: None,
         wake=lambda: None,
         clock=clock,
