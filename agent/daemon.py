@@ -26,7 +26,6 @@ from agent.assembly import (
 from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, Clock, SystemClock
 from agent.core.backoff import Backoff
 from agent.core.degradation import Ladder
-from agent.core.inbound import SUBSCRIPTIONS
 from agent.core.message import Message
 from agent.core.outbox import Outbox
 from agent.core.probation import Readings
@@ -50,7 +49,7 @@ from agent.loops.trace import TraceRecorder
 from agent.loops.worker import Worker
 from agent.marks import HANGS_MAX, Marks
 from agent.pipelines import Pipelines, runnable
-from agent.remote import Remote
+from agent.remote import Remote, subscriptions
 from agent.settings import Settings
 from agent.sinks.embedded import EmbeddedBroker
 from agent.sinks.stdout import StdoutSink
@@ -63,8 +62,8 @@ DRAIN_NS = 4 * NS_PER_S + 500 * NS_PER_MS
 """From a signal to the summary: below the 5 s that service managers and users are promised."""
 TRACE_DRAIN_S = 0.5
 """Of the drain time, what the trace may take to write its last lines."""
-CONTROL_DRAIN_S = 0.5
-"""Of the drain time, what a request or a picture that is under way may take to its end."""
+CONTROL_DRAIN_S = 0.2
+"""Of the drain time, what a change of settings may take to end."""
 FLUSH_AT_END_NS = 30 * NS_PER_S
 """When every stream has ended by itself there is no hurry: what was accepted is delivered first."""
 
@@ -155,9 +154,7 @@ class Daemon:
             wake=self._look_around,
             clock=self._clock,
         )
-        self._remote.attach(
-            self._pipelines.by_stream, is_alive=self._pipelines.is_alive, restart=self.request_restart
-        )
+        self._remote.attach(self._pipelines, restart=self.request_restart)
         self._hangs = HangLoop(
             loops=lambda: self._pipelines.inferences,
             hung=self._hung,
@@ -215,6 +212,7 @@ class Daemon:
             log.warning("the trace ends: other settings are in force now")
         self._governor.follow(self._build_ladder(), self._live_streams())
         self._pipelines.report_unreachable()
+        self._remote.streams_changed()
 
     def request_stop(self, reason: str) -> None:
         """End `run` in order. Any thread and signal handlers: `SimpleQueue.put` is reentrant."""
@@ -258,9 +256,9 @@ class Daemon:
             "streams": self._inbox.snapshot(),
             "delivery": self._egress.snapshot(),
             "models": self._pipelines.snapshot(),
+            "control": self._remote.snapshot(),
             "updates": self._updates.snapshot(),
             "settings": {} if self._receiver is None else self._receiver.snapshot(),
-            "control": self._remote.snapshot(),
             "degradation": self._governor.snapshot(),
             "process": {**process, "memory_locked": self._lock_refusal is None},
             "versions": versions(),
@@ -332,15 +330,14 @@ class Daemon:
         self._pipelines.shut_down(inference_hangs=bool(self._hang_reason))
         for loop in (self._control, self._updater, self._health, self._governor, self._hangs):
             loop.stop()
+        self._remote.images.stop()
         is_at_rest = self._workers["control"].join(CONTROL_DRAIN_S)
+        self._workers["images"].join_or_leave(CONTROL_DRAIN_S)
         if is_at_rest and self._receiver is not None and not self._hang_reason and not self._crashed():
             self._receiver.stopped()
         if self._trace is not None:
             self._trace.stop()
             self._workers["trace"].join_or_leave(TRACE_DRAIN_S)
-        self._remote.images.stop()
-        for name in self._remote.bodies():
-            self._workers[name].join_or_leave(CONTROL_DRAIN_S)
         self._health.send()
         self._drain_egress(begun_ns, has_ended=has_ended)
         if self._broker is not None:
@@ -422,6 +419,7 @@ class Daemon:
             self._broker = EmbeddedBroker()
             settings = settings.model_copy(update={"url": self._broker.url(settings.protocol)})
             log.info("embedded broker: %s", settings.url)
+        wanted, optional = subscriptions(self._settings)
         return MqttSink(
             settings,
             device=self._settings.device.id,
@@ -430,7 +428,8 @@ class Daemon:
             clock=self._clock,
             wake=wake,
             backoff=Backoff(cap_ns=int(settings.reconnect_max_s * NS_PER_S)),
-            subscriptions=SUBSCRIPTIONS,
+            subscriptions=wanted,
+            optional_subscriptions=optional,
         )
 
     def _build_governor(self) -> GovernorLoop:
@@ -496,8 +495,8 @@ class Daemon:
         """Return the threads beside the pipelines in the order of their start: the sink first."""
         bodies: dict[str, Callable[[], None]] = {
             "egress": self._egress.run,
-            "update": self._updater.run,
             **self._remote.bodies(),
+            "update": self._updater.run,
             "health": self._health.run,
             "governor": self._governor.run,
             "hangs": self._hangs.run,
