@@ -12,7 +12,7 @@ from agent.clock import NS_PER_MS, NS_PER_S, Clock
 from agent.core.degradation import Ladder, LadderPolicy, Step, StepKind
 from agent.core.predictor import PredictorPolicy
 from agent.core.scheduler import Overflow, SchedulerPolicy, StreamPolicy
-from agent.engine.cpus import effective_cpus
+from agent.engine.cpus import allowed_cpus
 from agent.errors import ConfigError
 from agent.interfaces import LoadedModel, Source
 from agent.loading import load_model
@@ -87,12 +87,18 @@ def load_models(
 
 def run_threads(settings: Settings) -> int:
     """Return the threads of one inference: all CPUs divided evenly among the models, at least 1."""
-    return max(1, effective_cpus(settings.limits.threads) // max(1, len(used_models(settings))))
+    return max(1, inference_cpus(settings) // max(1, len(used_models(settings))))
+
+
+def inference_cpus(settings: Settings) -> int:
+    """Return the CPUs of all inferences together; a change of settings asks several times."""
+    asked = settings.limits.threads
+    return allowed_cpus() if asked is None else min(asked, allowed_cpus())
 
 
 def scheduler_policy(settings: Settings) -> SchedulerPolicy:
     """Return what holds for all streams and sessions."""
-    scheduler, cpus = settings.scheduler, effective_cpus(settings.limits.threads)
+    scheduler, cpus = settings.scheduler, inference_cpus(settings)
     return SchedulerPolicy(
         threads=cpus,
         run_threads=run_threads(settings),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from functools import cache
 from pathlib import Path
 
 
@@ -22,6 +23,12 @@ def effective_cpus(asked: int | None, *, root: Path = Path("/")) -> int:
     if quota is not None:
         allowed = min(allowed, math.floor(quota))
     return max(1, allowed if asked is None else min(asked, allowed))
+
+
+@cache
+def allowed_cpus() -> int:
+    """Return what the process was allowed when it was first asked: reading it took 13 ms on a busy device."""
+    return effective_cpus(None)
 
 
 def cgroup_quota_cpus(root: Path) -> float | None:

@@ -86,6 +86,7 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
         ("viewer", f"{TREE}/settings/desired", False),
         ("viewer", f"{TREE}/commands/restart", False),
         ("viewer", f"{TREE}/results/door", False),
+        ("viewer", f"{TREE}/commands/watch", True),
         ("gate", f"{TREE}/settings/desired", False),
         ("gate", f"{TREE}/results/door", False),
         ("gate", f"{TREE}/commands/restart", False),
