@@ -76,7 +76,8 @@ def load_models(
             surveyed.append(model)
         except ConfigError as error:
             refuse(model, error)
-    provision.fit(must_fit=must_all_load)
+    if surveyed:
+        provision.fit(must_fit=must_all_load)
     for model in surveyed:
         try:
             models[model.name] = load_model(model, provision.threads, clock, provision.recipe(model.name))

@@ -24,7 +24,6 @@ from agent.assembly import (
 from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, Clock, SystemClock
 from agent.core.backoff import Backoff
 from agent.core.degradation import Ladder
-from agent.core.inbound import SUBSCRIPTIONS
 from agent.core.message import Message
 from agent.core.outbox import Outbox
 from agent.core.probation import Readings
@@ -51,7 +50,7 @@ from agent.loops.worker import Worker
 from agent.marks import HANGS_MAX, Marks
 from agent.pipelines import Pipelines, runnable
 from agent.provision import Provision
-from agent.remote import Remote
+from agent.remote import Remote, subscriptions
 from agent.settings import Settings
 from agent.sinks.embedded import EmbeddedBroker
 from agent.sinks.stdout import StdoutSink
@@ -68,8 +67,8 @@ DRAIN_NS = 4 * NS_PER_S + 500 * NS_PER_MS
 """From a signal to the summary: below the 5 s that service managers and users are promised."""
 TRACE_DRAIN_S = 0.5
 """Of the drain time, what the trace may take to write its last lines."""
-CONTROL_DRAIN_S = 0.5
-"""Of the drain time, what a request or a picture that is under way may take to its end."""
+CONTROL_DRAIN_S = 0.2
+"""Of the drain time, what a change of settings may take to end."""
 FLUSH_AT_END_NS = 30 * NS_PER_S
 """When every stream has ended by itself there is no hurry: what was accepted is delivered first."""
 
@@ -172,9 +171,7 @@ class Daemon:
             wake=self._look_around,
             clock=self._clock,
         )
-        self._remote.attach(
-            self._pipelines.by_stream, is_alive=self._pipelines.is_alive, restart=self.request_restart
-        )
+        self._remote.attach(self._pipelines, restart=self.request_restart)
         self._hangs = HangLoop(
             loops=lambda: self._pipelines.inferences,
             hung=self._hung,
@@ -241,6 +238,7 @@ class Daemon:
             log.warning("the trace ends: other settings are in force now")
         self._governor.follow(self._build_ladder(), self._live_streams())
         self._pipelines.report_unreachable()
+        self._remote.streams_changed()
 
     def request_stop(self, reason: str) -> None:
         """End `run` in order. Any thread and signal handlers: `SimpleQueue.put` is reentrant."""
@@ -292,7 +290,6 @@ class Daemon:
             "engine": self._pipelines.provision.snapshot(self._pipelines.models, self._cores),
             "updates": self._updates.snapshot(),
             "settings": {} if self._receiver is None else self._receiver.snapshot(),
-            "control": self._remote.snapshot(),
             "degradation": self._governor.snapshot(),
             "process": {**process, "memory_locked": self._lock_refusal is None},
             "versions": versions(),
@@ -308,6 +305,8 @@ class Daemon:
                 self._egress.emit(message)
             # In a thread of its own, which nobody waits for: a disk that hangs may be why we are here.
             threading.Thread(target=self._marks.save, name="marks", daemon=True).start()
+        for given_up in () if self._start is None else self._start.given_up:
+            self._egress.report("settings_rolled_back", given_up)
         for name, why in self._left_out.items():
             event = "model_marked" if "marked" in why else "model_failed"
             self._egress.report(event, {"model": name, **why.get("marked", {"problems": why.get("failed")})})
@@ -370,15 +369,14 @@ class Daemon:
         self._pipelines.shut_down(inference_hangs=bool(self._hang_reason))
         for loop in (self._control, self._updater, self._health, self._governor, self._hangs):
             loop.stop()
+        self._remote.images.stop()
         is_at_rest = self._workers["control"].join(CONTROL_DRAIN_S)
+        self._workers["images"].join_or_leave(CONTROL_DRAIN_S)
         if is_at_rest and self._receiver is not None and not self._hang_reason and not self._crashed():
             self._receiver.stopped()
         if self._trace is not None:
             self._trace.stop()
             self._workers["trace"].join_or_leave(TRACE_DRAIN_S)
-        self._remote.images.stop()
-        for name in self._remote.bodies():
-            self._workers[name].join_or_leave(CONTROL_DRAIN_S)
         self._health.send()
         self._drain_egress(begun_ns, has_ended=has_ended)
         if self._broker is not None:
@@ -459,6 +457,7 @@ class Daemon:
             self._broker = EmbeddedBroker()
             settings = settings.model_copy(update={"url": self._broker.url(settings.protocol)})
             log.info("embedded broker: %s", settings.url)
+        wanted, optional = subscriptions(self._settings)
         return MqttSink(
             settings,
             device=self._settings.device.id,
@@ -467,7 +466,8 @@ class Daemon:
             clock=self._clock,
             wake=wake,
             backoff=Backoff(cap_ns=int(settings.reconnect_max_s * NS_PER_S)),
-            subscriptions=SUBSCRIPTIONS,
+            subscriptions=wanted,
+            optional_subscriptions=optional,
         )
 
     def _build_governor(self) -> GovernorLoop:
@@ -533,8 +533,8 @@ class Daemon:
         """Return the threads beside the pipelines in the order of their start: the sink first."""
         bodies: dict[str, Callable[[], None]] = {
             "egress": self._egress.run,
-            "update": self._updater.run,
             **self._remote.bodies(),
+            "update": self._updater.run,
             "health": self._health.run,
             "governor": self._governor.run,
             "hangs": self._hangs.run,

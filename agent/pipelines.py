@@ -162,6 +162,16 @@ class Pipelines:
         """The models of the moment. Any thread."""
         return {name: server.loop.model for name, server in self._servers.items()}
 
+    def serving(self) -> dict[str, InferenceLoop]:
+        """Return the streams that run, each with the loop of its model. Any thread."""
+        servers = self._servers
+        return {s.name: servers[s.model].loop for s in self.streams if s.enabled and s.model in servers}
+
+    def is_alive(self, loop: InferenceLoop) -> bool:
+        """Return whether an inference loop still serves. Any thread."""
+        server = self._servers.get(loop.model.name)
+        return server is not None and server.loop is loop and server.worker.is_alive
+
     @property
     def has_ended(self) -> bool:
         """Whether every stream has ended by itself.
@@ -262,23 +272,10 @@ class Pipelines:
         self._annotate.stop()
         self._join([self._workers["annotate"]], DRAIN_CAPTURE_NS)
 
-    def is_alive(self, loop: InferenceLoop) -> bool:
-        """Return whether an inference loop still serves. Any thread."""
-        return any(server.loop is loop and server.worker.is_alive for server in self._servers.values())
-
     def inference_threads(self) -> list[int]:
         """Return the native ids of the threads that run models. Any thread."""
         ids = [server.worker.native_id for server in self._servers.values()]
         return [native_id for native_id in ids if native_id is not None]
-
-    def by_stream(self) -> dict[str, InferenceLoop]:
-        """Return the loop that serves each stream of the moment. Any thread."""
-        servers = self._servers
-        return {stream.name: servers[stream.model].loop for stream in self.streams if stream.model in servers}
-
-    def _show_all(self, frame: Frame, payload: Payload) -> None:
-        self._annotate.show(frame, payload)
-        self._show(frame, payload)
 
     def _plan(self, new: Settings, reloaded: frozenset[str]) -> _Plan:
         """Prepare everything that can fail.
@@ -412,6 +409,10 @@ class Pipelines:
     def _all_workers(self) -> list[Worker]:
         servers = [server.worker for server in self._servers.values()]
         return [*self._workers.values(), *servers, *(reader.worker for reader in self._readers.values())]
+
+    def _show_all(self, frame: Frame, payload: Payload) -> None:
+        self._annotate.show(frame, payload)
+        self._show(frame, payload)
 
     def _join(self, workers: list[Worker], within_ns: int) -> None:
         by_ns = self._clock.now_ns() + within_ns

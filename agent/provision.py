@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -80,6 +81,13 @@ class Provision:
         """
         names = {stream.model for stream in settings.streams}
         kept = {name: known for name, known in (self._loaded | self._surveyed).items() if name in names}
+        before = self._settings
+        is_alike = (settings.limits, settings.engine) == (before.limits, before.engine)
+        if is_alike and names == {stream.model for stream in before.streams}:
+            # What most changes leave alone, and reading it took 13 ms on a busy device.
+            follower = copy.copy(self)
+            follower._settings, follower._loaded, follower._surveyed = settings, kept, {}
+            return follower
         follower = Provision(settings, kept, self.export())
         follower.limit = self.limit
         return follower
@@ -103,7 +111,8 @@ class Provision:
         """
         global _arena_is_shared  # noqa: PLW0603  See there.
         needs = tuple(found.need for found in self._surveyed.values())
-        serving = SERVING_BYTES + sum(map(_frames_bytes, self._settings.streams))
+        # Where models serve already, what serving takes is resident.
+        serving = 0 if self._loaded else SERVING_BYTES + sum(map(_frames_bytes, self._settings.streams))
         budget = Budget(self.limit, resident_bytes(), serving, needs)
         refusal = budget.refusal()
         if refusal and must_fit:

@@ -8,18 +8,21 @@ from __future__ import annotations
 import base64
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pydantic import Field
 
 from agent import __version__
 from agent.clock import NS_PER_MS, NS_PER_S, Clock
+from agent.core import discovery
 from agent.core.commands import Answered, Command, CommandError, CommandMemory, Pending
+from agent.core.inbound import SUBSCRIPTIONS
 from agent.core.message import Message
 from agent.frame import Frame
 from agent.journal import CommandJournal, from_values, to_values
 from agent.loops.commands import CommandReceiver
 from agent.loops.control import ControlLoop
+from agent.loops.home_assistant import Announcement, Withdrawal
 from agent.loops.images import ImageLoop, ImagePolicy
 from agent.loops.inference import InferenceLoop
 from agent.settings import Settings
@@ -58,6 +61,29 @@ class _Restart(Section):
     reason: str = Field(default="", max_length=200)
 
 
+class Serving(Protocol):
+    """What serves at the moment; see `pipelines.Pipelines`. Any thread."""
+
+    def serving(self) -> dict[str, InferenceLoop]:
+        """Return the streams that run, each with the loop of its model."""
+
+    def is_alive(self, loop: InferenceLoop) -> bool:
+        """Return whether a loop still serves."""
+
+
+class _NothingServes:
+    """Before the agent is built."""
+
+    def serving(self) -> dict[str, InferenceLoop]:
+        """See `Serving.serving`."""
+        return {}
+
+    def is_alive(self, loop: InferenceLoop) -> bool:
+        """See `Serving.is_alive`."""
+        del loop
+        return False
+
+
 class Remote:
     """The receivers of the control thread, and the thread that makes pictures.
 
@@ -82,13 +108,14 @@ class Remote:
         commands: Sequence[Mapping[str, Any]],
         clock: Clock,
     ) -> None:
+        self._settings = settings
+        self._base = f"{settings.mqtt.topic_prefix}/{settings.device.id}"
         self._control = control
         self._report = report
         self._boot = boot
         self._clock = clock
         self._started_ns = clock.now_ns()
-        self._streams: Callable[[], Mapping[str, InferenceLoop]] = dict
-        self._is_alive: Callable[[InferenceLoop], bool] = lambda _: False
+        self._serving: Serving = _NothingServes()
         self._restart_agent: Callable[[str], None] = lambda _: None
         journal = CommandJournal(settings.state.dir, may_make="dir" in settings.state.model_fields_set)
         carried = [entry for values in commands if (entry := from_values(values)) is not None]
@@ -105,7 +132,7 @@ class Remote:
         )
         self._commands = CommandReceiver(
             self._registry(),
-            base=f"{settings.mqtt.topic_prefix}/{settings.device.id}",
+            base=self._base,
             memory=memory,
             journal=journal,
             emit=emit,
@@ -114,24 +141,31 @@ class Remote:
             clock=clock,
         )
         control.add(self._commands)
+        place = discovery.config_topic(settings.home_assistant.prefix, settings.device.id)
+        self._announcement: Announcement | None = None
+        if settings.home_assistant.enabled:
+            self._announcement = Announcement(
+                settings.home_assistant.prefix, place, build=self._describe, emit=emit, clock=clock
+            )
+            control.add(self._announcement)
+        else:
+            control.add(Withdrawal(place, emit=emit, clock=clock))
 
-    def attach(
-        self,
-        streams: Callable[[], Mapping[str, InferenceLoop]],
-        *,
-        is_alive: Callable[[InferenceLoop], bool],
-        restart: Callable[[str], None],
-    ) -> None:
+    def attach(self, serving: Serving, *, restart: Callable[[str], None]) -> None:
         """Tell what the commands act on. Before the threads start.
 
         Args:
-            streams: returns those of the moment, each with the loop of its model.
-            is_alive: whether a loop still serves.
+            serving: the streams and models of the moment.
             restart: replaces this run of the agent in order, and says why.
         """
-        self._streams = streams
-        self._is_alive = is_alive
+        self._serving = serving
         self._restart_agent = restart
+
+    def streams_changed(self) -> None:
+        """Tell those who must know that other streams or models run now. Any thread."""
+        if self._announcement is not None:
+            self._announcement.again()
+            self._control.wake()
 
     def bodies(self) -> dict[str, Callable[[], None]]:
         """Return the bodies of the threads by their names."""
@@ -143,11 +177,24 @@ class Remote:
             **self._control.snapshot(),
             "commands": self._commands.snapshot(),
             "images": self.images.snapshot(),
+            **({} if self._announcement is None else {"home_assistant": self._announcement.snapshot()}),
         }
 
     def export(self) -> list[dict[str, Any]]:
         """Return the answered commands, for `handover`. After the control thread's end."""
         return [to_values(entry) for entry in self._commands.export()]
+
+    def _describe(self) -> dict[str, Any]:
+        """Return the document for Home Assistant."""
+        streams = self._serving.serving()
+        return discovery.document(
+            base=self._base,
+            device=self._settings.device.id,
+            version=__version__,
+            streams={name: loop.model.task for name, loop in streams.items()},
+            models={loop.model.name: loop.model.version for loop in streams.values()},
+            stale_after_s=2 * self._settings.health.period_s + 5,
+        )
 
     def _registry(self) -> dict[str, Command]:
         """Return every command."""
@@ -161,7 +208,7 @@ class Remote:
 
     def _ping(self, pending: Pending, _: _Nothing) -> None:
         uptime_s = round((self._clock.now_ns() - self._started_ns) / NS_PER_S, 3)
-        pending.done({"version": __version__, "uptime_s": uptime_s, "streams": sorted(self._streams())})
+        pending.done({"version": __version__, "uptime_s": uptime_s, "streams": sorted(self._serving.serving())})
 
     def _watch(self, pending: Pending, asked: _Watch) -> None:
         self._require(asked.stream)
@@ -208,7 +255,8 @@ class Remote:
         pending.done({"restarting": True, "boot": self._boot}, then=then)
 
     def _self_test(self, pending: Pending, _: _Nothing) -> None:
-        loops = {loop.model.name: loop for loop in self._streams().values() if self._is_alive(loop)}
+        serving = self._serving.serving().values()
+        loops = {loop.model.name: loop for loop in serving if self._serving.is_alive(loop)}
         figures: dict[str, dict[str, Any]] = {}
         lock = threading.Lock()
 
@@ -225,10 +273,17 @@ class Remote:
             loop.self_test(lambda found, name=name: tell(name, found))  # type: ignore[misc]
 
     def _require(self, stream: str) -> None:
-        streams = self._streams()
-        if stream not in streams:
+        if stream not in (streams := self._serving.serving()):
             known = ", ".join(sorted(streams)) or "none"
             raise CommandError("unknown_stream", f"{stream[:64]!r} is no stream that runs: known are {known}")
+
+
+def subscriptions(settings: Settings) -> tuple[list[str], list[str]]:
+    """Return what the device must hear, and what the broker may refuse."""
+    prefix = settings.home_assistant.prefix
+    if settings.home_assistant.enabled:
+        return [*SUBSCRIPTIONS, f"/{prefix}/status"], []
+    return [*SUBSCRIPTIONS], [f"/{discovery.config_topic(prefix, settings.device.id)}"]
 
 
 def _left_over(entries: Sequence[Answered], settings: Settings) -> set[str]:

@@ -457,9 +457,9 @@ CHANNELS: dict[str, tuple[str, type[BaseModel], bool, int]] = {
     "event": ("events/{type}", Event, False, 1),
     "health": ("health", Health, True, 0),
     "log": ("log", Log, False, 0),
+    "response": ("responses/{client}", Response, False, 1),
     "reported": ("settings/reported", Reported, True, 1),
     "desired": ("settings/desired", Desired, True, 1),
-    "response": ("responses/{client}", Response, False, 1),
 }
 """Name: topic below `{prefix}/{device}/`, body, retained, QoS."""
 

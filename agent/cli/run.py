@@ -93,9 +93,11 @@ def _build_daemon(args: argparse.Namespace, layers: Layers, before: Handover | N
     own = layers.load().settings
     start = begin(layers, SystemClock())
     while True:
+        settings = start.loaded.settings
+        logging.getLogger().setLevel(settings.log.level.upper())
         try:
             return Daemon(
-                start.loaded.settings,
+                settings,
                 output=args.output,
                 trace=args.record_trace,
                 before=before,

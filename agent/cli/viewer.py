@@ -94,8 +94,8 @@ class Viewer:
         if is_unanswered and self._clock.now_ns() > self._answer_by_ns:
             self._lost(f"{self._settings.url}: no answer within {ANSWER_TIMEOUT_NS // NS_PER_S} s")
 
-    def publish(self, topic: str, payload: bytes, *, asked_by: str) -> bool:
-        """Send a retained message below the prefix with QoS 1; False while there is no connection.
+    def publish(self, topic: str, payload: bytes, *, asked_by: str, retain: bool = True) -> bool:
+        """Send a message below the prefix with QoS 1; False while there is no connection.
 
         paho keeps it until it is acknowledged, as long as this connection lasts.
         """
@@ -107,7 +107,7 @@ class Viewer:
             properties.UserProperty = ("asked_by", asked_by)
         full = f"{self._settings.topic_prefix}/{topic}"
         try:
-            self._link.publish(full, payload, 1, retain=True, properties=properties)
+            self._link.publish(full, payload, 1, retain=retain, properties=properties)
         except TransientError as error:
             self._lost(f"{self._settings.url}: {error}")
             return False

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,9 @@ from pydantic import ValidationError
 
 from agent.cli import exit_codes
 from agent.cli.arguments import positive
+from agent.cli.pictures import Pictures, terminal_painter
 from agent.cli.viewer import Viewer
-from agent.cli.views import REFRESH_NS, View, quiet_when_the_reader_leaves, view_for_output
+from agent.cli.views import REFRESH_NS, LineView, View, quiet_when_the_reader_leaves, view_for_output
 from agent.clock import NEVER_NS, NS_PER_S, Clock, SystemClock
 from agent.errors import ConfigError
 from agent.settings import MqttSettings
@@ -40,33 +43,83 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_broker_arguments(parser)
     parser.add_argument("--duration", type=positive, metavar="S", help="end by itself after so many seconds")
     parser.add_argument("--json", action="store_true", help="one JSON object a message: topic and payload")
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="ask for pictures of the streams, and keep the newest of each here"
+    )
+    parser.add_argument(
+        "--show", action="store_true", help="ask for pictures and show them here: in kitty, Ghostty, iTerm2, WezTerm"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Show what comes until Ctrl-C or the end of the duration; 1 if the broker was never reached."""
     settings = broker_settings(args)
+    painter = _painter(args)
     clock = SystemClock()
     with quiet_when_the_reader_leaves():
-        return watch(settings, view_for_output(args.prefix, clock, as_json=args.json), clock, args.duration)
+        # A table is painted over in place, and a picture with it.
+        view = LineView(args.prefix, clock) if args.show else view_for_output(args.prefix, clock, as_json=args.json)
+        pictures = None
+        if args.images is not None or painter is not None:
+            pictures = Pictures(args.prefix, folder=args.images, show=painter, clock=clock)
+        return watch(settings, view, clock, args.duration, pictures)
     return exit_codes.DONE
 
 
-def watch(settings: MqttSettings, view: View, clock: Clock, duration_s: float | None) -> int:
+def watch(
+    settings: MqttSettings, view: View, clock: Clock, duration_s: float | None, pictures: Pictures | None = None
+) -> int:
     """Connect and show; return the exit code."""
-    viewer = Viewer(settings, clock, on_message=view.message, on_connection=view.connection)
+
+    def see(topic: str, payload: bytes) -> None:
+        view.message(topic, payload)
+        if pictures is not None:
+            pictures.message(topic, payload)
+
+    viewer = Viewer(settings, clock, on_message=see, on_connection=view.connection)
     end_ns = NEVER_NS if duration_s is None else clock.now_ns() + int(duration_s * NS_PER_S)
     try:
         while (left_ns := end_ns - clock.now_ns()) > 0:
             viewer.pump(min(REFRESH_NS, left_ns))
             view.refresh()
+            if pictures is not None:
+                pictures.refresh()
+                _send(viewer, pictures)
     except KeyboardInterrupt:
         return exit_codes.DONE
     finally:
+        if pictures is not None:
+            pictures.close()
+            _send(viewer, pictures)
         viewer.close()
         view.close()
         if viewer.missed:
             print(f"edgebeat: {viewer.missed} messages came faster than they could be shown", file=sys.stderr)
     return exit_codes.DONE if viewer.has_been_subscribed else exit_codes.FAILED
+
+
+def _send(viewer: Viewer, pictures: Pictures) -> None:
+    for topic, payload in pictures.requests:
+        viewer.publish(topic, payload, asked_by="edgebeat watch", retain=False)
+    pictures.requests.clear()
+
+
+def _painter(args: argparse.Namespace) -> Callable[[bytes], None] | None:
+    """Return what shows pictures where that was asked for.
+
+    Raises:
+        ConfigError: the terminal cannot, as far as it says, or there is no folder for the files.
+    """
+    if args.images is not None and not args.images.is_dir():
+        raise ConfigError(f"--images {str(args.images)!r}: is no folder: make it first")
+    if not args.show:
+        return None
+    if args.json:
+        raise ConfigError("--show and --json exclude each other: JSON is for programs")
+    painter = terminal_painter(os.environ, sys.stdout)
+    if painter is None:
+        raise ConfigError("--show: this terminal shows no pictures as far as it says: use --images DIR")
+    return painter
 
 
 def broker_settings(args: argparse.Namespace) -> MqttSettings:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
-from agent.core import strict_json
+from agent.core.located_json import UnreadableError, parse
 from agent.interfaces import Received
 
 PAYLOAD_BYTES_MAX = 4096
@@ -162,9 +162,9 @@ def answer_to(message: Received, address: Address) -> Address:
 
 def _read_body(payload: bytes) -> dict[str, Any]:
     try:
-        body = strict_json.parse(payload or b"{}", bytes_max=PAYLOAD_BYTES_MAX)
-    except strict_json.StrictJsonError as error:
-        raise CommandError("malformed", f"the body {error}") from None
+        body = parse(payload or b"{}", PAYLOAD_BYTES_MAX)
+    except UnreadableError as error:
+        raise CommandError("malformed", f"the body: {error}") from None
     if not isinstance(body, dict):
         raise CommandError("malformed", "the body is no JSON object")
     return body

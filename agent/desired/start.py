@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -46,6 +47,7 @@ class Start:
         loaded: the settings to run on.
         store: keeps the record.
         audit: keeps who changed what.
+        given_up: bodies of the events that tell which documents were given up on the way.
     """
 
     layers: Layers
@@ -53,11 +55,12 @@ class Start:
     loaded: Loaded
     store: Store
     audit: Audit
+    given_up: tuple[Mapping[str, Any], ...] = ()
 
     def without_current(self, problems: list[str]) -> Start:
         """Return the start on what was good before, because no run can start on the current document."""
         figures = {"problems": problems[:PROBLEMS_MAX]}
-        return _settled(replace(self, record=_given_up(self, "cannot_start", figures)))
+        return _settled(_given_up(self, "cannot_start", figures))
 
 
 def begin(layers: Layers, clock: Clock) -> Start:
@@ -78,10 +81,10 @@ def decide(layers: Layers, own: Loaded, store: Store, audit: Audit) -> Start:
     before = start.record
     start = replace(start, record=start_begun(before))
     if start.record.given_up != before.given_up:
-        _say(start, before.current)
+        start = _said(start, before.current)
     if not _save(start) and not start.record.is_proven:
         # A start that cannot be counted may be the one of a thousand: only what has proven itself is used then.
-        start = replace(start, record=_given_up(start, "not_kept", {"place": store.place}))
+        start = _given_up(start, "not_kept", {"place": store.place})
     return _settled(start)
 
 
@@ -98,35 +101,32 @@ def _settled(start: Start) -> Start:
         except InvalidDocumentError as error:
             # The file was edited since: what the document speaks of may be gone.
             figures = {"errors": as_body(error.errors[:PROBLEMS_MAX])}
-            start = replace(start, record=_given_up(start, "cannot_start", figures))
+            start = _given_up(start, "cannot_start", figures)
 
 
-def _given_up(start: Start, check: str, figures: dict[str, Any]) -> Record:
+def _given_up(start: Start, check: str, figures: dict[str, Any]) -> Start:
     """Give up the current document and count this start for the one that follows."""
-    record = start_begun(stepped_down(start.record, check, figures))
-    follower = replace(start, record=record)
-    _say(follower, start.record.current)
+    follower = replace(start, record=start_begun(stepped_down(start.record, check, figures)))
     _save(follower)
-    return record
+    return _said(follower, start.record.current)
 
 
-def _say(start: Start, failed: Document | None) -> None:
+def _said(start: Start, failed: Document | None) -> Start:
+    """Write down that a document was given up, and keep it to be told once there is a connection."""
     given_up, current = start.record.given_up, start.record.current
     assert given_up is not None
     follower = "the settings of the device" if current is None else f"v{current.version}"
     why = f"{given_up.check}: {given_up.figures}"
     log.error("settings v%d: given up: %s; starting on %s", given_up.version, why, follower)
-    asked_by = "" if failed is None else failed.asked_by
-    start.audit.add(
-        "rolled_back",
-        {
-            "version": given_up.version,
-            "asked_by": asked_by,
-            "check": given_up.check,
-            "figures": given_up.figures,
-            "to_version": 0 if current is None else current.version,
-        },
-    )
+    event = {
+        "version": given_up.version,
+        "asked_by": "" if failed is None else failed.asked_by,
+        "check": given_up.check,
+        "figures": dict(given_up.figures),
+        "to_version": 0 if current is None else current.version,
+    }
+    start.audit.add("rolled_back", event)
+    return replace(start, given_up=(*start.given_up, event))
 
 
 def _save(start: Start) -> bool:

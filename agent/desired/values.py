@@ -7,7 +7,7 @@ another camera as soon as somebody edits the file.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -74,10 +74,10 @@ def effective(settings: Settings) -> dict[str, Any]:
     return masked_ones
 
 
-def _effective(settings: Settings) -> dict[str, Any]:
+def _effective(settings: Settings, sections: Iterable[str] = Settings.model_fields) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    for section, field in Settings.model_fields.items():
-        model, is_list = section_of(field.annotation)
+    for section in sections:
+        model, is_list = section_of(Settings.model_fields[section].annotation)
         if model is None:
             continue
         found = getattr(settings, section)
@@ -111,16 +111,21 @@ def flat(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def changes(before: Settings, after: Settings) -> dict[str, list[Any]]:
     """Return what differs, as [before, after] by dotted path; the first 100."""
-    old, new = flat(_effective(before)), flat(_effective(after))
-    paths = [path for path in {**old, **new} if old.get(path) != new.get(path)]
-    return {path: [_short(old.get(path)), _short(new.get(path))] for path in paths[:CHANGES_MAX]}
+    found = list(_differences(before, after).items())[:CHANGES_MAX]
+    return {path: [_short(old), _short(new)] for path, (old, new) in found}
 
 
 def changed_scopes(before: Settings, after: Settings) -> dict[str, Scope]:
     """Return the mark of every value that differs, by dotted path."""
-    old, new = flat(_effective(before)), flat(_effective(after))
+    return {path: _scope(path) for path in _differences(before, after)}
+
+
+def _differences(before: Settings, after: Settings) -> dict[str, tuple[Any, Any]]:
+    """Return what differs; None stands also for what is not there. Only sections that differ are dumped."""
+    differ = [name for name in Settings.model_fields if getattr(before, name) != getattr(after, name)]
+    old, new = flat(_effective(before, differ)), flat(_effective(after, differ))
     return {
-        path: _scope(path)
+        path: (old.get(path), new.get(path))
         for path in {**old, **new}
         if old.get(path) != new.get(path) or (path in old) != (path in new)
     }

@@ -22,7 +22,8 @@ from agent.result import Payload
 log = logging.getLogger(__name__)
 
 WIDTH_MAX = 1280
-"""Wider pictures are made smaller first: a JPEG of 1280x720 takes 8 ms and mostly fits."""
+"""Wider pictures are made smaller first: a JPEG of 1280x720 takes 5 ms and mostly fits
+(docs/benchmarks.md)."""
 WIDTH_MIN = 160
 """Below it a picture tells nothing: it is dropped instead."""
 QUALITIES = (85, 70, 50, 30)

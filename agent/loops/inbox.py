@@ -152,7 +152,7 @@ class Inbox:
             self._changed.notify_all()
 
     def nudge(self, session: str) -> None:
-        """Let a session's `take` return `Nothing.NUDGED` as soon as no frame waits."""
+        """Let a session's thread look around, even when no frame comes."""
         with self._lock:
             self._nudged.add(session)
             self._changed.notify_all()
@@ -220,6 +220,9 @@ class Inbox:
             idle_at_ns = NEVER_NS if idle_after_ns == NEVER_NS else self._clock.now_ns() + idle_after_ns
             while not self._is_stopping:
                 self._looks[session] = self._looks.get(session, 0) + 1
+                if session in self._nudged:
+                    self._nudged.discard(session)
+                    return Nothing.NUDGED
                 now_ns = self._clock.now_ns()
                 frame = self._intake.take(now_ns, session)
                 if frame is not None:
@@ -228,9 +231,6 @@ class Inbox:
                     return frame
                 if not self._is_open(session) and not self._intake.scheduler.is_wanted(session):
                     return Nothing.ENDED
-                if session in self._nudged:
-                    self._nudged.discard(session)
-                    return Nothing.NUDGED
                 if now_ns >= idle_at_ns:
                     return Nothing.IDLE
                 self._changed.wait(None if idle_at_ns == NEVER_NS else (idle_at_ns - now_ns) / NS_PER_S)

@@ -127,8 +127,8 @@ class InferenceLoop:
         self._wanted_model = model
         self._wanted_variant = 0
         self._selected = 0
-        self._swapped = threading.Event()
         self._tell_test: TellTest | None = None
+        self._swapped = threading.Event()
         self._use(0)
         self.current: CurrentRun | None = None
         """What runs now; read by the governor's thread."""

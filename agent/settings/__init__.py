@@ -69,9 +69,9 @@ class Settings(BaseSettings):
     spool: SpoolSettings = SpoolSettings()
     health: HealthSettings = HealthSettings()
     log: LogSettings = LogSettings()
-    remote: RemoteSettings = RemoteSettings()
     images: ImageSettings = ImageSettings()
     home_assistant: HomeAssistantSettings = HomeAssistantSettings()
+    remote: RemoteSettings = RemoteSettings()
     models: tuple[ModelSettings, ...] = Field(default=(), max_length=16)
     """The models, at most 16."""
     updates: UpdatesSettings = UpdatesSettings()

@@ -106,6 +106,6 @@ class LogSettings(Section):
 
     level: Live[Literal["debug", "info", "warning", "error"]] = "info"
     """Least level that is written. Default `info`: transitions, never a line a frame."""
-    format: Restart[Literal["text", "json"]] = "text"
+    format: LocalOnly[Literal["text", "json"]] = "text"
     """`text`, with levels that the journal understands when it reads them, or `json`, an object a line. Default
     `text`."""

@@ -28,11 +28,21 @@ class Inbound:
         topics: to subscribe to, below the tree or absolute with a leading slash.
         wake: the egress thread's event.
         is_v5: the protocol.
+        optional: further topics; nobody is told when the broker refuses them.
     """
 
-    def __init__(self, base: str, topics: Sequence[str], wake: Wake, *, is_v5: bool) -> None:
+    def __init__(
+        self,
+        base: str,
+        topics: Sequence[str],
+        wake: Wake,
+        *,
+        is_v5: bool,
+        optional: Sequence[str] = (),
+    ) -> None:
         self._base = base
-        self._topics = [absolute(base, topic) for topic in topics]
+        self._topics = [absolute(base, topic) for topic in (*topics, *optional)]
+        self._optional = {absolute(base, topic) for topic in optional}
         self._wake = wake
         self._is_v5 = is_v5
         self._waiting: deque[SinkEvent] = deque()
@@ -73,7 +83,8 @@ class Inbound:
 
     def answered(self, reasons: Sequence[Any]) -> None:
         """Tell the operator, once a change, which topics the broker does not let us hear."""
-        refused = {topic: str(why) for topic, why in zip(self._topics, reasons, strict=False) if why.is_failure}
+        answers = zip(self._topics, reasons, strict=False)
+        refused = {topic: str(why) for topic, why in answers if why.is_failure and topic not in self._optional}
         if refused and tuple(refused) != self._refused:
             self._waiting.append(Noticed("subscription_refused", {"topics": refused}))
             self._wake.set()

@@ -93,6 +93,7 @@ class MqttSink:
         wake: watches the socket; set when an attempt to connect has ended.
         backoff: waits between attempts.
         subscriptions: topics to hear, as `Inbound` takes them.
+        optional_subscriptions: likewise, where the broker may refuse them.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class MqttSink:
         wake: Wake,
         backoff: Backoff,
         subscriptions: Sequence[str] = (),
+        optional_subscriptions: Sequence[str] = (),
     ) -> None:
         self._settings = settings
         self._device = device
@@ -116,7 +118,7 @@ class MqttSink:
         self._wake = wake
         self._backoff = backoff
         self._is_v5 = settings.protocol == "5"
-        self._inbound = Inbound(self._base, subscriptions, wake, is_v5=self._is_v5)
+        self._inbound = Inbound(self._base, subscriptions, wake, is_v5=self._is_v5, optional=optional_subscriptions)
         self._phase = _Phase.IDLE
         self._dialer = Dialer(wake)
         self._connection: _Connection | None = None

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -12,8 +15,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from tests.agent_process import AgentProcess, settings_text
-from tests.broker import Broker, Publisher, Subscriber, needs_mosquitto
-from tests.paths import COCO_SSD
+from tests.broker import Broker, Publisher, Subscriber, needs_mosquitto, wait_until
+from tests.paths import COCO_SSD, REPOSITORY
 from tests.schemas import validator
 
 pytestmark = needs_mosquitto
@@ -163,3 +166,29 @@ def test_pictures_come_only_while_somebody_watches(tmp_path: Path) -> None:
     assert summary["control"]["images"]["removed"] == 2
     book = summary["delivery"]["classes"]["image"]
     assert book["emitted"] == summary["control"]["images"]["sent"] + 2
+
+
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_watch_takes_a_lease_and_keeps_the_newest_picture(tmp_path: Path, protocol: str) -> None:
+    """`edgebeat watch --images` as its users run it; when it ends, nothing is sent any more."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    with (
+        Broker(tmp_path) as broker,
+        Subscriber(broker.port, f"{BASE}/image/#") as images,
+        AgentProcess(tmp_path, text_of(broker, tmp_path, protocol)) as agent,
+    ):
+        command = [sys.executable, "-m", "agent", "watch", "--mqtt", broker.url, "--protocol", protocol]
+        with subprocess.Popen(
+            [*command, "--images", str(folder), "--duration", "60"], cwd=REPOSITORY, stdout=subprocess.DEVNULL
+        ) as watching:
+            file = folder / "porch-door.jpg"
+            wait_until(file.is_file, "a picture")
+            watching.send_signal(signal.SIGINT)
+            assert watching.wait(20) == 0
+        assert cv2.imread(str(file)) is not None
+        while images.messages.get(timeout=30).payload:
+            pass
+        summary = agent.terminate()
+    assert summary["control"]["images"]["leases"] == 0
+    assert summary["control"]["commands"]["failed"] == 0

@@ -254,6 +254,7 @@ def test_what_no_run_survives_is_given_up_and_told(site: Site) -> None:
         report = site.reported_by_next_run()
         assert (report["state"], report["version"]) == ("rolled_back", 0)
         assert report["rolled_back"]["check"] == "starts"
+        assert site.subscriber.wait_for("events/settings_rolled_back", check="starts").body["to_version"] == 0
         assert report["values"]["streams"]["door"]["max_fps"] is None
         agent.terminate()
 
@@ -275,4 +276,17 @@ def test_the_device_may_refuse_and_may_override(site: Site) -> None:
         report = site.reported_by_next_run()
         assert (report["state"], report["version"]) == ("applied", 2)
         site.reported(lambda body: body["proven"])
+        agent.terminate()
+
+
+def test_a_change_after_which_the_broker_is_away_is_taken_back(site: Site) -> None:
+    """By the device alone; it says so when it is back."""
+    with site.agent(more="[remote]\nprobation_s = 6") as agent:
+        site.ask(3, {"streams": {"door": {"max_fps": 9}}})
+        site.reported(lambda body: body["version"] == 3)
+        site.broker.kill()
+        agent.wait_for_log("settings v3: rolled back: broker")
+        site.broker.start()
+        report = site.reported(lambda body: body["state"] == "rolled_back")
+        assert (report["version"], report["rolled_back"]["check"]) == (0, "broker")
         agent.terminate()

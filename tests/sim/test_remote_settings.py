@@ -20,8 +20,8 @@ from agent.layers import Layers, Leaf
 from agent.settings import Settings
 from tests.fakes import ManualClock
 
-SEEDS = 100
-"""A hundred lives take 4 s; docs/benchmarks.md has the command for thousands."""
+SEEDS = 50
+"""Fifty lives take 2 s of CPU; docs/benchmarks.md has the command for thousands."""
 PROBATION_S = 5.0
 LAYERS = Layers(
     tuple(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.cli.load import load_settings
+from agent.cli.load import load_settings, read_layers
 from agent.errors import ConfigError
+from agent.layers import Layers
 
 ONE_OFF: dict[str, Any] = {
     "models": [{"name": "m", "path": "p"}],
@@ -144,3 +146,12 @@ def test_live_streams_have_a_deadline_by_default_and_every_frame_ones_none() -> 
     batch = {**ONE_OFF, "streams": [{**ONE_OFF["streams"][0], "mode": "every_frame"}]}
     (stream,) = load_settings(None, batch, {}).settings.streams
     assert stream.budget_ms is None
+
+
+def test_layers_go_to_the_next_run_and_come_back_as_they_were(tmp_path: Path) -> None:
+    """A restart in place must not read a file that was broken meanwhile."""
+    file = tmp_path / "agent.toml"
+    file.write_text("[limits]\nthreads = 3\n[degradation]\nsteps = []\n")
+    layers = read_layers(file, ONE_OFF, {"EDGEBEAT_STREAMS__0__MAX_FPS": "4"})
+    again = Layers.imported(json.loads(json.dumps(layers.export())))
+    assert again.load() == layers.load()

@@ -263,7 +263,7 @@ def test_a_self_test_runs_between_frames_and_judges_the_golden_sample(difference
     bench = Bench()
     (variant,) = fake_model(bench.engine).variants
     judged = replace(variant, judge=lambda outputs: differences)
-    bench.loop._model = LoadedModel("fake", "1", "classification", (judged,))
+    bench.loop.swap(LoadedModel("fake", "1", "classification", (judged,)), 0.0)
     told: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     bench.capture()
     bench.loop.self_test(told.put)

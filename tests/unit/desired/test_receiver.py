@@ -1,0 +1,250 @@
+"""What becomes of a document, step by step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from agent.clock import NS_PER_S
+from agent.core.message import Message
+from agent.core.probation import Readings, StreamReading
+from agent.core.reconcile import Record
+from agent.desired.audit import FILE, Audit
+from agent.desired.receiver import SettingsReceiver, Surroundings
+from agent.desired.reporting import REJECTIONS_BURST
+from agent.errors import ConfigError
+from agent.interfaces import Received
+from agent.layers import Layers, Leaf
+from agent.settings import Settings
+from tests.fakes import ManualClock
+
+VALUES: dict[tuple[str | int, ...], Any] = {
+    ("remote", "probation_s"): 10.0,
+    ("models", 0, "name"): "seen",
+    ("models", 0, "path"): "m",
+    ("streams", 0, "name"): "door",
+    ("streams", 0, "source"): "rtsp://user:secret@camera",
+    ("streams", 0, "model"): "seen",
+}
+LAYERS = Layers(tuple(Leaf(path, value, "agent.toml") for path, value in VALUES.items()))
+
+
+class Device:
+    """A receiver and everything around it."""
+
+    def __init__(self, folder: Path, record: Record | None = None) -> None:
+        self.clock = ManualClock()
+        self.record = record or Record()
+        self.saves_until_full = 1000
+        self.refusals: list[Exception] = []
+        self.applied: list[Settings] = []
+        self.reports: list[Mapping[str, Any]] = []
+        self.events: list[str] = []
+        self.restarts: list[str] = []
+        self.missed_share = 0.0
+        self.frames = 0
+        self.missed = 0
+        self.audit_file = folder / FILE
+        around = Surroundings(self._emit, self._report, self._read, self.restarts.append, self.clock)
+        self.receiver = SettingsReceiver(
+            LAYERS,
+            self.record,
+            LAYERS.load(),
+            store=self,
+            audit=Audit(folder, self.clock),
+            applier=self,
+            around=around,
+        )
+
+    @property
+    def last(self) -> Mapping[str, Any]:
+        """The newest report."""
+        return self.reports[-1]
+
+    @property
+    def fps(self) -> float | None:
+        """What the running agent was last told."""
+        return self.applied[-1].streams[0].max_fps
+
+    def save(self, record: Record) -> None:
+        """See `Store.save`."""
+        self.saves_until_full -= 1
+        if self.saves_until_full < 0:
+            raise OSError(28, "No space left on device")
+        self.record = record or Record()
+
+    def apply(self, settings: Settings) -> None:
+        """See `Applier.apply`."""
+        if self.refusals:
+            raise self.refusals.pop(0)
+        self.applied.append(settings)
+
+    def ask(self, version: int, fps: float = 5.0, **more: Any) -> Mapping[str, Any]:
+        """Send a document and return what is reported of it."""
+        values = {"streams": {"door": {"max_fps": fps, **more}}}
+        payload = json.dumps({"schema": 1, "version": version, "values": values}).encode()
+        self.receiver.receive(Received("settings/desired", payload, user_properties=(("asked_by", "ada"),)))
+        return self.last
+
+    def wait(self, seconds: int) -> None:
+        """Let time pass, ten frames a second."""
+        for _ in range(seconds):
+            self.clock.ns += NS_PER_S
+            self.frames += 10
+            self.missed += round(10 * self.missed_share)
+            self.receiver.turn(self.clock.now_ns())
+
+    def _read(self) -> Readings:
+        return Readings({"door": StreamReading(self.frames, self.frames - self.missed, self.missed)})
+
+    def _emit(self, message: Message) -> None:
+        assert (message.topic, message.retain, message.qos) == ("settings/reported", True, 1)
+        json.dumps(message.body, allow_nan=False)
+        self.reports.append(message.body)
+
+    def _report(self, event: str, body: Mapping[str, Any]) -> None:
+        assert "secret" not in json.dumps(body)
+        self.events.append(event)
+
+
+def test_a_change_is_on_disk_before_it_is_applied(tmp_path: Path) -> None:
+    """A run that dies while it is applied is counted by the next one."""
+    device = Device(tmp_path)
+    device.refusals = [ConfigError("no such camera")]
+    kept: list[int] = []
+    device.apply = lambda settings: kept.append(device.record.version_max)  # type: ignore[method-assign]
+    device.ask(3)
+    assert kept == [3]
+
+
+def test_a_change_that_cannot_be_applied_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Neither on disk nor in the version: the same number may be used again."""
+    device = Device(tmp_path)
+    device.refusals = [ConfigError("no such camera")]
+    report = device.ask(3)
+    assert (report["state"], report["version"]) == ("rejected", 0)
+    assert report["errors"]["values"]["message"] == "no such camera"
+    assert device.record == Record()
+    assert device.ask(3)["state"] == "applied"
+
+
+def test_a_bug_while_it_is_applied_brings_the_old_settings_back(tmp_path: Path) -> None:
+    """And where that fails too, a new run begins on what is kept."""
+    device = Device(tmp_path)
+    device.refusals = [RuntimeError("half done")]
+    assert device.ask(3)["errors"]["values"]["code"] == "cannot_apply"
+    assert device.fps is None
+    device.refusals = [RuntimeError("half done"), RuntimeError("worse")]
+    device.ask(4)
+    assert device.restarts
+    assert device.record == Record()
+
+
+def test_without_a_disk_nothing_is_accepted_and_a_way_back_goes_on(tmp_path: Path) -> None:
+    """What would be forgotten is refused; what is in force may be given up all the same."""
+    device = Device(tmp_path)
+    device.saves_until_full = 0
+    report = device.ask(3)
+    assert report["errors"][""]["code"] == "not_kept"
+    assert device.applied == []
+    device.saves_until_full = 1
+    device.ask(3)
+    assert device.receiver.give_up("ada")
+    assert device.fps is None
+    assert (device.last["state"], device.last["rolled_back"]["check"]) == ("rolled_back", "operator")
+    assert "settings_not_kept" in device.events
+    assert not device.receiver.give_up()
+
+
+def test_a_newer_document_during_a_probation_does_not_make_the_first_one_good(tmp_path: Path) -> None:
+    """When the second fails, both go."""
+    device = Device(tmp_path)
+    device.wait(10)
+    device.ask(1, 7.0)
+    device.wait(10)
+    assert device.last["proven"]
+    device.ask(2, 8.0)
+    device.wait(3)
+    device.ask(3, 9.0)
+    device.missed_share = 1.0
+    device.wait(5)
+    assert (device.last["state"], device.last["version"]) == ("rolled_back", 1)
+    assert device.last["rolled_back"]["version"] == 3
+    assert device.fps == 7.0
+
+
+def test_a_share_that_was_known_before_an_unproven_document_stays_the_measure(tmp_path: Path) -> None:
+    """Otherwise two bad documents in a row would pass: the second is compared with the first."""
+    device = Device(tmp_path)
+    device.wait(10)
+    device.ask(1, 7.0)
+    device.missed_share = 0.5
+    device.wait(1)
+    device.ask(2, 8.0)
+    device.wait(6)
+    assert device.last["rolled_back"]["figures"]["before"] == 1.0
+
+
+def test_what_comes_again_is_reported_again_and_told_once(tmp_path: Path) -> None:
+    """A retained document comes with each connection."""
+    device = Device(tmp_path)
+    device.ask(3)
+    device.ask(3)
+    device.receiver.connected()
+    assert [report["state"] for report in device.reports] == ["applied"] * 3
+    device.ask(4, -1.0)
+    device.ask(4, -1.0)
+    assert [report["state"] for report in device.reports[3:]] == ["rejected"] * 2
+    assert device.events == ["settings_applied", "settings_rejected"]
+
+
+def test_a_flood_of_bad_documents_does_not_wear_the_disk(tmp_path: Path) -> None:
+    """Each is reported, few are written down."""
+    device = Device(tmp_path)
+    for version in range(1, 200):
+        device.ask(version, -float(version))
+    assert len(device.reports) == 199
+    assert device.events.count("settings_rejected") == REJECTIONS_BURST
+    assert len(device.audit_file.read_text().splitlines()) == REJECTIONS_BURST
+
+
+def test_the_audit_says_who_and_what_without_passwords(tmp_path: Path) -> None:
+    """One line a change, with both values."""
+    device = Device(tmp_path)
+    device.ask(3, source="rtsp://user:other@camera")
+    (line,) = device.audit_file.read_text().splitlines()
+    entry = json.loads(line)
+    assert (entry["action"], entry["version"], entry["asked_by"]) == ("applied", 3, "ada")
+    assert entry["changes"]["streams.door.max_fps"] == [None, 5.0]
+    assert "secret" not in line
+    assert "other" not in line
+    assert "other" not in json.dumps(device.last)
+
+
+def test_what_needs_a_restart_is_not_proven_before_it(tmp_path: Path) -> None:
+    """Nobody has seen it in force yet."""
+    device = Device(tmp_path)
+    values = {"schema": 1, "version": 1, "values": {"spool": {"max_hours": 3}}}
+    device.receiver.receive(Received("settings/desired", json.dumps(values).encode()))
+    device.wait(15)
+    assert (device.last["state"], device.last["restart"]) == ("restart_required", ["spool.max_hours"])
+    assert not device.last["proven"]
+    assert not device.record.is_proven
+
+
+def test_a_run_that_ends_on_purpose_does_not_count_against_the_document(tmp_path: Path) -> None:
+    """Somebody who restarts the service four times in a minute is no crash."""
+    device = Device(tmp_path, Record(starts=2))
+    device.receiver.stopped()
+    assert device.record.starts == 0
+
+
+def test_an_empty_payload_clears_the_broker_and_changes_nothing(tmp_path: Path) -> None:
+    """How a retained message is removed."""
+    device = Device(tmp_path)
+    device.ask(3)
+    device.receiver.receive(Received("settings/desired", b""))
+    assert len(device.reports) == 1
+    assert device.record.version_max == 3
