@@ -168,6 +168,33 @@ def test_pictures_come_only_while_somebody_watches(tmp_path: Path) -> None:
     assert book["emitted"] == summary["control"]["images"]["sent"] + 2
 
 
+def test_a_capture_lies_in_the_state_folder(tmp_path: Path) -> None:
+    """The last seconds, for a bug report; where it is off the sender is told how to turn it on."""
+    more = "[capture]\nseconds = 10"
+    with (
+        Broker(tmp_path) as broker,
+        Subscriber(broker.port) as subscriber,
+        Publisher(broker.port) as desk,
+        AgentProcess(tmp_path, text_of(broker, tmp_path, more=more)) as agent,
+    ):
+        subscriber.wait_for("results/door")
+        subscriber.wait_for("results/door")
+        answer = desk.ask("capture", "1")
+        folder = Path(answer["folder"])
+        assert folder.parent == tmp_path / "state" / "captures"
+        assert len(list(folder.glob("*.jpg"))) == answer["frames"] >= 1
+        agent.terminate()
+    with (
+        Broker(tmp_path) as broker,
+        Subscriber(broker.port) as subscriber,
+        Publisher(broker.port) as desk,
+        AgentProcess(tmp_path, text_of(broker, tmp_path)) as agent,
+    ):
+        subscriber.wait_for("porch/status", state="online")
+        assert desk.ask("capture", "2")["code"] == "off"
+        agent.terminate()
+
+
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
 def test_watch_takes_a_lease_and_keeps_the_newest_picture(tmp_path: Path, protocol: str) -> None:
     """`edgebeat watch --images` as its users run it; when it ends, nothing is sent any more."""
