@@ -232,7 +232,9 @@ class Remote:
 
         def tell(told: Mapping[str, Any] | OSError) -> None:
             if isinstance(told, OSError):
-                pending.failed(CommandError("disk", f"{told.filename}: cannot be written: {told.strerror}"))
+                pending.failed(
+                    CommandError("disk", f"{told.filename or 'captures'}: cannot be written: {told.strerror}")
+                )
             else:
                 pending.done(told)
 
