@@ -166,7 +166,7 @@ class Daemon:
             marks=self._marks,
             inbox=self._inbox,
             emit=self._egress.emit,
-            show=self._remote.images.show,
+            show=self._remote.show,
             report=self._egress.report,
             wake=self._look_around,
             clock=self._clock,
@@ -369,7 +369,7 @@ class Daemon:
         self._pipelines.shut_down(inference_hangs=bool(self._hang_reason))
         for loop in (self._control, self._updater, self._health, self._governor, self._hangs):
             loop.stop()
-        self._remote.images.stop()
+        self._remote.stop_showing()
         is_at_rest = self._workers["control"].join(CONTROL_DRAIN_S)
         self._workers["images"].join_or_leave(CONTROL_DRAIN_S)
         if is_at_rest and self._receiver is not None and not self._hang_reason and not self._crashed():

@@ -25,6 +25,8 @@ from agent.loops.control import ControlLoop
 from agent.loops.home_assistant import Announcement, Withdrawal
 from agent.loops.images import ImageLoop, ImagePolicy
 from agent.loops.inference import InferenceLoop
+from agent.loops.recorder import RecorderLoop
+from agent.result import Payload
 from agent.settings import Settings
 from agent.settings.fields import Section
 
@@ -32,6 +34,8 @@ WATCH_S_MAX = 120.0
 """A viewer that dies leaves pictures running for no longer; one that lives renews its lease in time."""
 SNAPSHOT_WAIT_S = 10.0
 SELF_TEST_WAIT_S = 30.0
+CAPTURE_WAIT_S = 30.0
+"""128 MiB on a slow SD card."""
 SNAPSHOT_KB_MAX = 128
 """In an answer a picture is base64, a third larger: 171 kB of the 256 KiB that any reader takes."""
 
@@ -130,6 +134,7 @@ class Remote:
             emit,
             clock,
         )
+        self._recorder = _build_recorder(settings, clock)
         self._commands = CommandReceiver(
             self._registry(),
             base=self._base,
@@ -169,7 +174,20 @@ class Remote:
 
     def bodies(self) -> dict[str, Callable[[], None]]:
         """Return the bodies of the threads by their names."""
-        return {"control": self._control.run, "images": self.images.run}
+        recorder = {} if self._recorder is None else {"recorder": self._recorder.run}
+        return {"control": self._control.run, "images": self.images.run, **recorder}
+
+    def show(self, frame: Frame, payload: Payload) -> None:
+        """Offer a published frame to those who look at them. Any thread."""
+        self.images.show(frame, payload)
+        if self._recorder is not None:
+            self._recorder.show(frame, payload)
+
+    def stop_showing(self) -> None:
+        """End the threads that look at frames. Any thread."""
+        self.images.stop()
+        if self._recorder is not None:
+            self._recorder.stop()
 
     def snapshot(self) -> dict[str, Any]:
         """Return figures for health. Any thread."""
@@ -177,6 +195,7 @@ class Remote:
             **self._control.snapshot(),
             "commands": self._commands.snapshot(),
             "images": self.images.snapshot(),
+            **({} if self._recorder is None else {"capture": self._recorder.snapshot()}),
             **({} if self._announcement is None else {"home_assistant": self._announcement.snapshot()}),
         }
 
@@ -199,12 +218,27 @@ class Remote:
     def _registry(self) -> dict[str, Command]:
         """Return every command."""
         return {
+            "capture": Command(self._capture, _Nothing, timeout_s=CAPTURE_WAIT_S),
             "ping": Command(self._ping, _Nothing),
             "restart": Command(self._restart, _Restart),
             "self-test": Command(self._self_test, _Nothing, timeout_s=SELF_TEST_WAIT_S),
             "snapshot": Command(self._snapshot, _Snapshot, timeout_s=SNAPSHOT_WAIT_S),
             "watch": Command(self._watch, _Watch),
         }
+
+    def _capture(self, pending: Pending, _: _Nothing) -> None:
+        if self._recorder is None:
+            raise CommandError("off", "nothing is kept: set capture.seconds, and start the agent anew")
+
+        def tell(told: Mapping[str, Any] | OSError) -> None:
+            if isinstance(told, OSError):
+                pending.failed(
+                    CommandError("disk", f"{told.filename or 'captures'}: cannot be written: {told.strerror}")
+                )
+            else:
+                pending.done(told)
+
+        self._recorder.capture(tell)
 
     def _ping(self, pending: Pending, _: _Nothing) -> None:
         uptime_s = round((self._clock.now_ns() - self._started_ns) / NS_PER_S, 3)
@@ -276,6 +310,13 @@ class Remote:
         if stream not in (streams := self._serving.serving()):
             known = ", ".join(sorted(streams)) or "none"
             raise CommandError("unknown_stream", f"{stream[:64]!r} is no stream that runs: known are {known}")
+
+
+def _build_recorder(settings: Settings, clock: Clock) -> RecorderLoop | None:
+    asked = settings.capture
+    if not asked.seconds:
+        return None
+    return RecorderLoop(int(asked.seconds * NS_PER_S), asked.max_mb << 20, settings.state.dir / "captures", clock)
 
 
 def subscriptions(settings: Settings) -> tuple[list[str], list[str]]:

@@ -240,6 +240,15 @@ class Response(_OpenBody):
     at: str = Field(json_schema_extra={"format": "date-time"})
 
 
+class Command(_OpenBody):
+    """A request; further fields by command, as docs/mqtt.md lists them."""
+
+    id: str | None = Field(default=None, min_length=1, max_length=64)
+    """The client's own; needed where the message has no CorrelationData (MQTT 5)."""
+    reply: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.:@=-]{1,64}$")
+    """The client, for an answer on `responses/{client}`, where the message has no ResponseTopic (MQTT 5)."""
+
+
 class Quantiles(_Body):
     """Milliseconds since the start; null where nothing was recorded."""
 
@@ -457,13 +466,14 @@ CHANNELS: dict[str, tuple[str, type[BaseModel], bool, int]] = {
     "event": ("events/{type}", Event, False, 1),
     "health": ("health", Health, True, 0),
     "log": ("log", Log, False, 0),
+    "command": ("commands/{name}", Command, False, 1),
     "response": ("responses/{client}", Response, False, 1),
     "reported": ("settings/reported", Reported, True, 1),
     "desired": ("settings/desired", Desired, True, 1),
 }
 """Name: topic below `{prefix}/{device}/`, body, retained, QoS."""
 
-RECEIVED = frozenset({"desired"})
+RECEIVED = frozenset({"command", "desired"})
 """Channels that the agent listens to; it sends on the others."""
 
 _PARAMETERS = {
@@ -471,6 +481,7 @@ _PARAMETERS = {
     "device": "device.id",
     "stream": "the stream's name",
     "client": "who asked",
+    "name": "of the command, such as `ping`",
     "type": "what happened, such as `source_lost`",
 }
 

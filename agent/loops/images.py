@@ -143,12 +143,11 @@ class ImageLoop:
         return True
 
     def connected(self) -> None:
-        """Take away what a run that was killed left at the broker. Any thread."""
+        """Take away soon what a run that was killed left at the broker. Any thread."""
         with self._lock:
-            leftovers = self._leftovers - self._leases.streams - self._shown
+            self._shown |= self._leftovers - self._leases.streams
             self._leftovers = frozenset()
-        for stream in sorted(leftovers):
-            self._send(stream, b"")
+        self._wake.set()
 
     def run(self) -> None:
         """The thread's body; at its end every picture is taken away again."""

@@ -22,13 +22,14 @@ from agent.settings.delivery import (
 from agent.settings.engine import EngineSettings
 from agent.settings.limits import DegradationSettings, LimitsSettings, SchedulerSettings
 from agent.settings.probation import RemoteSettings
-from agent.settings.remote import HomeAssistantSettings, ImageSettings
+from agent.settings.remote import CaptureSettings, HomeAssistantSettings, ImageSettings
 from agent.settings.samples import SamplesSettings
 from agent.settings.streams import DEADLINE_MS_LIVE, ModelSettings, StreamSettings
 from agent.settings.updates import UpdatesSettings
 
 __all__ = [
     "DEADLINE_MS_LIVE",
+    "CaptureSettings",
     "DegradationSettings",
     "DeviceSettings",
     "EngineSettings",
@@ -70,6 +71,7 @@ class Settings(BaseSettings):
     health: HealthSettings = HealthSettings()
     log: LogSettings = LogSettings()
     images: ImageSettings = ImageSettings()
+    capture: CaptureSettings = CaptureSettings()
     home_assistant: HomeAssistantSettings = HomeAssistantSettings()
     remote: RemoteSettings = RemoteSettings()
     models: tuple[ModelSettings, ...] = Field(default=(), max_length=16)

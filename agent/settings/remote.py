@@ -1,4 +1,4 @@
-"""Settings of what others see and ask of the device: pictures and Home Assistant."""
+"""Settings of what others see and ask of the device: pictures, captures and Home Assistant."""
 
 from __future__ import annotations
 
@@ -20,6 +20,16 @@ class ImageSettings(Section):
     on_find: LocalOnly[bool] = False
     """Also send a picture when a label is found that the result before did not have. It stays at the broker, for
     everybody who may read there. Default false: pictures leave the device only while somebody watches."""
+
+
+class CaptureSettings(Section):
+    """The last seconds of frames and results, kept in memory for the command `capture`."""
+
+    seconds: Restart[float] = Field(default=0.0, ge=0.0, le=60.0)
+    """How far back a capture reaches, 0 to 60 s; 0 keeps nothing. Five frames a second of each stream are kept as
+    JPEG, for 10 to 150 ms of CPU a second. Default 0: off."""
+    max_mb: Restart[int] = Field(default=16, ge=1, le=128)
+    """What is kept in memory, and one capture on disk, MiB, 1 to 128. Default 16: a minute of one stream."""
 
 
 class HomeAssistantSettings(Section):

@@ -156,8 +156,11 @@ def test_what_a_killed_run_left_is_taken_away_at_the_first_connection() -> None:
     """Unless somebody watches it again by then."""
     bench = Bench({"door", "yard"})
     bench.loop.watch("door", "desk", NS_PER_S)
+    assert bench.step() == []
     bench.loop.connected()
+    bench.step()
     bench.loop.connected()
+    bench.step()
     assert [(message.topic, message.payload) for message in bench.sent] == [("image/yard", b"")]
 
 
