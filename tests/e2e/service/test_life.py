@@ -112,8 +112,8 @@ def seconds(box: Container, since: str, until: str) -> float:
 
 
 def tell(text: str) -> None:
-    """Print a figure for docs/benchmarks.md, whatever pytest captures."""
-    sys.__stdout__.write(f"\n[figure] {text}\n")  # type: ignore[union-attr]
+    """Print a figure for docs/benchmarks.md; scripts/test_service lets pytest show it."""
+    sys.stdout.write(f"\n[figure] {text}\n")
 
 
 def test_01_a_half_written_settings_file_is_refused_and_nothing_starts(box: Container) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from agent import __version__
-from tests.paths import REPOSITORY
+from tests.paths import CLIP_FRAMES, REPOSITORY
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -91,7 +92,7 @@ def test_the_wheel_holds_what_runs_need_and_nothing_else(archives: tuple[Path, P
 
 
 def test_it_runs_without_the_checkout(archives: tuple[Path, Path], tmp_path: Path) -> None:
-    """Installed into an environment of its own, which borrows the dependencies of this one: the demo works."""
+    """Installed into an environment of its own, which borrows the dependencies of this one: it predicts."""
     call(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv", cwd=tmp_path)
     python = tmp_path / "venv/bin/python"
     place = call(python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])", cwd=tmp_path).strip()
@@ -100,9 +101,12 @@ def test_it_runs_without_the_checkout(archives: tuple[Path, Path], tmp_path: Pat
     call(*pip, "--no-deps", "--no-index", "--ignore-installed", archives[1], cwd=tmp_path)
     where = call(python, "-c", "import agent; print(agent.__file__)", cwd=tmp_path)
     assert where.startswith(place)
-    command = tmp_path / "venv/bin/edgebeat"
-    printed = call(command, "demo", "--seconds", "3", cwd=tmp_path)
-    assert "published" in printed
-    assert (tmp_path / "out/demo/clip.jpg").is_file()
-    shared = tmp_path / "venv/share/edgebeat"
+    command, shared = tmp_path / "venv/bin/edgebeat", tmp_path / "venv/share/edgebeat"
+    # Every frame of the clip, however slow the machine is.
+    model, clip = shared / "config/models/coco-ssd", shared / "config/demo/clip.mp4"
+    printed = call(command, "run", "--model", model, "--source", clip, "--output", "stdout", cwd=tmp_path)
+    ledger = json.loads(printed.splitlines()[-1])["streams"]["stream"]["ledger"]
+    assert ledger["published"] == ledger["captured"] == CLIP_FRAMES
+    demo = call(python, "-c", "from agent.cli.demo import CONFIG; print(CONFIG, CONFIG.is_file())", cwd=tmp_path)
+    assert demo.split() == [str(shared / "config/demo/agent.toml"), "True"]
     call(command, "check", "--load", "--config", shared / "config/demo/agent.toml", cwd=shared)
