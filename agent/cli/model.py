@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from agent.cli import exit_codes, model_release
+from agent.cli import exit_codes, model_push, model_release
 from agent.cli.arguments import count, positive
 from agent.clock import SystemClock
 from agent.engine.cpus import effective_cpus
@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_inspect(commands)
     _add_quantize(commands)
     model_release.add_arguments(commands)
+    model_push.add_arguments(commands)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
         "keygen": model_release.keygen,
         "sign": model_release.sign,
         "serve": model_release.serve,
+        "push": model_push.push,
     }
     return int(commands[args.model_command](args))
 

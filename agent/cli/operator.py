@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
 
-from agent.cli.payloads import UnreadableError, parse_status
+from agent.cli.payloads import UnreadableError, parse_json, parse_status
 from agent.cli.reports import Report, parse_desired_version, parse_report
 from agent.cli.rollout import DEVICES_MAX, Ask, Device
 from agent.cli.viewer import Viewer
@@ -31,7 +31,7 @@ class Operator:
     def __init__(
         self, settings: MqttSettings, device: str, clock: Clock, *, asked_by: str, say: Callable[[str], None]
     ) -> None:
-        topics = [f"{device}/{tail}" for tail in ("settings/reported", "settings/desired", "status")]
+        topics = [f"{device}/{tail}" for tail in ("settings/reported", "settings/desired", "status", "model/state")]
         self._viewer = Viewer(
             settings, clock, on_message=self._message, on_connection=lambda _, text: say(text), topics=topics
         )
@@ -43,6 +43,7 @@ class Operator:
         self._waiting: list[Ask] = []
         self.devices: dict[str, Device] = {}
         self.on_report: Callable[[str, Report], None] = lambda *_: None
+        self.on_model: Callable[[str, Mapping[str, Any]], None] = lambda *_: None
         self.heard = 0
         """Reports that came."""
 
@@ -96,6 +97,8 @@ class Operator:
                 self._desired[name] = parse_desired_version(payload)
                 if name in self.devices:
                     self.devices[name].desired_version = self._desired[name]
+            elif tail == "model/state" and isinstance(state := parse_json(payload), dict):
+                self.on_model(name, state)
             elif tail == "status" and parse_status(payload).state == "online":
                 self._online.add(name)
             elif tail == "status":

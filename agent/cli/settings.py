@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     fleet = getattr(args, "fleet", None)
     if fleet is not None:
         settings = settings.model_copy(update={"topic_prefix": _prefix(fleet)})
-    with Operator(settings, "+" if fleet else args.device, clock, asked_by=_who(), say=_say) as operator:
+    with Operator(settings, "+" if fleet else args.device, clock, asked_by=who(), say=say) as operator:
         if args.action == "show":
             return _show(operator, args)
         return _set(operator, args, changes, clock)
@@ -105,7 +105,7 @@ def remote_schema() -> dict[str, Any]:
 
 def _show(operator: Operator, args: argparse.Namespace) -> int:
     if not operator.wait(lambda: args.device in operator.devices, args.timeout):
-        _say(f"{args.device}: no settings/reported within {args.timeout:g} s: is the device id right?")
+        say(f"{args.device}: no settings/reported within {args.timeout:g} s: is the device id right?")
         return exit_codes.FAILED
     report = operator.devices[args.device].report
     if args.json:
@@ -131,9 +131,9 @@ def _set(operator: Operator, args: argparse.Namespace, changes: dict[str, Any], 
     else:
         operator.wait(lambda: args.device in operator.devices, args.timeout)
     for name in sorted(operator.devices.keys() - devices.keys()):
-        _say(f"{name}: is offline and left out")
+        say(f"{name}: is offline and left out")
     if not devices:
-        _say(f"{args.fleet or args.device}: no device has reported its settings within {args.timeout:g} s")
+        say(f"{args.fleet or args.device}: no device has reported its settings within {args.timeout:g} s")
         return exit_codes.FAILED
     try:
         sizes = sizes_of(args.shares, len(devices)) if args.fleet else [1]
@@ -166,7 +166,7 @@ def _drive(operator: Operator, rollout: Rollout, clock: Clock) -> None:
         operator.pump()
         if (line := progress(rollout)) != said:
             said = line
-            _say(line)
+            say(line)
 
 
 def _taken_back(rollout: Rollout, args: argparse.Namespace) -> list[str]:
@@ -280,9 +280,11 @@ def _flat(values: dict[str, Any], path: str = "") -> dict[str, Any]:
     return found
 
 
-def _who() -> str:
+def who() -> str:
+    """Return who asks, as devices write it into their audit."""
     return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Show a line to the person; standard output is for results."""
     print(f"edgebeat: {text}", file=sys.stderr, flush=True)

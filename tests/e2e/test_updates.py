@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -114,6 +116,34 @@ def test_a_release_comes_in_and_stays(tmp_path: Path) -> None:
             "on_trial": False,
         }
         assert summary["streams"]["door"]["ledger"]["failed"] == 0
+
+
+def test_signed_and_pushed_by_the_commands(tmp_path: Path) -> None:
+    """What an operator types: keygen, sign, push; the exit code tells what became of it."""
+
+    def edgebeat(*words: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "agent", "model", *map(str, words)]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+
+    with site(tmp_path) as (broker, subscriber, operator):
+        assert edgebeat("keygen", "desk").returncode == 0
+        operator.keys.write_text((tmp_path / "desk.public").read_text())
+        text = operator.settings(broker, tmp_path / "state")
+        with AgentProcess(tmp_path, text) as agent:
+            served_version(subscriber, "1.0.0")
+            for seq, code in ((4, 0), (3, 1)):
+                words = ("--seq", seq, "--url", f"{operator._url}/{seq}", "--name", NAME)
+                signed = edgebeat("sign", operator.model(seq), "--key", "desk.secret", *words)
+                assert signed.returncode == 0, signed.stderr
+                release = f"{NAME}-{seq}.release.json"
+                pushed = edgebeat("push", release, "--device", "porch", "--mqtt", broker.url, "--json")
+                assert pushed.returncode == code, pushed.stderr
+            assert (
+                "committed"
+                in edgebeat("push", f"{NAME}-4.release.json", "--device", "porch", "--mqtt", broker.url).stderr
+            )
+            assert "downgrade" in pushed.stderr
+            agent.terminate()
 
 
 def test_what_must_not_serve_never_does(tmp_path: Path) -> None:
