@@ -25,7 +25,7 @@ def check_all(messages: Iterable[Message], prefix: str = "edgebeat/v1/porch/") -
     seen = set()
     for message in messages:
         levels = message.topic.removeprefix(prefix).split("/")
-        kind = levels[1] if levels[0] == "settings" else levels[0]
+        kind = levels[1] if levels[0] in ("settings", "model") else levels[0]
         name = _NAMES.get(kind, kind)
         validator(name).validate(message.body)
         seen.add(name)

@@ -70,6 +70,7 @@ def _decoders() -> str:
     for name, reference in DECODERS.items():
         module, _, decoder = reference.partition(":")
         options = getattr(importlib.import_module(module), decoder.replace("Decoder", "Options"))
+        document(options)
         fields = [item for item in options.model_fields.items() if item[0] != "name"]
         parts.append(f"\n### `{name}`\n\n{_table(fields)}")
     return "".join(parts)
@@ -119,7 +120,9 @@ def _table(fields: list[tuple[str, typing.Any]], *, has_scopes: bool = False) ->
             default = f"`{json.dumps(value, default=str)}`"
         text = " ".join((field.description or "").split()).replace("|", "\\|")
         scope = scope_of(field)
-        mark = f" {'never' if scope is Scope.LOCAL_ONLY else scope} |" if has_scopes else ""
+        is_section = section_of(field.annotation)[0] is not None
+        told = "by field" if is_section else "never" if scope is Scope.LOCAL_ONLY else scope
+        mark = f" {told} |" if has_scopes else ""
         rows.append(f"| `{field.alias or name}` | {default} |{mark} {text} |")
     return "\n".join(rows) + "\n"
 

@@ -447,6 +447,16 @@ class Reported(_OpenBody):
     rolled_back: RolledBack | None = None
 
 
+class SignedRelease(_Body):
+    """A signed manifest: Ed25519 over the raw payload."""
+
+    payload: str
+    """Base64 of the JSON that names the model, `seq` and every file."""
+    keyid: str
+    sig: str
+    """Base64."""
+
+
 class Desired(_Body):
     """What an operator asks for: a whole document, all of it or nothing."""
 
@@ -455,6 +465,35 @@ class Desired(_Body):
     """Above all that were accepted before."""
     values: dict[str, dict[str, Any]]
     """Settings by section, streams and models by name; `edgebeat settings schema` prints them."""
+    model: SignedRelease | None = None
+    """A release of a model (docs/updates.md)."""
+
+
+class ModelState(_OpenBody):
+    """What becomes of the last release of a model."""
+
+    boot: str
+    at: str = Field(json_schema_extra={"format": "date-time"})
+    name: str
+    """Of the model."""
+    seq: int = Field(ge=1)
+    """Of the release, not of this message."""
+    phase: Literal[
+        "downloading",
+        "verifying",
+        "qualifying",
+        "canary",
+        "probation",
+        "committed",
+        "rejected",
+        "rolled_back",
+    ]
+    progress: float | None = Field(default=None, ge=0, le=1)
+    """Share of the bytes that are there."""
+    code: str = ""
+    reason: str = ""
+    figures: dict[str, Any] = {}
+    """From the trial and the canary."""
 
 
 MAY_BE_CBOR = ("result", "event")
@@ -470,6 +509,7 @@ CHANNELS: dict[str, tuple[str, type[BaseModel], bool, int]] = {
     "response": ("responses/{client}", Response, False, 1),
     "reported": ("settings/reported", Reported, True, 1),
     "desired": ("settings/desired", Desired, True, 1),
+    "state": ("model/state", ModelState, True, 1),
 }
 """Name: topic below `{prefix}/{device}/`, body, retained, QoS."""
 

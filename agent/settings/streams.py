@@ -80,7 +80,6 @@ class StreamSettings(Section):
     """Frame rate to ask a camera for, or at which a file is paced in live mode. Default: their own."""
     steps: StepsSettings = StepsSettings()
     """What happens between the model and the broker; see the sections below. Default: nothing."""
-    annotated_image: LocalOnly[Path | None] = None
     transport: Reload[Literal["tcp", "udp"]] = "tcp"
     """How an RTSP camera sends. Default `tcp`: nothing is lost on the way, and one connection passes firewalls."""
     samples: SamplesSettings | None = None
@@ -88,6 +87,7 @@ class StreamSettings(Section):
     pixel_format: Reload[str | None] = Field(default=None, pattern=r"^[A-Z0-9 ]{4}$")
     """Four letters of the format to ask a camera for, such as `MJPG` or `YUYV`. Default: the camera's own; many
     give more than 5 frames a second of 1080p as MJPG only."""
+    annotated_image: LocalOnly[Path | None] = None
     """JPEG file that shows the last prediction drawn on its frame, replaced at most once a second. Default:
     none."""
 
