@@ -65,7 +65,8 @@ def outage(plan: Plan = Plan(), within: Path = harness.ROOT) -> tuple[dict[str, 
                 back_ms = time.time_ns() / 1e6  # noqa: TID251
                 harness.pause(plan.replay_s)
             # `_agent` ends with SIGKILL.
-            warnings = (folder / "log").read_text(encoding="utf-8").count(" WARNING ")
+            log = (folder / "log").read_text(encoding="utf-8")
+            warnings = log.count(" WARNING ") + log.count(" ERROR ")
             dead_ms = time.time_ns() / 1e6  # noqa: TID251
             with _agent(folder, broker.port, plan) as second:
                 first_boot = read(file)[0].boot

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from agent.settings import MqttSettings
+from agent.sinks.embedded import free_ports
 from agent.sinks.paho_client import Link, new_client, open_connection
 from agent.sinks.properties import PACKET_BYTES_IN_MAX, connect_properties
 from agent.wake import Wake
@@ -158,11 +159,11 @@ def test_an_expired_certificate_of_ours_is_named_as_such(tmp_path: Path) -> None
     authority = make_authority(tmp_path)
     certificate, key = issue(tmp_path, "server", "localhost")
     own, own_key = expired(tmp_path, "client")
-    (port,) = (Broker(tmp_path).port,)
+    (tls_port,) = free_ports(1)
     lines = (f"cafile {authority}", f"certfile {certificate}", f"keyfile {key}", "require_certificate true")
-    with Broker(tmp_path, *lines, f"listener {port} 127.0.0.1") as broker, Subscriber(port) as subscriber:
+    with Broker(tmp_path, f"listener {tls_port} 127.0.0.1", *lines) as broker, Subscriber(broker.port) as subscriber:
         login = f'ca_file = "{authority}"\ncert_file = "{own}"\nkey_file = "{own_key}"'
-        text = settings_text(url=f"mqtts://localhost:{broker.port}", mqtt=login, stream="repeat = true")
+        text = settings_text(url=f"mqtts://localhost:{tls_port}", mqtt=login, stream="repeat = true")
         with AgentProcess(tmp_path, text) as agent:
             agent.wait_for_log("certificate expired")
             issue(tmp_path, "client", "porch")
