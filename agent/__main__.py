@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import importlib
+import logging
+import os
 import sys
+import threading
 from types import ModuleType
 
 from agent import __version__
@@ -28,7 +32,23 @@ COMMANDS = {
 def main(argv: list[str] | None = None) -> None:
     """Run one command and exit with its code."""
     prepare_process()
-    sys.exit(run_command(sys.argv[1:] if argv is None else argv))
+    code = run_command(sys.argv[1:] if argv is None else argv)
+    if any(thread.daemon for thread in threading.enumerate()):
+        _leave_at_once(code)
+    sys.exit(code)
+
+
+def _leave_at_once(code: int) -> None:
+    """Exit beside a thread that was left behind in native code.
+
+    When such a thread comes back while the interpreter ends, Python unwinds it by force, and C++ answers with abort:
+    "terminate called without an active exception".
+    """
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def parser_for(argv: list[str]) -> argparse.ArgumentParser:

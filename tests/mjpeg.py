@@ -13,10 +13,11 @@ from agent.clock import NS_PER_MS, SystemClock
 
 
 class MjpegServer:
-    """Sends numbered grey pictures at 50 a second to every reader until it hangs up."""
+    """Sends numbered grey pictures, 50 a second unless told, to every reader until it hangs up."""
 
-    def __init__(self, port: int = 0, size: tuple[int, int] = (64, 48)) -> None:
+    def __init__(self, port: int = 0, size: tuple[int, int] = (64, 48), interval_ms: int = 20) -> None:
         outer = self
+        self._interval_ns = interval_ms * NS_PER_MS
         self.size = size
         self._hang_up = threading.Event()
         self._closing = threading.Event()
@@ -62,7 +63,7 @@ class MjpegServer:
 
     def _send_frames(self, handler: http.server.BaseHTTPRequestHandler) -> None:
         clock, ended, number = SystemClock(), self._hang_up, 0
-        while not clock.wait(ended, 20 * NS_PER_MS) and not self._closing.is_set():
+        while not clock.wait(ended, self._interval_ns) and not self._closing.is_set():
             width, height = self.size
             _, jpeg = cv2.imencode(".jpg", np.full((height, width, 3), number % 256, np.uint8))
             head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"

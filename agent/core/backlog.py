@@ -51,10 +51,13 @@ class BacklogClock:
             self._intervals.append(interval_ns)
             self._captured_ns = arrived_ns
             return arrived_ns
-        if not is_behind or interval_ns < DRAINED_PERIODS * period_ns:
-            self._unhurried.clear()
-        else:
+        is_calm = is_behind and interval_ns >= DRAINED_PERIODS * period_ns
+        if self._unhurried and interval_ns > PAUSE_PERIODS * max(period_ns, self._unhurried[0]):
+            is_calm = False  # One more pause, not the camera's new pace.
+        if is_calm:
             self._unhurried.append(interval_ns)
+        else:
+            self._unhurried.clear()
         if len(self._unhurried) < DRAINED_IN_A_ROW:
             self._captured_ns = min(arrived_ns, self._captured_ns + round(period_ns))
             return self._captured_ns

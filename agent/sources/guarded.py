@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from agent.errors import EdgebeatError, PermanentError, TransientError
+from agent.errors import PermanentError, TransientError
 from agent.frame import Capture
 from agent.interfaces import Source
 
@@ -20,6 +20,9 @@ Counted in waits of a second, so that a suspended or stopped agent suspects nobo
 
 HUNG_MAX = 3
 """Threads that are left behind, each with what its library held (a decoder: 20 to 50 MB); then the stream fails."""
+
+END_S = 0.2
+"""For a call that was interrupted: a camera's next frame ends it. Twice this is below the 0.5 s of a clean stop."""
 
 _Call = Callable[[], Any]
 _Answer = tuple[Any, BaseException | None]
@@ -53,6 +56,17 @@ class _Reader:
                 self.answers.put((call(), None))
             except BaseException as error:  # noqa: BLE001  A thread's entry: the capture thread raises it again.
                 self.answers.put((None, error))
+
+
+def _comes_back(reader: _Reader, wait_s: float) -> bool:
+    """Wait for the answer of a call, past interruptions; return whether it came."""
+    try:
+        while reader.answers.get(timeout=wait_s) is None:
+            pass
+    except queue.Empty:
+        return False
+    reader.is_busy = False
+    return True
 
 
 class GuardedSource:
@@ -93,13 +107,14 @@ class GuardedSource:
         reader, self._reader = self._reader, None
         if reader is None:
             return
-        if reader.is_busy:
-            self._source = None
-        else:
-            try:
-                self._call(reader, reader.source.close)
-            except EdgebeatError as error:
-                log.warning("%s", error)
+        wait_s = END_S if self._interrupted.is_set() else float(self._hang_s)
+        if not reader.is_busy or _comes_back(reader, wait_s):
+            reader.ask(reader.source.close)
+            if _comes_back(reader, wait_s):
+                reader.leave()
+                return
+        self._source = None
+        log.warning("%s: does not end in its driver or library: its thread is left behind", self._name)
         reader.leave()
 
     def interrupt(self) -> None:

@@ -29,6 +29,17 @@ def test_camera_lost_and_back(tmp_path: Path) -> None:
     assert stream["ledger"]["failed"] == 0
 
 
+def test_a_stop_while_a_camera_says_nothing(tmp_path: Path) -> None:
+    """Its reader waits in FFmpeg and is left behind; the agent still ends in order, not by C++'s abort."""
+    with (
+        MjpegServer(interval_ms=60_000) as silent,
+        AgentProcess(tmp_path, settings_text(source=silent.url), "--output", "stdout") as agent,
+    ):
+        agent.wait_for_log("ready")
+        summary = agent.terminate(timeout_s=8)
+    assert summary["streams"]["door"]["ledger"]["captured"] == 0
+
+
 def test_camera_absent_at_start(tmp_path: Path) -> None:
     """The agent runs, says once what is missing, and stops in order."""
     with AgentProcess(tmp_path, settings_text(source="/dev/video99"), "--output", "stdout") as agent:

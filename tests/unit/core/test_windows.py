@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.clock import NS_PER_S
@@ -130,7 +130,6 @@ def resampled(resampler: Resampler, samples: Samples, size: int) -> Samples:
     return np.concatenate([resampler.push(samples[at : at + size])[0] for at in range(0, len(samples), size)])
 
 
-@settings(deadline=None)
 @given(
     rates=st.sampled_from([(48_000, 16_000), (44_100, 16_000), (8_000, 16_000), (100, 50), (52, 50), (50, 50)]),
     size=st.integers(10, 997),
