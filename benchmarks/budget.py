@@ -164,7 +164,7 @@ def _limited(port: int, state: str, frames: int) -> Part:
         with _agent(port, sections, prefix) as process:
             seen: list[float] = []
             while heard.count() < frames:
-                heard.wait_for(min(frames, heard.count() + 200), process, timeout_s=120)
+                heard.wait_for(min(frames, heard.count() + 100), process, timeout_s=600)
                 seen.append(harness.memory_mb(process.pid)["Rss"])
             figures = {} if limited is None else limited.figures()
             peak_mb = _peak_mb(process.pid)
