@@ -24,6 +24,8 @@ SETTLED_AFTER_S = 60.0
 SAMPLE_S = 0.5
 FPS = 60.0
 """More than the model can take: inference never waits."""
+DEADLINE_MS = 60_000.0
+"""Far away: every frame that is taken is inferred, however busy the machine is."""
 
 IN_CGROUP = "import os, sys; open(sys.argv[1], 'w').write(str(os.getpid())); os.execv(sys.argv[2], sys.argv[2:])"
 
@@ -124,6 +126,10 @@ def _sections(state: str, limit_mb: int | None) -> str:
     return f'{limits}[state]\ndir = "{state}"\n[spool]\nmax_mb = 0\n'
 
 
+def _agent(port: int, sections: str, prefix: list[str]) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
+    return harness.agent(port, model=harness.COCO_SSD, fps=FPS, deadline_ms=DEADLINE_MS, more=sections, prefix=prefix)
+
+
 def _refused() -> Part:
     """Start with a limit that is too small, with nothing remembered."""
     begun_s = time.perf_counter()
@@ -155,10 +161,10 @@ def _limited(port: int, state: str, frames: int) -> Part:
         # The cgroup's own limit is what the agent finds; without one it is told.
         sections = _sections(state, LIMIT_MB if limited is None else None)
         prefix = [] if limited is None else limited.prefix
-        with harness.agent(port, model=harness.COCO_SSD, fps=FPS, more=sections, prefix=prefix) as process:
+        with _agent(port, sections, prefix) as process:
             seen: list[float] = []
             while heard.count() < frames:
-                heard.wait_for(min(frames, heard.count() + 200), process, timeout_s=120)
+                heard.wait_for(min(frames, heard.count() + 100), process, timeout_s=600)
                 seen.append(harness.memory_mb(process.pid)["Rss"])
             figures = {} if limited is None else limited.figures()
             peak_mb = _peak_mb(process.pid)
@@ -183,7 +189,7 @@ def _growth(port: int, state: str, minutes: float) -> Part:
     """Run at full rate and fit a line through resident memory."""
     with (
         harness.subscriber(port) as heard,
-        harness.agent(port, model=harness.COCO_SSD, fps=FPS, more=_sections(state, LIMIT_MB)) as process,
+        _agent(port, _sections(state, LIMIT_MB), []) as process,
     ):
         heard.wait_for(30, process, timeout_s=60)
         begun_s, points = time.perf_counter(), []

@@ -116,7 +116,8 @@ class OrtEngine:
         is_optimized: False to run the graph as it stands: a quantised network then computes in float between its
             QuantizeLinear and DequantizeLinear, which tells what its integer kernels ought to give.
         setup: how the session is made.
-        compiled: the same network, optimised, from the cache that verified it; it is loaded in the place of `file`.
+        compiled: the same network, optimised, from the cache, which has verified both; it is loaded in the place of
+            `file`, and `sha256` is believed.
         input_bytes_max: of all inputs together; a larger frame of a network with open dimensions is refused instead
             of growing the arena for good. None for no limit.
 
@@ -145,7 +146,8 @@ class OrtEngine:
         self._input_bytes_max = input_bytes_max
         self._shrinks = False
         self._opening = threading.Lock()
-        self.sha256 = verified_sha256(file, sha256)
+        self.sha256 = verified_sha256(file, sha256) if compiled is None or sha256 is None else sha256.lower()
+        self._state = _state_of(compiled)
         session = self._open()
         self._session: ort.InferenceSession | None = session
         self._providers = tuple(session.get_providers())
@@ -205,9 +207,12 @@ class OrtEngine:
         """Create the session that was released; 10 to 100 ms of the frame that needs it."""
         with self._opening:
             if self._session is None:
+                if self._compiled is not None and _state_of(self._compiled) != self._state:
+                    self._compiled = None
                 try:
                     # Whoever replaced the file meanwhile must not have changed the model.
-                    verified_sha256(self._file, self.sha256)
+                    if self._compiled is None:
+                        verified_sha256(self._file, self.sha256)
                     self._session = self._open()
                 except ConfigError as error:
                     raise PermanentError(f"cannot be loaded again: {error}") from error
@@ -306,6 +311,17 @@ def verified_sha256(file: Path, sha256: str | None) -> str:
             "replaced; restore it, or correct model.sha256 if the change is meant"
         )
     return actual
+
+
+def _state_of(compiled: Path | None) -> list[tuple[str, int, int, int]]:
+    """Return what tells whether an entry of the cache is still the one that was verified."""
+    if compiled is None:
+        return []
+    try:
+        states = sorted((file.name, file.stat()) for file in compiled.parent.iterdir())
+    except OSError:
+        return []
+    return [(name, state.st_ino, state.st_size, state.st_mtime_ns) for name, state in states]
 
 
 def _library_path(library: str) -> str:

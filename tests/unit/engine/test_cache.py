@@ -177,6 +177,41 @@ def test_a_running_session_does_not_notice_that_its_entry_is_removed(tmp_path: P
     assert done.stdout.split() == ["True"], done.stderr
 
 
+REPLACED = """
+import sys
+from pathlib import Path
+import numpy as np
+from agent.engine.cache import CompiledCache
+from agent.engine.session import OrtEngine, SessionSetup, verified_sha256
+from agent.engine.trial import TensorShape, Trial, compile_network
+
+network = Path("tests/assets/models/tiny/model.onnx")
+trial = Trial(network, SessionSetup(), (TensorShape("images", "uint8", (1, 32, 32, 3)),))
+cache = CompiledCache(Path(sys.argv[1]), 1 << 30)
+file = cache.add({"a": "b"}, lambda folder: compile_network(trial, folder, limit_bytes=1 << 30))
+engine = OrtEngine(network, sha256=verified_sha256(network, None), compiled=file)
+picture = {"images": np.full((1, 32, 32, 3), 90, np.uint8)}
+before = engine.run(picture, engine.new_abort())
+engine.release()
+file.chmod(0o600)
+file.write_bytes(b"something else")
+after = engine.run(picture, engine.new_abort())
+print(all(np.array_equal(one, other) for one, other in zip(before, after)))
+"""
+
+
+def test_an_entry_that_changed_since_it_was_verified_is_not_loaded_again(tmp_path: Path) -> None:
+    """A network that was released is then loaded from its own file, verified anew."""
+    done = subprocess.run(
+        [sys.executable, "-c", REPLACED, str(tmp_path / "c")],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        check=False,
+    )
+    assert done.stdout.split() == ["True"], done.stderr
+
+
 def test_cpu_flags_tell_cpus_apart_and_not_their_order(tmp_path: Path) -> None:
     """A compiled network is for one kind of CPU."""
     files = {"a": "flags : avx avx2\n", "b": "flags : avx2 avx\n", "c": "Features : asimd\n"}
