@@ -127,7 +127,7 @@ BAD: dict[str, tuple[bytes, dict[str, str]]] = {
     ),
     "everything is missing": (b"{}", {"schema": "missing", "version": "missing", "values": "missing"}),
     "unknown top-level key": (document({}, valeus={}), {"valeus": "unknown_key"}),
-    "a model": (document({}, model={"name": "x"}), {"model": "unsupported"}),
+    "a model": (document({}, model={"name": "x"}), {"model": "not_taken"}),
     "another schema": (b'{"schema":2,"version":50,"values":{}}', {"schema": "unsupported"}),
     "version as text": (b'{"schema":1,"version":"50","values":{}}', {"version": "wrong_type"}),
     "version true": (b'{"schema":1,"version":true,"values":{}}', {"version": "wrong_type"}),
