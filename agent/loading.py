@@ -380,8 +380,8 @@ def _check_names(manifest: Manifest, inputs: Sequence[TensorSpec], place: str) -
     if sorted(described) != sorted(known.name for known in inputs):
         raise ConfigError(
             f"{place}: [{section}] describes {', '.join(map(repr, described))}; the model takes "
-            f"{', '.join(map(str, inputs))}: what changes with no frame stands under [constants], the rest under "
-            "[sizes], [times] or [state]"
+            f"{', '.join(map(str, inputs))}: the others stand under [constants], [sizes], [times] or "
+            "[state]"
         )
 
 

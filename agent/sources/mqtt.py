@@ -26,6 +26,8 @@ WAITING_BYTES_MAX = 16 << 20
 """What they hold together; then the oldest are dropped."""
 MESSAGE_BYTES_MAX = 16 << 20
 """A larger one is refused before it is looked at."""
+HEADERS_BYTES = 70_000
+"""Of a packet beside its message: a topic of 65,535 bytes at most."""
 SUBSCRIBE_NS = 5 * NS_PER_S
 """For CONNACK and SUBACK."""
 WAIT_NS = NS_PER_S // 4
@@ -86,9 +88,12 @@ class Subscription:
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
         client.manual_ack_set(self._waits)
+        client.packet_bytes_in_max = MESSAGE_BYTES_MAX + HEADERS_BYTES
         properties = Properties(PacketTypes.CONNECT)
         properties.ReceiveMaximum = MESSAGES_MAX
         open_connection(client, self._settings, properties=properties)
+        # A thread of paho's: the capture thread may wait long for room, and the connection must be kept alive.
+        client.loop_start()
         self._client = client
         by_ns = self._clock.now_ns() + SUBSCRIBE_NS
         while not self._is_subscribed:
@@ -123,6 +128,7 @@ class Subscription:
             client, self._client = self._client, None
             client.disconnect()
             break_off(client)
+            client.loop_stop()
 
     def interrupt(self) -> None:
         """End a wait. Any thread."""

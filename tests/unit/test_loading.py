@@ -126,7 +126,7 @@ def test_an_input_that_nothing_describes_is_refused() -> None:
     """One input more is seen at load, not at the first frame, and what to write is said."""
     with pytest.raises(
         ConfigError,
-        match=r"threshold float32\[1\]: .*stands under \[constants\], \[sizes\] or \[times\]",
+        match=r"threshold float32\[1\]: the others stand under \[constants\]",
     ):
         load(MODELS / "two_inputs")
 

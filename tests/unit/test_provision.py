@@ -121,7 +121,6 @@ from tests.unit.test_provision import settings, surveyed
 
 given = settings(Path(sys.argv[1]) / "state", model=Path(sys.argv[1]) / "model")
 provision = surveyed(given)
-_, prepared = provision._surveyed["seen"]
 provision.fit()
 budget = provision.budget
 needed = budget.fixed_bytes + budget.needs[0].own.peak_bytes

@@ -182,7 +182,7 @@ def test_short_of_memory_it_gives_back_then_unloads_then_lightens_then_pauses() 
     assert full.is_loaded
     assert not small.is_loaded
     bench.read(4)
-    assert bench.loop._wanted == 1
+    assert bench.loop._wanted_variant == 1
     assert not full.is_loaded
     bench.read(4)
     assert [(body["step"], body["cause"]) for event, body in bench.events if event == "degraded"] == [
