@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from agent.durable import replace_file
 
 log = logging.getLogger(__name__)
 
@@ -30,14 +31,4 @@ def write_json(file: Path, values: Mapping[str, Any]) -> None:
     Raises:
         OSError: nothing was replaced.
     """
-    partial = file.with_name(f".{file.name}.part")
-    with partial.open("w", encoding="utf-8") as stream:
-        json.dump(values, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(file)
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    replace_file(file, json.dumps(values).encode())

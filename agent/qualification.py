@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import agent
+from agent.child import run_child
 from agent.core.release import ReleaseRefusedError
 from agent.errors import ConfigError
 from agent.settings import Settings
@@ -24,7 +24,6 @@ LIMIT_S = 180.0
 """For loading, warming and verifying every variant, and some runs: an endless loop ends here."""
 CPU_LIMIT_S = 300
 RUNS = 20
-REPLY_BYTES_MAX = 65_536
 NICE = 10
 """The live streams go first on a busy device."""
 
@@ -44,29 +43,15 @@ def qualify(settings: Settings, *, deadline_ms: float | None) -> dict[str, Any]:
         OSError: no process can be made.
     """
     job = settings.model_dump(mode="json", exclude_unset=True)
-    # The folder of this package first: the working folder, which anyone may have chosen, is not searched (-P).
-    environ = {**os.environ, "PYTHONPATH": str(Path(agent.__file__).resolve().parent.parent)}
-    command = [sys.executable, "-P", "-m", "agent.qualification"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environ
-    ) as child:
-        try:
-            output, _ = child.communicate(json.dumps(job).encode(), timeout=LIMIT_S)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            raise ReleaseRefusedError("hangs", f"loading and running it did not end within {LIMIT_S:g} s") from None
-        except BaseException:
-            child.kill()
-            raise
-    reply: dict[str, Any] = {}
-    with contextlib.suppress(ValueError):
-        reply = json.loads(output[:REPLY_BYTES_MAX])
+    try:
+        reply, code = run_child("agent.qualification", job, LIMIT_S)
+    except subprocess.TimeoutExpired:
+        raise ReleaseRefusedError("hangs", f"loading and running it did not end within {LIMIT_S:g} s") from None
     if "problems" in reply:
         raise ReleaseRefusedError("not_verified", "; ".join(reply["problems"])[:1000])
-    if child.returncode == -signal.SIGXCPU:
+    if code == -signal.SIGXCPU:
         raise ReleaseRefusedError("hangs", f"it took more than {CPU_LIMIT_S} s of CPU")
-    if child.returncode != 0 or "run_ms" not in reply:
-        code = child.returncode
+    if code != 0 or "run_ms" not in reply:
         why = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         raise ReleaseRefusedError("crashes", f"the process that tried it ended with {why}")
     fastest_ms = reply["run_ms"]["fastest"]

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from agent.core.desired import Document
 from agent.core.reconcile import GivenUp, Record
+from agent.durable import replace_file
 
 log = logging.getLogger(__name__)
 
@@ -70,18 +70,8 @@ class AcceptedStore:
         """
         if self._may_make:
             self._folder.mkdir(parents=True, exist_ok=True)
-        partial = self._file.with_name(f".{FILE}.part")
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(json.dumps({"format": FORMAT, **asdict(record)}, separators=(",", ":")).encode())
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(self._file)
-        folder = os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        body = json.dumps({"format": FORMAT, **asdict(record)}, separators=(",", ":"))
+        replace_file(self._file, body.encode())
 
 
 def _decode(body: Any) -> Record:

@@ -6,11 +6,7 @@ the child, the running model does not notice. `trial_child` is the child's side.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-import agent
+from agent.child import run_child
 from agent.engine.memory import MIB
 from agent.engine.session import ProviderMissingError, SessionSetup
 from agent.errors import ConfigError
@@ -26,9 +22,6 @@ from agent.interfaces import TensorSpec
 
 TRIAL_LIMIT_S = 120.0
 """For creating a session or two and a few runs: a 100 MB network on a slow SD card takes a minute."""
-
-REPLY_BYTES_MAX = 65_536
-"""Of what the child prints: a few numbers or one error."""
 
 DESCRIBE_BYTES = 1024 * MIB
 """What a network may take while it is only looked at, where nobody states a limit."""
@@ -170,32 +163,19 @@ def _in_child(
         "limit_bytes": limit_bytes,
         "file_bytes_max": FILE_BYTES_MAX,
     }
-    # The folder of this package first: the working folder, which anyone may have chosen, is not searched (-P).
-    environ = {**os.environ, "PYTHONPATH": str(Path(agent.__file__).resolve().parent.parent)}
-    command = [sys.executable, "-P", "-m", "agent.engine.trial_child"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environ
-    ) as child:
-        try:
-            output, _ = child.communicate(json.dumps(job).encode(), timeout=limit_s)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            raise ConfigError(
-                f"{trial.file}: loading and running it did not end within {limit_s:g} s: the network may hold an "
-                "endless loop"
-            ) from None
-        except BaseException:
-            child.kill()
-            raise
-    reply: dict[str, Any] = {}
-    with contextlib.suppress(ValueError):
-        reply = json.loads(output[:REPLY_BYTES_MAX])
+    try:
+        reply, code = run_child("agent.engine.trial_child", job, limit_s)
+    except subprocess.TimeoutExpired:
+        raise ConfigError(
+            f"{trial.file}: loading and running it did not end within {limit_s:g} s: the network may hold an "
+            "endless loop"
+        ) from None
     if "missing" in reply:
         raise ProviderMissingError(f"{trial.file}: {reply['error']}", reply["missing"])
     if "error" in reply:
         raise ConfigError(f"{trial.file}: {reply['error']}")
-    if child.returncode != 0 or not reply:
-        why = _KILLED.get(child.returncode, f"ended with {child.returncode}")
+    if code != 0 or not reply:
+        why = _KILLED.get(code, f"ended with {code}")
         raise ConfigError(
             f"{trial.file}: the process that tried it {why}; it may have had {_mib(limit_bytes)} for the network"
         )
