@@ -288,6 +288,7 @@ class Daemon:
             "delivery": self._egress.snapshot(),
             "models": self._pipelines.snapshot(),
             "engine": self._pipelines.provision.snapshot(self._pipelines.models, self._cores),
+            "control": self._remote.snapshot(),
             "updates": self._updates.snapshot(),
             "settings": {} if self._receiver is None else self._receiver.snapshot(),
             "degradation": self._governor.snapshot(),

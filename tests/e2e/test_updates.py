@@ -107,8 +107,8 @@ def test_a_release_comes_in_and_stays(tmp_path: Path) -> None:
             agent.wait()
         shutil.rmtree(tmp_path / "served")
         with Subscriber(broker.port) as after, AgentProcess(tmp_path, text) as agent:
-            served_version(after, "release 7")
             after.wait_for("porch/model/state", phase="committed", seq=7)
+            served_version(after, "release 7")
             summary = agent.terminate()
         assert summary["updates"][NAME] == {
             "seq": 7,
