@@ -107,6 +107,11 @@ def test_it_runs_without_the_checkout(archives: tuple[Path, Path], tmp_path: Pat
     printed = call(command, "run", "--model", model, "--source", clip, "--output", "stdout", cwd=tmp_path)
     ledger = json.loads(printed.splitlines()[-1])["streams"]["stream"]["ledger"]
     assert ledger["published"] == ledger["captured"] == CLIP_FRAMES
-    demo = call(python, "-c", "from agent.cli.demo import DEMO as d; f = d / 'agent.toml'; print(f, f.is_file())", cwd=tmp_path)
+    demo = call(
+        python,
+        "-c",
+        "from agent.cli.demo import DEMO as d; f = d / 'agent.toml'; print(f, f.is_file())",
+        cwd=tmp_path,
+    )
     assert demo.split() == [str(shared / "config/demo/agent.toml"), "True"]
     call(command, "check", "--load", "--config", shared / "config/demo/agent.toml", cwd=shared)
