@@ -16,29 +16,22 @@ import cv2
 from agent import __version__
 from agent.assembly import (
     build_ladder,
-    load_models,
     scheduler_policy,
     stream_policy,
-    used_models,
 )
 from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, Clock, SystemClock
-from agent.core.backoff import Backoff
 from agent.core.degradation import Ladder
 from agent.core.message import Message
-from agent.core.outbox import Outbox
 from agent.core.probation import Readings
-from agent.delivery import build_encodings, build_keeping, metrics_server
+from agent.delivery import build_egress, metrics_server
 from agent.desired.receiver import SettingsReceiver, Surroundings
 from agent.desired.start import Start
 from agent.device.notify import ServiceManager
 from agent.device.signals import DeviceSignals
 from agent.engine.memory import MemoryGauge, MemoryKeeper, resident_bytes
 from agent.engine.process import lock_memory, prepare_serving
-from agent.errors import ConfigError
 from agent.handover import Handover
-from agent.interfaces import LoadedModel, Sink, Source
 from agent.loops.control import ControlLoop
-from agent.loops.egress import EgressLoop, Keeping
 from agent.loops.governor import GovernorLoop
 from agent.loops.hangs import HangLoop
 from agent.loops.health import HealthLoop, process_figures, versions
@@ -53,10 +46,8 @@ from agent.provision import Provision
 from agent.remote import Remote, subscriptions
 from agent.settings import Settings
 from agent.sinks.embedded import EmbeddedBroker
-from agent.sinks.stdout import StdoutSink
-from agent.sourcing import build_source
+from agent.sourcing import build_sources
 from agent.updating import Updates
-from agent.wake import Wake
 
 if TYPE_CHECKING:
     from agent.loops.trace import TraceRecorder
@@ -126,14 +117,13 @@ class Daemon:
         self._memory_limit_bytes = provision.limit.limit_bytes
         manager = ServiceManager()
         with patience(manager, self._clock):
-            models, self._left_out = self._load_models(settings, provision, must_all_load=before is None)
+            models, self._left_out = self._updates.load(settings, provision, must_all_load=before is None)
         self._cores = provision.cores.in_force()
-        sources = self._build_sources(settings, models)
+        sources = build_sources(settings, models, self._clock, must_all_be_known=before is None)
         prepare_serving()
         self._lock_refusal = lock_memory() if settings.limits.lock_memory else "not asked for"
         if settings.limits.lock_memory and self._lock_refusal is not None:
             log.warning("limits.lock_memory: refused: %s: raise LimitMEMLOCK", self._lock_refusal)
-        self._broker: EmbeddedBroker | None = None
         scheduling = scheduler_policy(settings, provision)
         policies = {
             stream.name: stream_policy(stream, is_stateful=models[stream.model].is_stateful)
@@ -147,7 +137,18 @@ class Daemon:
             self._trace = TraceRecorder(trace, policies, scheduling, self._clock, is_continued=is_continued)
         self._inbox = Inbox(policies, self._clock, scheduling, self._trace)
         self._control = ControlLoop(self._clock)
-        self._egress = self._build_egress(output)
+        is_embedded = output == "mqtt" and settings.mqtt.url == "embedded"
+        self._broker = EmbeddedBroker() if is_embedded else None
+        self._egress = build_egress(
+            settings,
+            subscriptions(settings) if output == "mqtt" else None,
+            boot=self._boot,
+            version=__version__,
+            embedded=self._broker,
+            record_sent=self._inbox.record_sent,
+            hear=self._control.hear,
+            clock=self._clock,
+        )
         self._remote = Remote(
             settings,
             control=self._control,
@@ -398,78 +399,6 @@ class Daemon:
                 self._egress.stop(reason, by_ns)
         if worker.is_alive:
             self._egress.give_up()
-
-    def _load_models(
-        self, settings: Settings, provision: Provision, *, must_all_load: bool
-    ) -> tuple[dict[str, LoadedModel], dict[str, dict[str, Any]]]:
-        """Load the models, each from its release where it has one that can be loaded.
-
-        Raises:
-            ConfigError: the settings' own cannot be loaded either.
-        """
-        while True:
-            wanted = used_models(self._updates.effective(settings))
-            try:
-                return load_models(wanted, provision, self._marks, self._clock, must_all_load=must_all_load)
-            except ConfigError as error:
-                if not self._updates.step_down(error.problems):
-                    raise
-
-    def _build_sources(self, settings: Settings, models: Mapping[str, LoadedModel]) -> dict[str, Source]:
-        """Return the sources of all streams that are on and whose model is there.
-
-        Raises:
-            ConfigError: one of them is nothing that we know; a run that replaces a hung one goes on without it.
-        """
-        sources: dict[str, Source] = {}
-        for stream in settings.streams:
-            if stream.model not in models or not stream.enabled:
-                continue
-            try:
-                sources[stream.name] = build_source(stream, self._clock, models[stream.model].signal, settings.mqtt)
-            except ConfigError as error:
-                if self._before is None:
-                    raise
-                log.error("left out: %s", error)  # noqa: TRY400  The text says all.
-        return sources
-
-    def _build_egress(self, output: Output) -> EgressLoop:
-        wake = Wake()
-        return EgressLoop(
-            sink=self._build_sink(output, wake),
-            outbox=Outbox(self._settings.mqtt.queue_messages),
-            clock=self._clock,
-            boot=self._boot,
-            wake=wake,
-            record_sent=self._inbox.record_sent,
-            waits_for_room=output == "stdout",
-            keeping=Keeping() if output == "stdout" else build_keeping(self._settings),
-            hear=self._control.hear,
-            encodings={} if output == "stdout" else build_encodings(self._settings),
-        )
-
-    def _build_sink(self, output: Output, wake: Wake) -> Sink:
-        if output == "stdout":
-            return StdoutSink()
-        from agent.sinks.mqtt import MqttSink  # paho takes 9 MiB; not needed for standard output.
-
-        settings = self._settings.mqtt
-        if settings.url == "embedded":
-            self._broker = EmbeddedBroker()
-            settings = settings.model_copy(update={"url": self._broker.url(settings.protocol)})
-            log.info("embedded broker: %s", settings.url)
-        wanted, optional = subscriptions(self._settings)
-        return MqttSink(
-            settings,
-            device=self._settings.device.id,
-            boot=self._boot,
-            version=__version__,
-            clock=self._clock,
-            wake=wake,
-            backoff=Backoff(cap_ns=int(settings.reconnect_max_s * NS_PER_S)),
-            subscriptions=wanted,
-            optional_subscriptions=optional,
-        )
 
     def _build_governor(self) -> GovernorLoop:
         return GovernorLoop(

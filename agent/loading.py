@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import queue
@@ -15,7 +14,6 @@ from typing import TypeVar
 import numpy as np
 
 from agent.clock import NEVER_NS, Clock
-from agent.decoders.options import DecoderInput
 from agent.engine.budget import Need
 from agent.engine.digest import sha256_of
 from agent.engine.prepare import Network, Prepared, Workshop
@@ -23,11 +21,11 @@ from agent.engine.process import give_back
 from agent.engine.session import OrtEngine
 from agent.engine.trial import Description, TensorShape, describe
 from agent.errors import ConfigError, PermanentError
+from agent.fitting import build_memory, build_steps, input_shape
 from agent.frame import Content, Frame, Tensor
-from agent.interfaces import Decoder, Engine, LoadedModel, Memory, Placement, Preprocess, TensorSpec, Variant
+from agent.interfaces import Decoder, Engine, LoadedModel, Memory, Placement, Preprocess, Variant
 from agent.models.assumed import draft_manifest, names_beside
 from agent.models.clues import parse_metadata
-from agent.models.extra_inputs import build_extras, build_stamp
 from agent.models.golden import differences, read_picture
 from agent.models.guess import guess
 from agent.models.manifest import (
@@ -36,33 +34,13 @@ from agent.models.manifest import (
     Manifest,
     is_bare,
     load_expected,
-    load_labels,
     load_manifest,
 )
-from agent.models.preprocess import build_preprocess
 from agent.models.recording import golden_windows
-from agent.models.signal import SignalSpec, build_signal_preprocess
-from agent.models.state import StateStore
 from agent.result import Payload
 from agent.settings import ModelSettings
 
 log = logging.getLogger(__name__)
-
-DECODERS = {
-    "ssd": "agent.decoders.ssd:SsdDecoder",
-    "yolo": "agent.decoders.yolo:YoloDecoder",
-    "tfod": "agent.decoders.tfod:TfodDecoder",
-    "gfl": "agent.decoders.gfl:GflDecoder",
-    "anchors": "agent.decoders.anchors:AnchorsDecoder",
-    "classification": "agent.decoders.classification:ClassificationDecoder",
-    "segmentation": "agent.decoders.segmentation:SegmentationDecoder",
-    "pose": "agent.decoders.pose:PoseDecoder",
-    "ctc": "agent.decoders.ctc:CtcDecoder",
-    "embedding": "agent.decoders.numbers:EmbeddingDecoder",
-    "regression": "agent.decoders.numbers:RegressionDecoder",
-    "anomaly": "agent.decoders.numbers:AnomalyDecoder",
-    "raw": "agent.decoders.raw:RawDecoder",
-}
 
 T = TypeVar("T")
 
@@ -137,7 +115,7 @@ def survey(settings: ModelSettings, workshop: Workshop) -> Surveyed:
     shapes: dict[str, list[TensorShape]] = {}
     owners: dict[str, tuple[str, Manifest]] = {}
     for name, own in _variants(manifest):
-        shapes.setdefault(own.model.path, []).append(_input_shape(own))
+        shapes.setdefault(own.model.path, []).append(input_shape(own))
         owners.setdefault(own.model.path, (name, own))
     prepared, costs, problems = {}, {}, []
     for path, (name, own) in owners.items():
@@ -283,7 +261,7 @@ def load_variant(name: str, folder: Path, manifest: Manifest, engine: OrtEngine,
         ConfigError: anything that is wrong with it.
     """
     preprocess, decoder = build_steps(folder, manifest, engine)
-    memory = _build_memory(folder, manifest, engine)
+    memory = build_memory(folder, manifest, engine)
     contents = _golden_contents(folder, manifest)
     try:
         warm_inputs, placement, payload, fastest_ns = within(
@@ -294,7 +272,7 @@ def load_variant(name: str, folder: Path, manifest: Manifest, engine: OrtEngine,
     except PermanentError as error:
         raise ConfigError(f"{folder}: fails on its warm-up frame: {error}") from error
     # A fresh one: what the sample left behind is none of a stream's past.
-    memory = _build_memory(folder, manifest, engine)
+    memory = build_memory(folder, manifest, engine)
     compare = _golden_comparison(folder, manifest)
     judge: Callable[[list[Tensor]], list[str]] | None = None
     if compare is not None:
@@ -309,97 +287,6 @@ def load_variant(name: str, folder: Path, manifest: Manifest, engine: OrtEngine,
 def _variants(manifest: Manifest) -> list[tuple[str, Manifest]]:
     """Return name and manifest of the model itself and of each of its variants."""
     return [(FULL, manifest), *((spec.name, manifest.variant(spec)) for spec in manifest.variants)]
-
-
-def _input_shape(manifest: Manifest) -> TensorShape:
-    if manifest.signal is not None:
-        return TensorShape(manifest.signal.name, "float32", manifest.signal.shape)
-    spec = manifest.input
-    assert spec is not None  # The manifest's own check.
-    channels = 1 if spec.color == "GRAY" else 3
-    plane = (spec.height, spec.width)
-    shape = (1, *plane, channels) if spec.layout == "NHWC" else (1, channels, *plane)
-    return TensorShape(spec.name, spec.dtype, shape)
-
-
-def build_steps(folder: Path, manifest: Manifest, engine: OrtEngine) -> tuple[Preprocess, Decoder]:
-    """Return what stands before and behind a network, after checking that both fit it.
-
-    Raises:
-        ConfigError: the manifest and the network do not agree, or the labels are wrong.
-    """
-    place = str(folder / MANIFEST_NAME)
-    _check_names(manifest, engine.inputs, place)
-    given = DecoderInput(
-        place=place,
-        options=manifest.decoder,
-        outputs=engine.outputs,
-        labels=None if manifest.labels is None else load_labels(folder, manifest.labels),
-        first_id=0 if manifest.labels is None else manifest.labels.first_id,
-    )
-    return _build_preprocess(manifest, engine.inputs, place), build_decoder(given)
-
-
-def _build_preprocess(manifest: Manifest, inputs: Sequence[TensorSpec], place: str) -> Preprocess:
-    extras = build_extras(manifest.constants, manifest.sizes, inputs, place)
-    stamp = build_stamp(manifest.times, inputs, place)
-    if manifest.signal is None:
-        assert manifest.input is not None  # The manifest's own check.
-        _check_picture(manifest, inputs, place)
-        return build_preprocess(manifest.input, extras, stamp)
-    _check_signal(manifest.signal, inputs, place)
-    return build_signal_preprocess(manifest.signal, extras, stamp)
-
-
-def _build_memory(folder: Path, manifest: Manifest, engine: OrtEngine) -> StateStore | None:
-    if manifest.state is None:
-        return None
-    return StateStore(manifest.state, engine.inputs, engine.outputs, str(folder / MANIFEST_NAME))
-
-
-def build_decoder(given: DecoderInput) -> Decoder:
-    """Return the decoder that `[decoder] name` says.
-
-    Raises:
-        ConfigError: there is none of that name, or it does not fit the options, the outputs or the labels.
-    """
-    name = given.options.get("name")
-    if name not in DECODERS:
-        raise ConfigError(f"{given.place}: [decoder] name {name!r}: known are {', '.join(DECODERS)}")
-    module, _, attribute = DECODERS[name].partition(":")
-    decoder: Decoder = getattr(importlib.import_module(module), attribute)(given)
-    return decoder
-
-
-def _check_names(manifest: Manifest, inputs: Sequence[TensorSpec], place: str) -> None:
-    """Refuse a manifest that does not say where each of the network's inputs comes from."""
-    section, spec = ("signal", manifest.signal) if manifest.signal is not None else ("input", manifest.input)
-    assert spec is not None  # The manifest's own check.
-    state = () if manifest.state is None else manifest.state.tensors
-    described = [spec.name, *manifest.constants, *manifest.sizes, *manifest.times, *state]
-    if sorted(described) != sorted(known.name for known in inputs):
-        raise ConfigError(
-            f"{place}: [{section}] describes {', '.join(map(repr, described))}; the model takes "
-            f"{', '.join(map(str, inputs))}: the others stand under [constants], [sizes], [times] or "
-            "[state]"
-        )
-
-
-def _check_picture(manifest: Manifest, inputs: Sequence[TensorSpec], place: str) -> None:
-    spec, shape = manifest.input, _input_shape(manifest).shape
-    assert spec is not None  # The manifest's own check.
-    wanted = next(known for known in inputs if known.name == spec.name)
-    if not wanted.fits(np.dtype(spec.dtype), shape):
-        seen = ", ".join(map(str, inputs))
-        raise ConfigError(f"{place}: [input] makes {spec.dtype}{list(shape)} ({spec.layout}); the model takes {seen}")
-
-
-def _check_signal(spec: SignalSpec, inputs: Sequence[TensorSpec], place: str) -> None:
-    wanted = next(known for known in inputs if known.name == spec.name)
-    if not wanted.fits(np.dtype(np.float32), spec.shape):
-        raise ConfigError(
-            f"{place}: [signal] makes float32{list(spec.shape)} ({spec.layout}); the model takes {wanted}"
-        )
 
 
 def _golden_contents(folder: Path, manifest: Manifest) -> list[Content]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from agent.core.conversion import Converter, Plan
 from agent.core.samples import Codec, CsvCodec, JsonCodec, RawCodec, SenderTime
 from agent.core.windows import window_policy
 from agent.errors import ConfigError, PermanentError
-from agent.interfaces import SampleSource, Signal, SignalForm, Source
-from agent.settings import MqttSettings, SamplesSettings, StreamSettings
+from agent.interfaces import LoadedModel, SampleSource, Signal, SignalForm, Source
+from agent.settings import MqttSettings, SamplesSettings, Settings, StreamSettings
 from agent.sources.pictures import SUFFIXES
+
+log = logging.getLogger(__name__)
 
 SOURCES = {
     "camera": "agent.sources.camera:CameraSource",
@@ -69,6 +72,27 @@ def build_source(
         return _signal(stream, clock, signal, mqtt)
     except (ConfigError, PermanentError) as error:
         raise ConfigError(f"streams.{stream.name}: {error}") from None
+
+
+def build_sources(
+    settings: Settings, models: Mapping[str, LoadedModel], clock: Clock, *, must_all_be_known: bool
+) -> dict[str, Source]:
+    """Return the sources of all streams that are on and whose model is there, by stream.
+
+    Raises:
+        ConfigError: one of them is nothing that we know, where `must_all_be_known`; else the others go on without it.
+    """
+    sources: dict[str, Source] = {}
+    for stream in settings.streams:
+        if stream.model not in models or not stream.enabled:
+            continue
+        try:
+            sources[stream.name] = build_source(stream, clock, models[stream.model].signal, settings.mqtt)
+        except ConfigError as error:
+            if must_all_be_known:
+                raise
+            log.error("left out: %s", error)  # noqa: TRY400  The text says all.
+    return sources
 
 
 def has_time_outs(stream: StreamSettings) -> bool:

@@ -21,6 +21,7 @@ from agent.core.shelf import Shelf
 from agent.engine.process import give_back, loading
 from agent.engine.session import runtime_version
 from agent.errors import ConfigError
+from agent.interfaces import LoadedModel
 from agent.loops.inference import Canary, InferenceLoop
 from agent.loops.updater import Offer, Surroundings, UpdateLoop
 from agent.marks import Marks
@@ -99,6 +100,22 @@ class Updates:
             shelves = self._shelves
         models = tuple(self._placed(model, shelves.get(model.name)) for model in settings.models)
         return settings.model_copy(update={"models": models})
+
+    def load(
+        self, settings: Settings, provision: Provision, *, must_all_load: bool
+    ) -> tuple[dict[str, LoadedModel], dict[str, dict[str, Any]]]:
+        """Load the models, each from its release where it has one that can be loaded. See `assembly.load_models`.
+
+        Raises:
+            ConfigError: the settings' own cannot be loaded either.
+        """
+        while True:
+            wanted = used_models(self.effective(settings))
+            try:
+                return load_models(wanted, provision, self._marks, self._clock, must_all_load=must_all_load)
+            except ConfigError as error:
+                if not self.step_down(error.problems):
+                    raise
 
     def step_down(self, problems: list[str]) -> bool:
         """Give up what serves and is not the settings' own, one step, because it cannot be loaded.

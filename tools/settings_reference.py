@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from agent.loading import DECODERS
+from agent.fitting import DECODERS
 from agent.models.manifest import Manifest
 from agent.settings import Settings
 from agent.settings.documentation import document

@@ -11,9 +11,10 @@ from typing import Any
 from agent.clock import Clock
 from agent.engine.session import OrtEngine
 from agent.errors import ConfigError, PermanentError
+from agent.fitting import build_steps
 from agent.frame import Pixels
 from agent.interfaces import Decoder, Preprocess
-from agent.loading import LOAD_LIMIT_S, WARM_UP_LIMIT_S, build_steps, try_variants, within
+from agent.loading import LOAD_LIMIT_S, WARM_UP_LIMIT_S, try_variants, within
 from agent.models.assumed import labels_of
 from agent.models.manifest import MANIFEST_NAME, Manifest, load_manifest
 from agent.modeltools.folder import choose_golden, new_folder, write_model

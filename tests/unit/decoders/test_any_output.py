@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from agent.decoders.options import DecoderInput
 from agent.errors import PermanentError
+from agent.fitting import build_decoder
 from agent.interfaces import Placement
-from agent.loading import build_decoder
 from tests.schemas import validator
 from tests.unit.decoders.reference import spec
 
