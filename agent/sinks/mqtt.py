@@ -228,10 +228,24 @@ class MqttSink:
             client = self._dialer.take()
         except TransientError as error:
             return self._fail(str(error))
+        if client is not None and client.socket() is None:
+            # Before our callbacks were there to hear of it.
+            return self._fail(
+                f"{self._settings.url}: the peer closed the connection at once{self._certificate_hint()}"
+            )
         if client is not None:
             self._connection = _Connection(client, self._wake)
             self._phase = _Phase.CONNECTING
         return []
+
+    def _certificate_hint(self) -> str:
+        """Return what may be wrong with a connection that ends before CONNACK.
+
+        In TLS 1.3 a client's certificate is judged after the handshake, and the alert that says why is lost where we
+        write first.
+        """
+        own = self._settings.cert_file
+        return "" if own is None else f"; it may refuse the certificate in mqtt.cert_file, {own}: has it expired?"
 
     def _listen(self, connection: _Connection, now_ns: int) -> list[SinkEvent]:
         """Serve the socket and return what its callbacks reported."""
@@ -277,6 +291,8 @@ class MqttSink:
             is_taken_over = getattr(first, "value", 0) == SESSION_TAKEN_OVER
             assert self._connection is not None
             why = self._connection.client.refused or first
+            if self._phase is _Phase.CONNECTING:
+                why = f"{why}{self._certificate_hint()}"
             return self._fail(f"{self._settings.url}: the connection was lost: {why}", is_taken_over=is_taken_over)
         if first.is_failure:
             return self._fail(f"{self._settings.url}: the broker refuses: {first}")
