@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from agent.assembly import build_source, load_models, scheduler_policy, stream_policy, used_models
+from agent.assembly import load_models, scheduler_policy, stream_policy, used_models
 from agent.clock import SystemClock
 from agent.core.message import Message
 from agent.engine.process import prepare_process, prepare_serving
@@ -21,6 +21,7 @@ from agent.marks import Marks
 from agent.pipelines import Pipelines
 from agent.provision import Provision
 from agent.settings import Settings
+from agent.sourcing import build_source
 from benchmarks import harness
 
 SETTLE_SWAPS = 5
@@ -88,7 +89,7 @@ def _running(folder: Path, settings: Settings, frames: list[int]) -> Iterator[tu
     provision = Provision(settings)
     models, _ = load_models(used_models(settings), provision, marks, clock, must_all_load=True)
     prepare_serving()
-    sources = {stream.name: build_source(stream, clock, None) for stream in settings.streams}
+    sources = {stream.name: build_source(stream, clock) for stream in settings.streams}
     policies = {stream.name: stream_policy(stream) for stream in settings.streams}
     inbox = Inbox(policies, clock, scheduler_policy(settings, provision))
     lock = threading.Lock()
