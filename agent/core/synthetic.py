@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from agent.clock import NS_PER_MS, NS_PER_S
@@ -16,7 +16,37 @@ OVERSHOOT_SIGMA = 0.445
 """An aborted run goes on to its next operator: median 5.1 ms, p95 10.6 ms for a model of 172 ms on one thread; a
 lognormal distribution with these figures."""
 
-_NOISE_EVERY_NS = 40 * NS_PER_MS
+NOISE = 0.1
+"""Standard deviation of the speed, and how far its mean is below the best."""
+
+SPEED_MIN, SPEED_MAX = 0.3, 1.2
+"""Where it is cut off."""
+
+NOISE_EVERY_NS = 40 * NS_PER_MS
+"""How long one draw of it holds."""
+
+DROP_SPEED = 1 / 3
+
+
+@dataclass(frozen=True, slots=True)
+class Spells:
+    """When a machine is slow or stands still; (from, to) times.
+
+    Attributes:
+        dropped: the clock frequency is down.
+        stalled: nothing moves.
+        drop_speed: the speed of the first.
+    """
+
+    dropped: Sequence[tuple[int, int]] = ()
+    stalled: Sequence[tuple[int, int]] = ()
+    drop_speed: float = DROP_SPEED
+
+    def factor(self, at_ns: int) -> float:
+        """Return what is left of the speed then."""
+        if any(start <= at_ns < end for start, end in self.stalled):
+            return 0.0
+        return self.drop_speed if any(start <= at_ns < end for start, end in self.dropped) else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +59,7 @@ class Scenario:
         world: the device.
         load: work that arrives, of the work that the machine can do at its best.
         are_equal: whether all streams have the same rate.
+        spells: what the device's speed was drawn around.
     """
 
     policies: dict[str, StreamPolicy]
@@ -36,6 +67,7 @@ class Scenario:
     world: World
     load: float
     are_equal: bool
+    spells: Spells
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +116,11 @@ def machine_speed(
     span_ns: int,
     rng: random.Random,
     *,
-    noise: float = 0.1,
+    noise: float = NOISE,
     stalls: int = 0,
     stall_max_ns: int = 5 * NS_PER_S,
     drops: int = 0,
-    drop_speed: float = 1 / 3,
+    drop_speed: float = DROP_SPEED,
 ) -> MachineSpeed:
     """Return a machine whose speed is noisy, stands still and drops to a third.
 
@@ -101,18 +133,32 @@ def machine_speed(
         drops: how many times the clock frequency drops, each for 1 to 8 s.
         drop_speed: the speed then.
     """
+    spells = draw_spells(span_ns, rng, stalls=stalls, stall_max_ns=stall_max_ns, drops=drops, drop_speed=drop_speed)
+    return noisy_speed(spells, span_ns, rng, noise=noise)
+
+
+def draw_spells(
+    span_ns: int,
+    rng: random.Random,
+    *,
+    stalls: int,
+    drops: int,
+    stall_max_ns: int = 5 * NS_PER_S,
+    drop_speed: float = DROP_SPEED,
+) -> Spells:
+    """Return when the machine is slow or stands still; see `machine_speed`."""
     dropped = [_interval(rng, span_ns, NS_PER_S, 8 * NS_PER_S) for _ in range(drops)]
-    stalled = [_interval(rng, span_ns, 0, stall_max_ns) for _ in range(stalls)]
-    edges = {time_ns for interval in (*dropped, *stalled) for time_ns in interval}
-    edges.update(range(_NOISE_EVERY_NS, span_ns, _NOISE_EVERY_NS))
-    changes = []
-    for from_ns in sorted(edges):
-        speed = min(1.2, max(0.3, rng.gauss(1 - noise, noise)))
-        if any(start <= from_ns < end for start, end in dropped):
-            speed *= drop_speed
-        if any(start <= from_ns < end for start, end in stalled):
-            speed = 0.0
-        changes.append((from_ns, speed))
+    return Spells(dropped, [_interval(rng, span_ns, 0, stall_max_ns) for _ in range(stalls)], drop_speed)
+
+
+def noisy_speed(spells: Spells, span_ns: int, rng: random.Random, *, noise: float = NOISE) -> MachineSpeed:
+    """Draw the noise around some spells."""
+    edges = {time_ns for interval in (*spells.dropped, *spells.stalled) for time_ns in interval}
+    edges.update(range(NOISE_EVERY_NS, span_ns, NOISE_EVERY_NS))
+    changes = [
+        (at_ns, min(SPEED_MAX, max(SPEED_MIN, rng.gauss(1 - noise, noise))) * spells.factor(at_ns))
+        for at_ns in sorted(edges)
+    ]
     return MachineSpeed([*changes, (max([span_ns, *edges]) + 1, 1.0)])
 
 
@@ -140,11 +186,12 @@ def random_scenario(seed: int, span_ns: int = 30 * NS_PER_S) -> Scenario:
         Camera(f"s{index}", fps, burst_share=burst_share, latency_ns=latency_ns) for index, fps in enumerate(rates)
     ]
     arrivals = [arrival for camera in cameras for arrival in arrivals_of(camera, work_ns, span_ns, rng)]
-    speed = machine_speed(span_ns, rng, stalls=rng.choice([0, 0, 1, 2]), drops=rng.choice([0, 0, 1]))
+    spells = draw_spells(span_ns, rng, stalls=rng.choice([0, 0, 1, 2]), drops=rng.choice([0, 0, 1]))
     return Scenario(
         policies={camera.name: StreamPolicy(budget_ns) for camera in cameras},
         arrivals=sorted(arrivals, key=lambda arrival: arrival.at_ns),
-        world=World(speed=speed, overshoot_ns=overshoot_of(rng)),
+        world=World(speed=noisy_speed(spells, span_ns, rng), overshoot_ns=overshoot_of(rng)),
         load=work_ns * sum(rates) / NS_PER_S,
         are_equal=are_equal,
+        spells=spells,
     )
