@@ -22,9 +22,12 @@ class Wake:
         self._doorbell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         weakref.finalize(self, os.close, self._doorbell)
         self._is_set = False
+        self._bell = select.poll()
+        self._bell.register(self._doorbell, READABLE)
         self._poll = select.poll()
         self._poll.register(self._doorbell, READABLE)
         self._ready: dict[int, int] = {}
+        self._rest_s = 0.0
 
     def set(self) -> None:
         """End the wait, or the next one."""
@@ -43,7 +46,11 @@ class Wake:
 
     def wait(self, timeout_s: float) -> bool:
         """Block until the flag is set, a watched descriptor is ready or the time is over; return the flag."""
-        found = self._poll.poll(0 if self._is_set else max(0.0, timeout_s) * 1000)
+        left_s = 0.0 if self._is_set else max(0.0, timeout_s)
+        rest_s, self._rest_s = min(self._rest_s, left_s), 0.0
+        found = self._bell.poll(rest_s * 1000) if rest_s else []
+        if not found:
+            found = self._poll.poll((left_s - rest_s) * 1000)
         self._ready = dict(found)
         if self._ready.pop(self._doorbell, 0):
             # The bell may ring once more after `clear`, by a thread that was stopped in the middle of `set`: that
@@ -51,6 +58,13 @@ class Wake:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._doorbell)
         return self._is_set
+
+    def rest(self, time_s: float) -> None:
+        """Let the next wait look at no descriptor for so long, so that what comes meanwhile costs one round together.
+
+        The flag ends it at once.
+        """
+        self._rest_s = time_s
 
     def watch(self, descriptor: int, events: int) -> None:
         """Let `wait` end when the descriptor is ready for one of the events, or broken."""

@@ -34,6 +34,10 @@ class Window:
         """Return how many messages may be given to paho now."""
         return max(0, self._limit - len(self._under_way)) if self._bytes < self._bytes_max else 0
 
+    def is_half_free(self) -> bool:
+        """Return whether something is under way and as much again may follow it."""
+        return 0 < len(self._under_way) <= self.room()
+
     def add(self, mid: int, size_bytes: int, now_ns: int, *, is_acknowledged: bool) -> None:
         """Note a message; `is_acknowledged` tells whether a PUBACK will follow."""
         self._under_way[mid] = (now_ns, size_bytes, is_acknowledged)

@@ -97,3 +97,23 @@ def test_it_closes_what_it_opened() -> None:
     gc.collect()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(doorbell)
+
+
+def test_during_a_rest_a_socket_waits_and_the_flag_does_not() -> None:
+    """What comes meanwhile is found together; whoever sets the flag is served at once; a rest is for one wait."""
+    near, far = socket.socketpair()
+    wake = Wake()
+    wake.watch(near.fileno(), READABLE)
+    far.send(b"x")
+    wake.rest(30)
+    assert not wake.wait(0.001)  # The wait's own time is the shorter one.
+    assert wake.ready(near.fileno()) == READABLE
+    wake.rest(30)
+    threading.Timer(0.01, wake.set).start()
+    assert wake.wait(30)
+    assert wake.ready(near.fileno()) == 0
+    wake.clear()
+    assert not wake.wait(30)
+    assert wake.ready(near.fileno()) == READABLE
+    near.close()
+    far.close()

@@ -10,7 +10,7 @@ import resource
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from agent.clock import NS_PER_S, SystemClock
 from agent.core.backoff import Backoff
 from agent.errors import TransientError
-from agent.interfaces import Connected, Disconnected, Noticed, Packet, SinkEvent
+from agent.interfaces import Acknowledged, Connected, Disconnected, Noticed, Packet, SinkEvent
 from agent.settings import MqttSettings
 from agent.sinks import mqtt as sink_module
 from agent.sinks.credentials import read_password
@@ -404,9 +404,9 @@ def test_an_attempt_that_hangs_holds_nobody(monkeypatch: pytest.MonkeyPatch) -> 
     bench.clock.ns += 3600 * NS_PER_S
     assert bench.sink.advance(bench.clock.now_ns()) == []
     bench.sink.close("test", NS_PER_S)  # Returns at once.
-    assert attempts == ["mqtt-dial"]
     goes_on.set()
     wait_for_the_dialer()
+    assert attempts == ["mqtt-dial"]  # Asked for last: the thread may not have come so far before.
 
 
 def test_what_opens_too_late_is_closed(peer: Callable[..., Peer], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -610,3 +610,29 @@ def test_a_password_file_for_everybody_is_said(tmp_path: Path, caplog: pytest.Lo
     secret.chmod(0o644)
     assert [read_password(secret), read_password(secret)] == ["right", "right"]
     assert caplog.text.count("can be read by every user") == 1
+
+
+def test_acknowledgements_may_gather_while_the_window_is_half_free(
+    peer: Callable[..., Peer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each round costs: no PUBACK is in a hurry, unless something waits for its place or nothing else will come."""
+    far = peer(CONNACK)
+    bench = Bench(far.port, in_flight_max=4)
+    bench.until(is_connected)
+    rests: list[float] = []
+    monkeypatch.setattr(bench.wake, "rest", rests.append)
+    packet = Packet("results/door", b"{}", 1, False, "application/json", None)
+
+    def acknowledge(token: Hashable) -> None:
+        far.say(bytes([0x40, 2, 0, int(str(token))]))
+        bench.until(lambda event: isinstance(event, Acknowledged) and event.token == token)
+
+    tokens = [bench.sink.send(packet) for _ in range(4)]
+    acknowledge(tokens[0])
+    assert not rests
+    acknowledge(tokens[1])
+    assert len(rests) == 1
+    acknowledge(tokens[2])
+    assert len(rests) == 2
+    acknowledge(tokens[3])
+    assert len(rests) == 2
