@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 import secrets
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO
 
 from agent.cli.payloads import UnreadableError, clean, parse_json
 from agent.clock import NS_PER_S, Clock
@@ -22,8 +20,6 @@ STREAMS_MAX = 16
 """Watched at once, as many as one device allows; the first that are seen."""
 PICTURE_BYTES_MAX = 262_144
 """The contract's limit; anybody may have sent it."""
-KITTY_CHUNK = 4096
-"""Characters of base64 in one escape sequence, the protocol's limit."""
 
 
 class Pictures:
@@ -125,43 +121,3 @@ class Pictures:
 
 def _file_name(level: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "_", level)[:64]
-
-
-def terminal_painter(environ: Mapping[str, str], terminal: TextIO) -> Callable[[bytes], None] | None:
-    """Return what shows a JPEG on this terminal, None where nothing says that it can.
-
-    Known are kitty's graphics protocol (https://sw.kovidgoyal.net/kitty/graphics-protocol/) and iTerm2's inline
-    images (https://iterm2.com/documentation-images.html), by the variables that their terminals set. Sixel shows
-    only in an answer of the terminal, which a program that reads nothing from it does not ask for.
-    """
-    if not terminal.isatty():
-        return None
-    if "KITTY_WINDOW_ID" in environ or environ.get("TERM") in ("xterm-kitty", "xterm-ghostty"):
-        return lambda jpeg: _paint_kitty(jpeg, terminal)
-    if environ.get("TERM_PROGRAM") in ("iTerm.app", "WezTerm") or environ.get("LC_TERMINAL") == "iTerm2":
-        return lambda jpeg: _paint_iterm2(jpeg, terminal)
-    return None
-
-
-def _paint_iterm2(jpeg: bytes, terminal: TextIO) -> None:
-    content = base64.b64encode(jpeg).decode()
-    terminal.write(f"\x1b]1337;File=inline=1;size={len(jpeg)};height=16:{content}\x07\n")
-    terminal.flush()
-
-
-def _paint_kitty(jpeg: bytes, terminal: TextIO) -> None:
-    """The protocol takes PNG, no JPEG."""
-    import cv2
-    import numpy as np
-
-    pixels = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-    if pixels is None:
-        return
-    content = base64.b64encode(cv2.imencode(".png", pixels)[1].tobytes()).decode()
-    chunks = [content[start : start + KITTY_CHUNK] for start in range(0, len(content), KITTY_CHUNK)]
-    for index, chunk in enumerate(chunks):
-        # Shown at once (a=T), as PNG (f=100), 16 lines high, without an answer (q=2); m tells whether more follows.
-        head = "a=T,f=100,r=16,q=2," if index == 0 else ""
-        terminal.write(f"\x1b_G{head}m={int(index < len(chunks) - 1)};{chunk}\x1b\\")
-    terminal.write("\n")
-    terminal.flush()

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from agent.cli import exit_codes
 from agent.cli.arguments import positive
-from agent.cli.pictures import Pictures, terminal_painter
+from agent.cli.pictures import Pictures
+from agent.cli.terminal_pictures import PROTOCOLS, terminal_painter
 from agent.cli.viewer import Viewer
 from agent.cli.views import REFRESH_NS, LineView, View, quiet_when_the_reader_leaves, view_for_output
 from agent.clock import NEVER_NS, NS_PER_S, Clock, SystemClock
@@ -47,7 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--images", type=Path, metavar="DIR", help="ask for pictures of the streams, and keep the newest of each here"
     )
     parser.add_argument(
-        "--show", action="store_true", help="ask for pictures and show them here: in kitty, Ghostty, iTerm2, WezTerm"
+        "--show",
+        nargs="?",
+        const="auto",
+        choices=PROTOCOLS,
+        help="ask for pictures and show them here, the way that this terminal says it can, or the one named",
     )
 
 
@@ -116,9 +121,11 @@ def _painter(args: argparse.Namespace) -> Callable[[bytes], None] | None:
         return None
     if args.json:
         raise ConfigError("--show and --json exclude each other: JSON is for programs")
-    painter = terminal_painter(os.environ, sys.stdout)
+    painter = terminal_painter(os.environ, sys.stdout, args.show)
     if painter is None:
-        raise ConfigError("--show: this terminal shows no pictures as far as it says: use --images DIR")
+        raise ConfigError(
+            "--show: this terminal does not say that it shows pictures: name a way (--show sixel) or use --images DIR"
+        )
     return painter
 
 

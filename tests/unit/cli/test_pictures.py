@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
-import re
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from agent.cli.pictures import LEASE_S, PICTURE_BYTES_MAX, RENEW_NS, STREAMS_MAX, Pictures, terminal_painter
+from agent.cli.pictures import LEASE_S, PICTURE_BYTES_MAX, RENEW_NS, STREAMS_MAX, Pictures
 from agent.errors import ConfigError
 from tests.fakes import ManualClock
 
@@ -105,54 +102,3 @@ def test_a_folder_that_cannot_be_written_ends_the_command(tmp_path: Path) -> Non
     bench.hear("porch/results/door")
     with pytest.raises(ConfigError, match=r"--images .*: No such file or directory"):
         bench.hear("porch/image/door", JPEG)
-
-
-class Terminal(io.StringIO):
-    """A terminal that keeps what it is told."""
-
-    def __init__(self, *, is_terminal: bool = True) -> None:
-        super().__init__()
-        self._is_terminal = is_terminal
-
-    def isatty(self) -> bool:
-        return self._is_terminal
-
-
-def test_a_terminal_that_says_nothing_is_sent_nothing() -> None:
-    """Nor is a pipe, whatever the variables say."""
-    assert terminal_painter({"TERM": "xterm-256color"}, Terminal()) is None
-    assert terminal_painter({"TERM": "xterm-kitty"}, Terminal(is_terminal=False)) is None
-
-
-@pytest.mark.parametrize(
-    "environ", [{"TERM_PROGRAM": "iTerm.app"}, {"TERM_PROGRAM": "WezTerm"}, {"LC_TERMINAL": "iTerm2"}]
-)
-def test_iterm2_gets_the_jpeg_itself(environ: dict[str, str]) -> None:
-    """In one escape sequence."""
-    terminal = Terminal()
-    paint = terminal_painter(environ, terminal)
-    assert paint is not None
-    paint(JPEG)
-    found = re.fullmatch(r"\x1b\]1337;File=inline=1;size=(\d+);height=16:(.*)\x07\n", terminal.getvalue())
-    assert found is not None
-    assert int(found[1]) == len(JPEG)
-    assert base64.b64decode(found[2]) == JPEG
-
-
-@pytest.mark.parametrize("environ", [{"KITTY_WINDOW_ID": "1"}, {"TERM": "xterm-ghostty"}])
-def test_kitty_gets_a_png_in_chunks(environ: dict[str, str]) -> None:
-    """Each below its limit, the last one marked; what is no picture is left out."""
-    noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8)
-    terminal = Terminal()
-    paint = terminal_painter(environ, terminal)
-    assert paint is not None
-    paint(b"\xff\xd8\xff no picture")
-    assert terminal.getvalue() == ""
-    paint(cv2.imencode(".jpg", noise)[1].tobytes())
-    chunks = re.findall(r"\x1b_G(.*?);(.*?)\x1b\\", terminal.getvalue())
-    assert len(chunks) > 1
-    assert chunks[0][0] == "a=T,f=100,r=16,q=2,m=1"
-    assert [keys for keys, _ in chunks[1:]] == ["m=1"] * (len(chunks) - 2) + ["m=0"]
-    assert all(len(content) <= 4096 for _, content in chunks)
-    png = base64.b64decode("".join(content for _, content in chunks))
-    assert cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR).shape == (64, 64, 3)  # type: ignore[union-attr]
