@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
@@ -124,8 +125,8 @@ class Engine(Protocol):
     def release(self) -> None:
         """Drop the network from memory once a run has ended; the next `run` loads it again. Any thread."""
 
-    def shrink(self) -> None:
-        """Let the next run give back what activations left in memory. Any thread."""
+    def shrink(self) -> threading.Event:
+        """Let the next run give back what activations left in memory; return what is set when it has. Any thread."""
 
 
 @dataclass(frozen=True, slots=True)

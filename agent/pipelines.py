@@ -39,6 +39,8 @@ DRAIN_CAPTURE_NS = 500 * NS_PER_MS
 """Of the drain time, what a source may take to close; one that hangs in its driver is left behind."""
 SWAP_TIMEOUT_S = 10.0
 """How long a change waits for a running inference to end; it happens then in any case."""
+SHRINK_WAIT_NS = 500 * NS_PER_MS
+"""How long a change waits for the next frame, whose run gives back what the old model had of the shared arena."""
 LEFT_BEHIND_MAX = 8
 """Readers that hang in their driver and were replaced; each keeps its thread and its buffers, some 20 MB at 1080p."""
 
@@ -352,8 +354,13 @@ class Pipelines:
             self._swap(name, model)
         self._reconfigure(plan, plan.scheduling.run_threads)
         self._join([server.worker for server in gone.values()], DRAIN_INFERENCE_NS)
+        shrinking = [model.variants[0].engine.shrink() for model in swapped.values()]
         if swapped or gone:
             del swapped, gone, plan
+            # What the old ones had of the shared arena goes with the next frame, and without one in a while stays.
+            by_ns = self._clock.now_ns() + SHRINK_WAIT_NS
+            for shrunk in shrinking:
+                self._clock.wait(shrunk, by_ns - self._clock.now_ns())
             give_back()
 
     def _reconfigure(self, plan: _Plan, threads_a_run: int) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import shutil
+import statistics
 import sys
 import tempfile
 import threading
@@ -28,6 +29,8 @@ SETTLE_SWAPS = 5
 """The first swaps bring the heap to the size that all others need."""
 GROWTH_MB_MAX = 5.0
 PAUSE_S = 0.3
+SAMPLES = 53
+"""Not in step with the frames."""
 
 
 def main() -> int:
@@ -44,15 +47,15 @@ def main() -> int:
         with _running(folder, _settings(copies[0], args.fps), frames) as (pipelines, inbox):
             harness.pause(3.0)
             quiet = _longest_gap(frames)
-            first_mb = before_mb = harness.memory_mb(os.getpid())["Rss"]
+            first_mb = before_mb = _resident_mb()
             begun = len(frames)
             for swap in range(1, args.swaps + 1):
                 pipelines.apply(_settings(copies[swap % 2], args.fps))
                 harness.pause(PAUSE_S)
                 if swap == SETTLE_SWAPS:
-                    before_mb = harness.memory_mb(os.getpid())["Rss"]
+                    before_mb = _resident_mb()
             harness.pause(1.0)
-            after_mb = harness.memory_mb(os.getpid())["Rss"]
+            after_mb = _resident_mb()
             ledger = inbox.snapshot()["bench"]["ledger"]
     row = {
         "swaps": args.swaps,
@@ -70,6 +73,15 @@ def main() -> int:
         harness.Verdict("growth over all swaps, MiB", growth_mb, f"<= {GROWTH_MB_MAX:g}", growth_mb <= GROWTH_MB_MAX),
     ]
     return harness.conclude("swap", [row], verdicts, as_json=args.json)
+
+
+def _resident_mb() -> float:
+    """Return the median over two seconds: a frame's buffers come and go."""
+    sizes = []
+    for _ in range(SAMPLES):
+        sizes.append(harness.memory_mb(os.getpid())["Rss"])
+        harness.pause(2.0 / SAMPLES)
+    return statistics.median(sizes)
 
 
 def _longest_gap(frames: list[int]) -> int:

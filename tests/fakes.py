@@ -104,8 +104,11 @@ class ScriptedEngine:
         self.released += 1
         self.is_loaded = False
 
-    def shrink(self) -> None:
+    def shrink(self) -> threading.Event:
         self.shrunk += 1
+        done = threading.Event()
+        done.set()
+        return done
 
     def new_abort(self) -> ScriptedAbort:
         return ScriptedAbort()

@@ -21,8 +21,14 @@ Held at 128 KiB, every frame, tensor and output would be a new mapping whose pag
 system time a frame at 640x480 (docs/benchmarks.md).
 """
 
+MALLOC_ARENAS = 2
+"""Heaps that threads take small blocks from, where glibc makes one a thread, up to eight a CPU. What is free in one
+is no use to another: 2 MiB less after some hot swaps, each of which loads in a thread of its own. All but native code
+takes turns anyhow, so that threads hardly wait for each other here."""
+
 _M_MMAP_THRESHOLD = -3  # mallopt(3)
 _M_TRIM_THRESHOLD = -1
+_M_ARENA_MAX = -8
 _MCL_CURRENT, _MCL_ONFAULT = 1, 4  # mlockall(2), Linux 4.4
 
 
@@ -37,6 +43,7 @@ def prepare_process() -> None:
     # here multiplies matrices. OpenMP is what some execution providers bring.
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
+    _mallopt(_M_ARENA_MAX, MALLOC_ARENAS)
     _set_thresholds(LOADING_THRESHOLD_BYTES)
 
 
@@ -80,7 +87,11 @@ def lock_memory() -> str | None:
 
 
 def _set_thresholds(mmap_bytes: int) -> None:
+    _mallopt(_M_MMAP_THRESHOLD, mmap_bytes)
+    _mallopt(_M_TRIM_THRESHOLD, 2 * mmap_bytes)
+
+
+def _mallopt(option: int, value: int) -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):  # musl has none, and returns freed blocks by itself.
-        libc.mallopt(_M_MMAP_THRESHOLD, mmap_bytes)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2 * mmap_bytes)
+        libc.mallopt(option, value)

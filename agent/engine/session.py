@@ -144,7 +144,7 @@ class OrtEngine:
         self._is_optimized = is_optimized
         self._compiled = compiled
         self._input_bytes_max = input_bytes_max
-        self._shrinks = False
+        self._shrinking: threading.Event | None = None
         self._opening = threading.Lock()
         self.sha256 = verified_sha256(file, sha256) if compiled is None or sha256 is None else sha256.lower()
         self._state = _state_of(compiled)
@@ -175,9 +175,10 @@ class OrtEngine:
         """See `Engine.release`."""
         self._session = None
 
-    def shrink(self) -> None:
+    def shrink(self) -> threading.Event:
         """See `Engine.shrink`."""
-        self._shrinks = True
+        self._shrinking = threading.Event()
+        return self._shrinking
 
     def takes(self, inputs: Mapping[str, tuple[str, Sequence[int]]]) -> bool:
         """Return whether inputs of these types and shapes, by name, fit the network."""
@@ -192,8 +193,8 @@ class OrtEngine:
         session = self._session or self._load_again()
         if abort.is_set:
             raise InferenceAbortedError
-        if self._shrinks:
-            self._shrinks = False
+        shrinking, self._shrinking = self._shrinking, None
+        if shrinking is not None:
             abort.options.add_run_config_entry(*_SHRINK)
         try:
             outputs: list[Tensor] = session.run(None, dict(inputs), abort.options)
@@ -201,6 +202,9 @@ class OrtEngine:
             if abort.is_set and "terminate flag" in str(error):
                 raise InferenceAbortedError from error
             raise PermanentError(f"inference failed: {_one_line(error)}") from error
+        finally:
+            if shrinking is not None:
+                shrinking.set()
         return outputs
 
     def _load_again(self) -> ort.InferenceSession:
