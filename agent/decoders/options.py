@@ -17,7 +17,7 @@ from agent.toml_file import describe_error
 class DecoderOptions(BaseModel):
     """Base of each decoder's options in `[decoder]`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(defer_build=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str
     """Which decoder."""

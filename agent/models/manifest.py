@@ -24,7 +24,7 @@ Constant = bool | int | float | str | tuple[bool | int | float | str, ...]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(defer_build=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 FileName = Annotated[str, Field(pattern=r"^[^/\\]+$")]

@@ -23,7 +23,7 @@ LENGTH_MAX = 1_000_000
 class SignalSpec(BaseModel):
     """How a signal becomes the model's input: windows of `length` samples, one each `hop` samples."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(defer_build=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str
     """Name of the model's input."""

@@ -21,7 +21,7 @@ class StateSpec(BaseModel):
     Frames of such a model keep their order, also in live mode, where some of them wait in place of the newest only.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(defer_build=True, extra="forbid", frozen=True)
 
     tensors: dict[str, str] = Field(min_length=1, max_length=64)
     """Input name = output name, such as `h = "h_out"`. The state starts as zeros."""
