@@ -181,7 +181,7 @@ class Daemon:
         )
         self._governor = self._build_governor()
         self._health = HealthLoop(
-            snapshot=self.summary,
+            snapshot=self.health,
             emit=self._egress.emit,
             report=self._egress.report,
             self_check=self._inbox.self_check,
@@ -276,8 +276,12 @@ class Daemon:
             end_ns=None if self._end_ns == NEVER_NS else self._end_ns,
         )
 
-    def summary(self) -> dict[str, Any]:
-        """Return every ledger and figure; the same object goes to `health` and to the last line. Any thread."""
+    def health(self) -> dict[str, Any]:
+        """Return the summary with rates and durations of late. Any thread."""
+        return self.summary(recent=True)
+
+    def summary(self, *, recent: bool = False) -> dict[str, Any]:
+        """Return every ledger and figure: for the last line since the start, for `health` of late. Any thread."""
         process = process_figures(self._memory_limit_bytes)
         return {
             "device": self._settings.device.id,
@@ -285,7 +289,7 @@ class Daemon:
             "uptime_s": round((self._clock.now_ns() - self._started_ns) / NS_PER_S, 3),
             "restarts": 0 if self._before is None else self._before.restarts,
             "stop_reason": self._stop_reason,
-            "streams": self._inbox.snapshot(),
+            "streams": self._inbox.snapshot(recent=recent),
             "delivery": self._egress.snapshot(),
             "models": self._pipelines.snapshot(),
             "engine": self._pipelines.provision.snapshot(self._pipelines.models, self._cores),
@@ -483,4 +487,4 @@ class Daemon:
 
     def _metrics(self) -> contextlib.AbstractContextManager[object]:
         port = self._settings.health.prometheus_port
-        return contextlib.nullcontext() if port is None else metrics_server(port, self.summary)
+        return contextlib.nullcontext() if port is None else metrics_server(port, self.health)

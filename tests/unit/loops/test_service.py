@@ -210,6 +210,9 @@ def test_while_models_load_more_time_is_asked_for_up_to_a_limit(
     """A load that never ends must not ask for ever."""
     with patience(manager.connection(), ManualClock(), limit_ns=15 * NS_PER_S):
         messages = [manager.next() for _ in range(7)]
+        for thread in threading.enumerate():
+            if thread.name == "patience":
+                thread.join(30)  # It ends by itself; the end of the block must not come first.
     assert messages[0]["STATUS"] == "loading and checking models"
     assert [m["EXTEND_TIMEOUT_USEC"] for m in messages[1::2]] == ["20000000"] * 3
     assert [m["WATCHDOG"] for m in messages[2::2]] == ["1"] * 3
