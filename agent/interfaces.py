@@ -348,8 +348,8 @@ class Sink(Protocol):
     def room(self) -> int:
         """Return how many packets may be sent now; 0 while disconnected."""
 
-    def packet_bytes_max(self) -> int:
-        """Return the largest payload the far end takes."""
+    def payload_bytes_max(self, packet: Packet, /) -> int:
+        """Return the largest payload that the far end takes with a packet's topic and properties."""
 
     def send(self, packet: Packet) -> Hashable | None:
         """Hand over one packet; return a token that `Acknowledged` will carry, None when it did not go.

@@ -54,7 +54,7 @@ class FickleSink:
         """See `interfaces.Sink`."""
         return max(0, 64 - len(self._sent)) if self._is_up else 0
 
-    def packet_bytes_max(self) -> int:
+    def payload_bytes_max(self, _packet: Packet, /) -> int:
         """See `interfaces.Sink`."""
         return 1 << 20
 

@@ -185,7 +185,7 @@ class MemorySink:
     def room(self) -> int:
         return self._room if self.is_up else 0
 
-    def packet_bytes_max(self) -> int:
+    def payload_bytes_max(self, _packet: Packet, /) -> int:
         return self.bytes_max
 
     def send(self, packet: Packet) -> Hashable | None:

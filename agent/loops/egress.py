@@ -275,7 +275,7 @@ class EgressLoop:
         except (TypeError, ValueError) as error:
             self._drop(message, Drop.UNENCODABLE, str(error))
             return True
-        limit = self._sink.packet_bytes_max()
+        limit = self._sink.payload_bytes_max(packet)
         if len(packet.payload) > limit:
             self._drop(message, Drop.OVERSIZE, f"{len(packet.payload)} bytes, the broker takes {limit}")
             return True

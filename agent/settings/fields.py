@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
+"""A name of labels of 1 to 63 characters (RFC 1123; local networks use underscores too), or an IPv6 address."""
+
 
 def _topic_level(value: str) -> str:
-    if not re.fullmatch(r"[^\x00-\x20\x7f/+#$][^\x00-\x20\x7f/+#]*", value) or len(value.encode()) > 64:
+    # Brokers end a connection for control characters and for what is no character (MQTT 5, 1.5.4), and nobody sees
+    # an invisible one: only letters, marks, numbers, punctuation and symbols.
+    is_visible = all(unicodedata.category(character)[0] in "LMNPS" for character in value)
+    if not re.fullmatch(r"[^/+#$][^/+#]*", value) or not is_visible or len(value.encode()) > 64:
         raise PydanticCustomError(
             "topic_level",
-            "must be 1 to 64 bytes without spaces, control characters, '/', '+', '#' or a leading '$'",
+            "must be 1 to 64 bytes of visible characters without spaces, '/', '+', '#' or a leading '$'",
         )
     return value
 
@@ -26,11 +34,11 @@ def _topic_prefix(value: str) -> str:
             _topic_level(level)
     except PydanticCustomError:
         levels = []
-    if not levels or len(value) > 128:
+    if not levels or len(value.encode()) > 128:
         raise PydanticCustomError(
             "topic_prefix",
             "must be topic levels joined by '/', such as 'edgebeat/v1', without wildcards or spaces, "
-            "128 characters at most",
+            "128 bytes at most",
         )
     return value
 
@@ -46,8 +54,12 @@ def _broker_url(value: str) -> str:
         raise PydanticCustomError("broker_url", "is not a URL: {example}", {"example": example}) from None
     if parts.scheme not in ("mqtt", "mqtts", "ws", "wss") or not port_is_right:
         raise PydanticCustomError("broker_url", "is not a broker's URL: {example}", {"example": example})
-    if not re.fullmatch(r"[A-Za-z0-9.\-_:]{1,253}", parts.hostname or ""):
+    if not _HOST.fullmatch(parts.hostname or "") or len(parts.hostname or "") > 253:
         raise PydanticCustomError("broker_url", "names no valid host: {example}", {"example": example})
+    if parts.fragment or (parts.scheme in ("mqtt", "mqtts") and (parts.path.strip("/") or parts.query)):
+        raise PydanticCustomError(
+            "broker_url", "has a path, which only ws:// and wss:// know: {example}", {"example": example}
+        )
     if parts.username or parts.password:
         raise PydanticCustomError("broker_url", "must not hold credentials: use mqtt.username and mqtt.password_file")
     return value

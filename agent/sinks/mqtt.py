@@ -54,8 +54,9 @@ PACKET_BYTES_OUT_MAX = 1 << 20
 """Own limit where the broker states none: nothing that we send comes near it."""
 IN_FLIGHT_BYTES_MAX = 2 << 20
 """Given to paho and not yet settled: 64 messages of 10 kB are below it, 2,000 pictures above."""
-OVERHEAD_BYTES = 360
-"""Beside a payload, an upper bound: prefix 128, device 64, `results/` and a name 73, headers and properties 60."""
+HEADER_BYTES = 1 + 4 + 2 + 2
+"""Of a PUBLISH at most, beside topic, properties and payload: type, length of the rest, of the topic, and identifier
+(MQTT 5, 3.3)."""
 
 
 class _Phase(Enum):
@@ -160,9 +161,11 @@ class MqttSink:
         """See `Sink.room`."""
         return self._window.room() if self._phase is _Phase.ONLINE else 0
 
-    def packet_bytes_max(self) -> int:
-        """See `Sink.packet_bytes_max`."""
-        return self._packet_bytes_max - OVERHEAD_BYTES
+    def payload_bytes_max(self, packet: Packet, /) -> int:
+        """See `Sink.payload_bytes_max`."""
+        topic_bytes = len(absolute(self._base, packet.topic).encode())
+        properties_bytes = PublishProperties.bytes_max(packet) if self._is_v5 else 0
+        return self._packet_bytes_max - HEADER_BYTES - topic_bytes - properties_bytes
 
     def send(self, packet: Packet) -> Hashable | None:
         """See `Sink.send`."""

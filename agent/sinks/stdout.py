@@ -29,8 +29,8 @@ class StdoutSink:
         """See `Sink.room`."""
         return 1
 
-    def packet_bytes_max(self) -> int:
-        """See `Sink.packet_bytes_max`."""
+    def payload_bytes_max(self, _packet: Packet, /) -> int:
+        """See `Sink.payload_bytes_max`."""
         return sys.maxsize
 
     def send(self, packet: Packet) -> Hashable | None:

@@ -98,7 +98,20 @@ model = "a"
         ('[mqtt]\nurl = "mqtt://user:secret@x"\n', "must not hold credentials"),
         ('[mqtt]\nurl = "mqtt://x:99999"\n', "is not a URL"),
         ('[mqtt]\nurl = "mqtt://a b"\n', "names no valid host"),
+        ('[mqtt]\nurl = "mqtt://-.invalid"\n', "names no valid host"),
+        ('[mqtt]\nurl = "mqtt://a..b"\n', "names no valid host"),
+        ('[mqtt]\nurl = "mqtt://h/x"\n', "has a path"),
+        ('[mqtt]\nurl = "mqtts://h?y"\n', "has a path"),
         ('[mqtt]\ntopic_prefix = "a/+/b"\n', "without wildcards"),
+        ('[mqtt]\ntopic_prefix = "a b"\n', "without wildcards"),
+        ('[mqtt]\ntopic_prefix = "' + "a/" * 60 + '\u00e4\u00e4\u00e4\u00e4\u00e4"\n', "128 bytes at most"),
+        ('[device]\nid = "po\\u0085rch"\n', "visible characters"),
+        ('[device]\nid = "p\\ufffe"\n', "visible characters"),
+        ('[device]\nid = "a\\u00a0b"\n', "visible characters"),
+        ('[device]\nid = "a\\u2028b"\n', "visible characters"),
+        ('[device]\nid = "a\\u200bb"\n', "visible characters"),
+        ('[device]\nid = "a\\u0000b"\n', "visible characters"),
+        ('[device]\nid = "$x"\n', "visible characters"),
         ('[mqtt]\ncert_file = "x"\n', "go together"),
         ("[limits]\nthreads = true\n", "limits.threads: True: is no true or false"),
         ("[health]\nperiod_s = nan\n", "health.period_s"),
@@ -155,3 +168,18 @@ def test_layers_go_to_the_next_run_and_come_back_as_they_were(tmp_path: Path) ->
     layers = read_layers(file, ONE_OFF, {"EDGEBEAT_STREAMS__0__MAX_FPS": "4"})
     again = Layers.imported(json.loads(json.dumps(layers.export())))
     assert again.load() == layers.load()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'url = "mqtt://my_box.local:1883"',
+        'url = "mqtts://[fe80::1]:8883"',
+        'url = "wss://broker.example:443/mqtt?token=1"',
+        'url = "mqtt://10.0.0.7/"',
+        'topic_prefix = "werk/halle-2/\u00f6l\u00b0"',
+    ],
+)
+def test_what_brokers_take_is_taken(tmp_path: Path, text: str) -> None:
+    """Nothing more is refused than must be."""
+    assert not [problem for problem in problems_of(tmp_path, f"[mqtt]\n{text}\n") if problem.startswith("mqtt")]
