@@ -129,6 +129,7 @@ class MqttSink:
         self._next_attempt_ns = 0
         self._since_ns = 0
         self._window = Window(settings.in_flight_max, IN_FLIGHT_BYTES_MAX)
+        self._oldest_ns = NEVER_NS
         self._properties = PublishProperties()
         self._packet_bytes_max = PACKET_BYTES_OUT_MAX
         self._connects = 0
@@ -151,7 +152,8 @@ class MqttSink:
         if self._phase in (_Phase.DIALING, _Phase.CONNECTING) and now_ns - self._since_ns > CONNACK_TIMEOUT_NS:
             what = "no connection" if self._phase is _Phase.DIALING else "no CONNACK"
             events += self._fail(f"{self._settings.url}: {what} within {CONNACK_TIMEOUT_NS // NS_PER_S} s")
-        if now_ns - self._window.oldest_ns() > PUBACK_TIMEOUT_NS:
+        self._oldest_ns = self._window.oldest_ns()
+        if now_ns - self._oldest_ns > PUBACK_TIMEOUT_NS:
             events += self._fail(f"{self._settings.url}: no PUBACK within {PUBACK_TIMEOUT_NS // NS_PER_S} s")
         if self._phase is _Phase.ONLINE and now_ns >= self._credentials_at_ns:
             events += self._watch_credentials(now_ns)
@@ -210,8 +212,13 @@ class MqttSink:
             "phase": self._phase.value,
             "connects": self._connects,
             "failures": self._failures,
+            "puback_age_s": self._puback_age_s(),
             "inbound": self._inbound.state(),
         }
+
+    def _puback_age_s(self) -> float:
+        oldest_ns = self._oldest_ns
+        return 0.0 if oldest_ns == NEVER_NS else round(max(0, self._clock.now_ns() - oldest_ns) / NS_PER_S, 3)
 
     def _dial(self, now_ns: int) -> None:
         self._phase, self._since_ns = _Phase.DIALING, now_ns

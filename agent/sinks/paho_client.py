@@ -50,6 +50,12 @@ class BoundedClient(mqtt.Client):
     packet_bytes_in_max = PACKET_BYTES_IN_MAX
     refused = ""
 
+    def _create_socket_connection(self) -> socket.socket:
+        # Not in `on_socket_open`: that is given what wraps the socket of a websocket.
+        opened = super()._create_socket_connection()
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
+        return opened
+
     def _sock_recv(self, bufsize: int) -> bytes:
         if bufsize > self.packet_bytes_in_max:
             self.refused = f"a message of {bufsize} bytes came in, more than {self.packet_bytes_in_max}"
@@ -82,7 +88,6 @@ def new_client(settings: MqttSettings, client_id: str, *, keeps_session: bool = 
     # An exception in a callback would break the connection in the middle of a packet.
     client.suppress_exceptions = True
     client.enable_logger(_log)
-    client.on_socket_open = lambda _c, _u, opened: _set_user_timeout(opened)
     try:
         if url.scheme in ("ws", "wss"):
             client.ws_set_options(path=url.path or "/mqtt")
@@ -217,9 +222,3 @@ def break_off(client: mqtt.Client) -> None:
             getattr(opened, "shutdown", lambda _: None)(socket.SHUT_RDWR)
         with contextlib.suppress(OSError):
             opened.close()
-
-
-def _set_user_timeout(opened: Any) -> None:
-    # A websocket wrapper has no setsockopt; its keep-alive is the guard there.
-    if hasattr(opened, "setsockopt"):
-        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)

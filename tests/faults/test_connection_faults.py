@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from agent.loops.egress import EgressLoop, Keeping
 from agent.settings import MqttSettings
 from agent.sinks import mqtt as sink_module
 from agent.sinks.mqtt import MqttSink
+from agent.sinks.paho_client import TCP_USER_TIMEOUT_MS
 from agent.wake import Wake
 from tests.agent_process import AgentProcess, settings_text
 from tests.broker import MOSQUITTO, Broker, Subscriber, needs_mosquitto, wait_until
@@ -118,6 +120,10 @@ def test_websockets(tmp_path: Path, scheme: str) -> None:
             egress.emit(7)
             subscriber.wait_for("results/s", n=7)
             egress.wait_for(acknowledged=1)
+            connection = egress.sink._connection
+            assert connection is not None
+            with socket.socket(fileno=os.dup(connection.client.socket().fileno())) as opened:  # type: ignore[union-attr]
+                assert opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == TCP_USER_TIMEOUT_MS
         subscriber.wait_for("porch/status", state="offline")
 
 
@@ -195,7 +201,8 @@ def test_200_connects_and_disconnects(tmp_path: Path, caplog: pytest.LogCaptureF
     process = psutil.Process()
     with Broker(tmp_path) as broker, Egress(url=broker.url) as egress:
         egress.sink._backoff = Backoff(first_ns=1, cap_ns=1, floor_ns=1)
-        rss_after_50 = 0
+        egress.wait_for(connected=True)
+        threads, files, rss_after_50 = set(threading.enumerate()), process.num_fds(), 0
         for number in range(1, 201):
             egress.emit(number)
             egress.wait_for_results(number)
@@ -210,9 +217,30 @@ def test_200_connects_and_disconnects(tmp_path: Path, caplog: pytest.LogCaptureF
                 rss_after_50 = process.memory_info().rss
         egress.wait_for(connected=True)
         grown_bytes = process.memory_info().rss - rss_after_50
-        assert sum(thread.name.startswith("paho") for thread in threading.enumerate()) <= 1
-        assert grown_bytes < 2 << 20
         egress.wait_for_results(200)
+        wait_until(lambda: set(threading.enumerate()) == threads, "that no dialer is left")
+        assert process.num_fds() <= files
+        assert grown_bytes < 2 << 20
+
+
+def test_a_broker_that_stands_still_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes nothing for longer than the patience with its PUBACKs: a new connection, and no message is lost."""
+    monkeypatch.setattr(sink_module, "PUBACK_TIMEOUT_NS", NS_PER_S)
+    monkeypatch.setattr(sink_module, "CONNACK_TIMEOUT_NS", NS_PER_S)
+    with Broker(tmp_path) as broker, Subscriber(broker.port) as subscriber, Egress(url=broker.url) as egress:
+        egress.emit(0)
+        egress.wait_for_results(1)
+        broker.freeze()
+        try:
+            egress.emit_range(1, 500)
+            egress.wait_for(connected=False)
+            egress.wait_until(lambda book: book["sink"]["failures"] >= 2)
+        finally:
+            broker.thaw()
+        egress.wait_for_results(501)
+        missing = set(range(501))
+        while missing:  # What was under way comes twice, and after what was not.
+            missing.discard(subscriber.wait_for("results/s").body["n"])
 
 
 @pytest.fixture
