@@ -130,6 +130,11 @@ class Provision:
             tuned = None
         if why is not None:
             log.warning("%s", why)
+        if model.variant not in (None, *known):
+            raise ConfigError(
+                f"models.{model.name}.variant: {manifest.name} has no variant {model.variant!r}: known are "
+                f"{', '.join(sorted(known))}"
+            )
         if tuned is None:
             return Conduct(self.setup, model.variant or FULL)
         self._tuned[model.name] = tuned

@@ -44,6 +44,7 @@ class Search:
         measure_s: for the rounds.
         nice: of the child.
         limit_bytes: of its memory beyond what it starts with; None for no limit of its own.
+        cpus: that the agent may use; None for those of the calling thread, which may have been placed on a few.
     """
 
     settings: Settings
@@ -54,6 +55,7 @@ class Search:
     measure_s: float = MEASURE_S
     nice: int = 0
     limit_bytes: int | None = None
+    cpus: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,7 @@ def tune(search: Search, clock: Clock, tell: Tell) -> Found:
         "measure_s": search.measure_s,
         "nice": search.nice,
         "limit_bytes": search.limit_bytes,
+        "cpus": None if search.cpus is None else list(search.cpus),
     }
 
     def hear(line: Mapping[str, Any]) -> None:

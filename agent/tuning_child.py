@@ -109,6 +109,8 @@ def search(job: Mapping[str, Any], clock: Clock, tell: Tell) -> dict[str, Any]:
     by_ns = clock.now_ns() + int(job["measure_s"] * NS_PER_S)
     (model,) = (one for one in settings.models if one.name == job["model"])
     provision = Provision(settings)
+    if provision.cores.inference:
+        os.sched_setaffinity(0, provision.cores.inference)
     own_bytes = resident_bytes()
     # A folder would be the running agent's, which does not expect another writer.
     workshop = Workshop(provision.setup, trial_bytes(provision.limit), None, 0)
@@ -332,6 +334,8 @@ def _limit(job: Mapping[str, Any]) -> None:
     """Bound what this process can do to the device: it goes first when memory runs out, and with its parent."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     os.nice(job["nice"])
+    if job["cpus"] is not None:
+        os.sched_setaffinity(0, job["cpus"])
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -27,7 +27,7 @@ WAIT_S = SECONDS_MAX + LOAD_S + 10.0
 NICE = 10
 """The live streams go first on a busy device."""
 CHILDREN_BYTES = 128 * MIB
-"""Of the search and of the process that tries a network for it, without the networks (docs/benchmarks.md)."""
+"""Of the search and of the process that tries a network for it: 123 MiB (PSS), the default model included."""
 ROWS_MAX = 8
 """Candidates in an answer, the best first: with these it stays below the 2 kB that are remembered."""
 TEXT_CHARS_MAX = 200
@@ -85,7 +85,13 @@ class TuneCommand:
             raise CommandError("busy", "another search runs: ask again when it has ended")
         target = target_of(settings, name, asked.fps, asked.deadline_ms)
         search = Search(
-            settings, name, target, measure_s=asked.seconds, nice=NICE, limit_bytes=spare - CHILDREN_BYTES // 2
+            settings,
+            name,
+            target,
+            measure_s=asked.seconds,
+            nice=NICE,
+            limit_bytes=spare - CHILDREN_BYTES // 2,
+            cpus=provision.cores.all_of_them(),
         )
         threading.Thread(target=self._run, args=(pending, search), name="tune", daemon=True).start()
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +30,14 @@ def settings(state: Path, *, model: Path, **sections: object) -> Settings:
     """Return settings whose stream asks for no more than `EASY`."""
     streams = [{"name": "door", "source": "synthetic:", "model": "seen", "deadline_ms": EASY.deadline_ms}]
     return test_provision.settings(state, model=model, **{"streams": streams, **sections})
+
+
+def with_variant(folder: Path) -> Path:
+    """Return a copy of a small model with one lighter variant."""
+    folder = Path(shutil.copytree(MODELS / "dynamic", folder))
+    with (folder / "model.toml").open("a") as manifest:
+        manifest.write('\n[[variants]]\nname = "small"\nwidth = 32\nheight = 24\n')
+    return folder
 
 
 def search(given: Settings, target: Target = EASY, **more: object) -> Found:
@@ -91,7 +102,7 @@ def test_the_settings_go_before_what_was_tuned(tmp_path: Path) -> None:
 
 def test_a_lighter_variant_is_taken_only_where_it_may_be(tmp_path: Path) -> None:
     """The model itself misses a deadline that no run can make; what is not allowed is not even measured."""
-    folder = MODELS / "ladder"
+    folder = with_variant(tmp_path / "model")
     given = settings(tmp_path, model=folder, engine=ONE)
     never = Target(fps=1, deadline_ms=2.001)
     names = {row.candidate.variant for row in search(given, never).rows}
@@ -109,7 +120,7 @@ def test_a_lighter_variant_is_taken_only_where_it_may_be(tmp_path: Path) -> None
 
 def test_a_variant_that_was_tuned_is_the_heaviest_that_is_loaded(tmp_path: Path) -> None:
     """`models.variant` goes before it."""
-    folder = MODELS / "ladder"
+    folder = with_variant(tmp_path / "model")
     given = settings(tmp_path, model=folder, engine=ONE)
     lighter = search(given).rows[-1].candidate.variant
     assert lighter != "full"
@@ -122,6 +133,35 @@ def test_a_variant_that_was_tuned_is_the_heaviest_that_is_loaded(tmp_path: Path)
     models = [{"name": "seen", "path": folder, "variant": "full"}]
     again = started(given.model_validate({**given.model_dump(exclude_unset=True), "models": models}))
     assert again._surveyed["seen"].conduct.first == "full"
+
+
+def test_a_variant_that_the_settings_name_must_be_there(tmp_path: Path) -> None:
+    """By the setting's name, with those that are."""
+    folder = with_variant(tmp_path / "model")
+    models = [{"name": "seen", "path": folder, "variant": "tiny"}]
+    with pytest.raises(
+        ConfigError, match=r"models\.seen\.variant: dynamic has no variant 'tiny': known are full, small"
+    ):
+        started(settings(tmp_path, model=folder, models=models))
+
+
+def test_a_thread_that_was_placed_elsewhere_searches_on_the_agents_cpus(tmp_path: Path) -> None:
+    """The control thread keeps off the inference cores, and its child would not be allowed to use them."""
+    cpus = sorted(os.sched_getaffinity(0))
+    given = settings(tmp_path, model=MODELS / "tiny", engine=ONE, limits={"inference_cores": [cpus[0]]})
+    everywhere = Provision(given).cores.all_of_them()
+    assert everywhere == tuple(cpus)
+    found = []
+
+    def run() -> None:
+        os.sched_setaffinity(0, cpus[-1:])
+        found.append(search(given, cpus=everywhere))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert found[0].way is not None
+    assert started(given).events()[0][0] == "model_tuned"
 
 
 def test_another_input_size_is_measured_kept_and_used(tmp_path: Path) -> None:
