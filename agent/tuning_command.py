@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 SECONDS_MAX = 120.0
 WAIT_S = SECONDS_MAX + LOAD_S + 10.0
 """Of the answer: the child has ended by then."""
-NICE = 10
+NICE = 19
 """The live streams go first on a busy device."""
 CHILDREN_BYTES = 128 * MIB
 """Of the search and of the process that tries a network for it: 123 MiB (PSS), the default model included."""

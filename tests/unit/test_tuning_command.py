@@ -82,7 +82,7 @@ def test_one_search_runs_at_a_time_within_what_is_left_of_the_memory() -> None:
     bench = Bench(settings(model=MODELS / "tiny"))
     first = bench.ask(fps=3)
     search = bench.searches.get(timeout=30)
-    assert (search.model, search.target, search.nice, search.measure_s) == ("seen", Target(3, 250), 10, 60)
+    assert (search.model, search.target, search.nice, search.measure_s) == ("seen", Target(3, 250), 19, 60)
     assert search.limit_bytes is not None
     assert 0 < search.limit_bytes < bench.provision.spare_bytes
     with pytest.raises(CommandError, match="another search runs"):
