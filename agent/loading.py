@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import queue
@@ -33,10 +32,11 @@ from agent.models.manifest import (
     FULL,
     MANIFEST_NAME,
     Manifest,
-    VariantSpec,
     is_bare,
     load_expected,
     load_manifest,
+    variants_of,
+    with_size,
 )
 from agent.models.recording import golden_windows
 from agent.result import Payload
@@ -107,10 +107,6 @@ class Conduct:
     size: tuple[int, int] | None = None
 
 
-def _as_it_is(_: Manifest) -> Conduct:
-    return Conduct()
-
-
 @dataclass(frozen=True, slots=True)
 class Surveyed:
     """What is known of a model before it is loaded.
@@ -131,7 +127,7 @@ class Surveyed:
 
 
 def survey(
-    settings: ModelSettings, workshop: Workshop, decide: Callable[[Manifest], Conduct] = _as_it_is
+    settings: ModelSettings, workshop: Workshop, decide: Callable[[Manifest], Conduct] = lambda _: Conduct()
 ) -> Surveyed:
     """Try every network of a model folder in a child process, and load none.
 
@@ -317,32 +313,6 @@ def load_variant(name: str, folder: Path, manifest: Manifest, engine: OrtEngine,
             return compare(decoder.decode(outputs, placement))
 
     return Variant(name, engine.sha256, preprocess, engine, decoder, warm_inputs, fastest_ns, judge, memory)
-
-
-def variants_of(manifest: Manifest, first: str = FULL) -> list[tuple[str, Manifest]]:
-    """Return name and manifest of the model itself and of each of its variants, from `first` on.
-
-    Raises:
-        ConfigError: there is no variant of that name.
-    """
-    every = [(FULL, manifest), *((spec.name, manifest.variant(spec)) for spec in manifest.variants)]
-    names = [name for name, _ in every]
-    if first not in names:
-        raise ConfigError(f"{manifest.name}: has no variant {first!r}: known are {', '.join(names)}")
-    return every[names.index(first) :]
-
-
-def with_size(manifest: Manifest, name: str, size: tuple[int, int]) -> Manifest:
-    """Return a manifest whose lightest variant is the model itself on an input of another size, in pixels."""
-    width, height = size
-    spec = VariantSpec(name=name, width=width, height=height)
-    return manifest.model_copy(update={"variants": (*manifest.variants, spec)})
-
-
-def networks_of(manifest: Manifest) -> str:
-    """Return a digest that tells a model's networks and their sizes from others."""
-    parts = [(name, own.model.sha256.lower(), list(input_shape(own).shape)) for name, own in variants_of(manifest)]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def golden_contents(folder: Path, manifest: Manifest) -> list[Content]:

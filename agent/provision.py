@@ -19,8 +19,9 @@ from agent.engine.providers import NAMES, Provider, device_memory, plan_provider
 from agent.engine.session import SessionSetup, available_providers, share_arena
 from agent.engine.tuned import Tuned, TunedFile, facts_of
 from agent.errors import ConfigError
+from agent.fitting import networks_of
 from agent.interfaces import LoadedModel
-from agent.loading import Conduct, Recipe, Surveyed, networks_of, survey
+from agent.loading import Conduct, Recipe, Surveyed, survey
 from agent.models.manifest import FULL, Manifest
 from agent.settings import ModelSettings, Settings, StreamSettings
 

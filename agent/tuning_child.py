@@ -55,10 +55,8 @@ from agent.loading import (  # noqa: E402
     load_engine,
     load_variant,
     read_model,
-    variants_of,
-    with_size,
 )
-from agent.models.manifest import FULL, Manifest  # noqa: E402
+from agent.models.manifest import FULL, Manifest, variants_of, with_size  # noqa: E402
 from agent.provision import Provision  # noqa: E402
 from agent.settings import Settings  # noqa: E402
 

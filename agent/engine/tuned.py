@@ -103,7 +103,7 @@ def facts_of(model: str, networks: str, cpus: int, memory_mb: int) -> dict[str, 
 
     Args:
         model: its name in model.toml.
-        networks: what tells its networks and sizes from others; see `loading.networks_of`.
+        networks: what tells its networks and sizes from others; see `fitting.networks_of`.
         cpus: that its inferences may use.
         memory_mb: the agent's limit.
     """
