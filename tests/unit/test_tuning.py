@@ -23,7 +23,7 @@ from tests.unit import test_provision
 
 ONE = {"run_threads": 1, "spinning": False, "arena": True}
 """Settings that leave one candidate a variant."""
-EASY = Target(fps=1, deadline_ms=60_000)
+EASY = Target(fps=0.01, deadline_ms=60_000)
 
 
 def settings(state: Path, *, model: Path, **sections: object) -> Settings:
@@ -223,7 +223,7 @@ def test_a_stream_that_asks_for_more_than_was_measured_is_not_served_by_it(
     search(settings(tmp_path, model=MODELS / "tiny", engine=ONE))
     provision = started(test_provision.settings(tmp_path, model=MODELS / "tiny"))
     assert provision.events() == []
-    why = "it was measured for 1 fps within 60000 ms, and within 250 ms is asked for"
+    why = "it was measured for 0.01 fps within 60000 ms, and within 250 ms is asked for"
     assert [record.message for record in caplog.records if "tuned.json" in record.message] == [
         f"{tmp_path / 'tuned.json'}: is not used for tiny: {why}"
     ]
