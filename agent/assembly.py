@@ -80,7 +80,9 @@ def load_models(
         provision.fit(must_fit=must_all_load)
     for model in surveyed:
         try:
-            models[model.name] = load_model(model, provision.threads, clock, provision.recipe(model.name))
+            models[model.name] = load_model(
+                model, provision.threads_of(model.name), clock, provision.recipe(model.name)
+            )
         except ConfigError as error:
             refuse(model, error)
     if problems and must_all_load:
@@ -88,7 +90,8 @@ def load_models(
     for problem in problems:
         log.error("left out: %s", problem)
     log.info(
-        "models warm and verified: %s; %d inference threads each", ", ".join(models) or "none", provision.threads
+        "models warm and verified: %s",
+        ", ".join(f"{name} ({provision.threads_of(name)} threads)" for name in models) or "none",
     )
     return models, left_out
 

@@ -7,7 +7,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,7 @@ def run_child(module: str, job: Mapping[str, Any], limit_s: float) -> tuple[dict
         subprocess.TimeoutExpired: it did not end in time, and was killed.
         OSError: no process can be made.
     """
-    # The folder of this package first: the working folder, which anyone may have chosen, is not searched (-P).
-    environ = {**os.environ, "PYTHONPATH": str(Path(agent.__file__).resolve().parent.parent)}
-    command = [sys.executable, "-P", "-m", module]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environ
-    ) as child:
+    with _start(module) as child:
         try:
             output, _ = child.communicate(json.dumps(job).encode(), timeout=limit_s)
         except BaseException:
@@ -39,3 +35,54 @@ def run_child(module: str, job: Mapping[str, Any], limit_s: float) -> tuple[dict
     with contextlib.suppress(ValueError):
         reply = json.loads(output[:REPLY_BYTES_MAX])
     return (reply if isinstance(reply, dict) else {}), child.returncode
+
+
+def stream_child(
+    module: str, job: Mapping[str, Any], limit_s: float, hear: Callable[[dict[str, Any]], None]
+) -> tuple[dict[str, Any], int]:
+    """Do as `run_child` with a child that prints one object a line: each but the last goes to `hear`.
+
+    Raises:
+        subprocess.TimeoutExpired: it did not end in time, and was killed.
+        OSError: no process can be made.
+    """
+    reply: dict[str, Any] = {}
+    is_over = threading.Event()
+    with _start(module) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+
+        def end() -> None:
+            is_over.set()
+            child.kill()
+
+        timer = threading.Timer(limit_s, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                child.stdin.write(json.dumps(job).encode())
+                child.stdin.close()
+            while line := child.stdout.readline(REPLY_BYTES_MAX):
+                if reply:
+                    hear(reply)
+                with contextlib.suppress(ValueError):
+                    given = json.loads(line)
+                    reply = given if isinstance(given, dict) else {}
+        except BaseException:
+            child.kill()
+            raise
+        finally:
+            timer.cancel()
+    if is_over.is_set():
+        raise subprocess.TimeoutExpired(module, limit_s)
+    return reply, child.returncode
+
+
+def _start(module: str) -> subprocess.Popen[bytes]:
+    # The folder of this package first: the working folder, which anyone may have chosen, is not searched (-P).
+    environ = {**os.environ, "PYTHONPATH": str(Path(agent.__file__).resolve().parent.parent)}
+    command = [sys.executable, "-P", "-m", module]
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environ
+    )

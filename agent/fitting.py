@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from agent.engine.trial import TensorShape
 from agent.errors import ConfigError
 from agent.interfaces import Decoder, Preprocess, TensorSpec
 from agent.models.extra_inputs import build_extras, build_stamp
-from agent.models.manifest import MANIFEST_NAME, Manifest, load_labels
+from agent.models.manifest import MANIFEST_NAME, Manifest, load_labels, variants_of
 from agent.models.preprocess import build_preprocess
 from agent.models.signal import SignalSpec, build_signal_preprocess
 from agent.models.state import StateStore
@@ -46,6 +48,12 @@ def input_shape(manifest: Manifest) -> TensorShape:
     plane = (spec.height, spec.width)
     shape = (1, *plane, channels) if spec.layout == "NHWC" else (1, channels, *plane)
     return TensorShape(spec.name, spec.dtype, shape)
+
+
+def networks_of(manifest: Manifest) -> str:
+    """Return a digest that tells a model's networks and their sizes from others."""
+    parts = [(name, own.model.sha256.lower(), list(input_shape(own).shape)) for name, own in variants_of(manifest)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def build_steps(folder: Path, manifest: Manifest, engine: OrtEngine) -> tuple[Preprocess, Decoder]:

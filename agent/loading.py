@@ -18,7 +18,7 @@ from agent.engine.budget import Need
 from agent.engine.digest import sha256_of
 from agent.engine.prepare import Network, Prepared, Workshop
 from agent.engine.process import give_back
-from agent.engine.session import OrtEngine
+from agent.engine.session import OrtEngine, SessionSetup
 from agent.engine.trial import Description, TensorShape, describe
 from agent.errors import ConfigError, PermanentError
 from agent.fitting import build_memory, build_steps, input_shape
@@ -35,6 +35,8 @@ from agent.models.manifest import (
     is_bare,
     load_expected,
     load_manifest,
+    variants_of,
+    with_size,
 )
 from agent.models.recording import golden_windows
 from agent.result import Payload
@@ -80,12 +82,29 @@ class Recipe:
         prepared: by file name, from `survey`.
         input_bytes_max: of one run, by file name.
         keeps_all: False to drop each variant from memory once it is verified, but for the model itself.
+        first: the heaviest variant that is loaded.
     """
 
     described: tuple[Path, Manifest] | None = None
     prepared: Mapping[str, Prepared] = field(default_factory=dict)
     input_bytes_max: Mapping[str, int] = field(default_factory=dict)
     keeps_all: bool = True
+    first: str = FULL
+
+
+@dataclass(frozen=True, slots=True)
+class Conduct:
+    """How a model is run.
+
+    Attributes:
+        setup: of its sessions; None for the workshop's own.
+        first: the heaviest variant that is loaded.
+        size: width and height of `first`, pixels, where model.toml does not hold it: the model on another input.
+    """
+
+    setup: SessionSetup | None = None
+    first: str = FULL
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,38 +116,50 @@ class Surveyed:
         manifest: its own, or what a network without one seems to be.
         need: what each variant costs.
         prepared: how each network is loaded, by file name.
+        conduct: how it is run.
     """
 
     folder: Path
     manifest: Manifest
     need: Need
     prepared: Mapping[str, Prepared]
+    conduct: Conduct = field(default_factory=Conduct)
 
 
-def survey(settings: ModelSettings, workshop: Workshop) -> Surveyed:
+def survey(
+    settings: ModelSettings, workshop: Workshop, decide: Callable[[Manifest], Conduct] = lambda _: Conduct()
+) -> Surveyed:
     """Try every network of a model folder in a child process, and load none.
+
+    Args:
+        settings: of the model.
+        workshop: tries them.
+        decide: how the model with this manifest is to be run.
 
     Raises:
         ConfigError: the folder, its manifest or one of its networks cannot be used.
     """
     folder, manifest = read_model(settings.path, workshop.describe)
+    conduct = decide(manifest)
+    if conduct.size is not None:
+        manifest = with_size(manifest, conduct.first, conduct.size)
     shapes: dict[str, list[TensorShape]] = {}
     owners: dict[str, tuple[str, Manifest]] = {}
-    for name, own in _variants(manifest):
+    for name, own in variants_of(manifest, conduct.first):
         shapes.setdefault(own.model.path, []).append(input_shape(own))
         owners.setdefault(own.model.path, (name, own))
     prepared, costs, problems = {}, {}, []
     for path, (name, own) in owners.items():
         network = Network(folder / path, own.model.sha256, tuple(shapes[path]), own.model.external_data)
         try:
-            prepared[path] = workshop.prepare(network)
+            prepared[path] = workshop.prepare(network, conduct.setup)
         except ConfigError as error:
             problems += error.problems
         else:
             costs[name] = prepared[path].cost
     if problems:
         raise ConfigError(problems)
-    return Surveyed(folder, manifest, Need(settings.name, costs), prepared)
+    return Surveyed(folder, manifest, Need(settings.name, costs), prepared, conduct)
 
 
 def digests(path: Path) -> set[str]:
@@ -193,7 +224,7 @@ def try_variants(
     folder, manifest = recipe.described or read_model(path)
     attempts: list[Attempt] = []
     engines: dict[str, OrtEngine] = {}
-    for name, own in _variants(manifest):
+    for name, own in variants_of(manifest, recipe.first):
         file = folder / own.model.path
         try:
             engine = engines.get(own.model.path) or load_engine(folder, own, threads, recipe)
@@ -262,7 +293,7 @@ def load_variant(name: str, folder: Path, manifest: Manifest, engine: OrtEngine,
     """
     preprocess, decoder = build_steps(folder, manifest, engine)
     memory = build_memory(folder, manifest, engine)
-    contents = _golden_contents(folder, manifest)
+    contents = golden_contents(folder, manifest)
     try:
         warm_inputs, placement, payload, fastest_ns = within(
             WARM_UP_LIMIT_S,
@@ -284,12 +315,7 @@ def load_variant(name: str, folder: Path, manifest: Manifest, engine: OrtEngine,
     return Variant(name, engine.sha256, preprocess, engine, decoder, warm_inputs, fastest_ns, judge, memory)
 
 
-def _variants(manifest: Manifest) -> list[tuple[str, Manifest]]:
-    """Return name and manifest of the model itself and of each of its variants."""
-    return [(FULL, manifest), *((spec.name, manifest.variant(spec)) for spec in manifest.variants)]
-
-
-def _golden_contents(folder: Path, manifest: Manifest) -> list[Content]:
+def golden_contents(folder: Path, manifest: Manifest) -> list[Content]:
     """Return the golden picture, or the windows of the golden recording; without a sample, something of its shape."""
     golden = manifest.golden
     if golden is not None and golden.image is not None:

@@ -164,6 +164,11 @@ class Pipelines:
         """The models of the moment. Any thread."""
         return {name: server.loop.model for name, server in self._servers.items()}
 
+    def given(self) -> tuple[Settings, Provision]:
+        """See `remote.Serving.given`. Any thread."""
+        with self._lock:
+            return self._settings, self.provision
+
     def serving(self) -> dict[str, InferenceLoop]:
         """Return the streams that run, each with the loop of its model. Any thread."""
         servers = self._servers

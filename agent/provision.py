@@ -5,19 +5,24 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from agent.core.tuning import Target
 from agent.engine.budget import FRAME_BYTES, FRAMES_A_STREAM, SERVING_BYTES, Budget
 from agent.engine.cpus import effective_cpus, plan_cores
 from agent.engine.custom_ops import check_custom_ops
 from agent.engine.memory import MIB, memory_limit, resident_bytes, trial_bytes
 from agent.engine.prepare import Workshop
-from agent.engine.providers import device_memory, plan_providers
+from agent.engine.providers import NAMES, Provider, device_memory, plan_providers
 from agent.engine.session import SessionSetup, available_providers, share_arena
+from agent.engine.tuned import Tuned, TunedFile, facts_of
 from agent.errors import ConfigError
+from agent.fitting import networks_of
 from agent.interfaces import LoadedModel
-from agent.loading import Recipe, Surveyed, survey
+from agent.loading import Conduct, Recipe, Surveyed, survey
+from agent.models.manifest import FULL, Manifest
 from agent.settings import ModelSettings, Settings, StreamSettings
 
 log = logging.getLogger(__name__)
@@ -56,15 +61,20 @@ class Provision:
         """Of one inference: all CPUs divided evenly, at least 1."""
         check_custom_ops(engine.custom_ops)
         self._providers = plan_providers(engine.providers, engine.provider_options, available_providers())
-        setup = SessionSetup(
-            threads=self.threads,
+        self.setup = SessionSetup(
+            threads=min(engine.run_threads or self.threads, self.threads),
             cores=self.cores.inference,
             providers=self._providers.usable,
             custom_ops=engine.custom_ops,
             uses_shared_arena=True,
+            spins=bool(engine.spinning),
+            has_arena=engine.arena is not False,
         )
-        self._workshop = Workshop(
-            setup, trial_bytes(self.limit), _state_folder(settings), engine.cache_mb * MIB, carried
+        """Of a model for which nothing was tuned."""
+        self._tuned_file = TunedFile(state_folder(settings) if engine.use_tuned else None)
+        self._tuned: dict[str, Tuned] = {}
+        self.workshop = Workshop(
+            self.setup, trial_bytes(self.limit), state_folder(settings), engine.cache_mb * MIB, carried
         )
         self._loaded = dict(loaded or {})
         self._surveyed: dict[str, Surveyed] = {}
@@ -87,9 +97,11 @@ class Provision:
             # What most changes leave alone, and reading it took 13 ms on a busy device.
             follower = copy.copy(self)
             follower._settings, follower._loaded, follower._surveyed = settings, kept, {}
+            follower._tuned = dict(self._tuned)
             return follower
         follower = Provision(settings, kept, self.export())
         follower.limit = self.limit
+        follower._tuned = {name: tuned for name, tuned in self._tuned.items() if name in kept}
         return follower
 
     def survey(self, model: ModelSettings) -> None:
@@ -98,7 +110,59 @@ class Provision:
         Raises:
             ConfigError: they cannot be used.
         """
-        self._surveyed[model.name] = survey(model, self._workshop)
+        self._surveyed[model.name] = survey(model, self.workshop, lambda manifest: self._conduct(model, manifest))
+
+    def facts(self, manifest: Manifest) -> dict[str, str]:
+        """Return what a tuned result of a model depends on here."""
+        return facts_of(manifest.name, networks_of(manifest), self.cpus, self.limit.limit_bytes // MIB)
+
+    def threads_of(self, model: str) -> int:
+        """Return the threads of one inference of a model that was surveyed."""
+        setup = self._known[model].conduct.setup
+        return (setup or self.setup).threads
+
+    def _conduct(self, model: ModelSettings, manifest: Manifest) -> Conduct:
+        """Return how a model is run: as the settings say, else as it was tuned, else as always."""
+        self._tuned.pop(model.name, None)
+        tuned, why = self._tuned_file.find(self.facts(manifest), asked_of(model.name, self._settings.streams))
+        known = {FULL, *(variant.name for variant in manifest.variants)}
+        if tuned is not None and tuned.way.width is None and tuned.way.variant not in known:
+            why = f"{self._tuned_file.file}: is not used: {tuned.way.variant!r} is no variant of {manifest.name}"
+            tuned = None
+        if why is not None:
+            log.warning("%s", why)
+        if model.variant not in (None, *known):
+            raise ConfigError(
+                f"models.{model.name}.variant: {manifest.name} has no variant {model.variant!r}: known are "
+                f"{', '.join(sorted(known))}"
+            )
+        if tuned is None:
+            return Conduct(self.setup, model.variant or FULL)
+        self._tuned[model.name] = tuned
+        engine, way = self._settings.engine, tuned.way
+        log.info("%s: runs as it was tuned, but for what the settings name: %s", model.name, tuned.text())
+        is_stated = "providers" in engine.model_fields_set
+        wanted = self.setup.providers if is_stated else self.providers_named(way.providers)
+        setup = replace(
+            self.setup,
+            threads=min(engine.run_threads or way.threads, self.threads),
+            providers=wanted or self.setup.providers,
+            spins=way.spins if engine.spinning is None else engine.spinning,
+            has_arena=way.has_arena if engine.arena is None else engine.arena,
+        )
+        if model.variant is not None:
+            return Conduct(setup, model.variant)
+        has_size = way.width is not None and way.height is not None
+        return Conduct(setup, way.variant, (way.width, way.height) if has_size else None)  # type: ignore[arg-type]
+
+    def providers_named(self, names: Sequence[str]) -> tuple[Provider, ...]:
+        """Return the providers of these names that this build has, with the options of the settings."""
+        known = [name for name in names if name in NAMES and NAMES[name] in available_providers()]
+        return (
+            plan_providers(known, self._settings.engine.provider_options, available_providers()).usable
+            if known
+            else ()
+        )
 
     def fit(self, *, must_fit: bool = True) -> None:
         """Check that what was surveyed fits, and give the sessions their arena.
@@ -128,12 +192,20 @@ class Provision:
 
     def export(self) -> dict[str, Any]:
         """Return what was measured, for `handover`."""
-        return self._workshop.export()
+        return self.workshop.export()
 
     @property
     def _known(self) -> dict[str, Surveyed]:
         """Every model that serves: those that were there, and those that came."""
         return self._loaded | self._surveyed
+
+    def served(self) -> list[str]:
+        """Return the names of the models that serve. Any thread."""
+        return sorted(self._known)
+
+    def peak_bytes(self, model: str) -> int:
+        """Return the most that the largest network of a model took while it was tried. Any thread."""
+        return max((cost.peak_bytes for cost in self._known[model].need.costs.values()), default=0)
 
     @property
     def spare_bytes(self) -> int:
@@ -145,7 +217,8 @@ class Provision:
         assert self.budget is not None
         found = self._surveyed[model]
         largest = {path: self.budget.input_bytes_max(one.cost) for path, one in found.prepared.items()}
-        return Recipe((found.folder, found.manifest), found.prepared, largest, keeps_all=self.budget.holds_all)
+        first = found.conduct.first
+        return Recipe((found.folder, found.manifest), found.prepared, largest, self.budget.holds_all, first)
 
     def events(self) -> list[tuple[str, dict[str, Any]]]:
         """Return what the operator should hear once: providers that are missing, and a cache that fails."""
@@ -159,7 +232,10 @@ class Provision:
                 ("provider_fallback", {"provider": name, "models": [model], "reason": "does not work here"})
                 for name in missing
             ]
-        return found + [("cache_failed", {"reason": why}) for why in self._workshop.failures]
+        found += [
+            ("model_tuned", {"model": name, **self._session(name)}) for name in self._surveyed if name in self._tuned
+        ]
+        return found + [("cache_failed", {"reason": why}) for why in self.workshop.failures]
 
     def snapshot(self, models: Mapping[str, LoadedModel], cores: Mapping[str, Any]) -> dict[str, Any]:
         """Return what was asked for and what is in force, for health.
@@ -179,7 +255,20 @@ class Provision:
                 "devices": device_memory() if _GPU & set(self._providers.asked) else [],
             },
             "memory": self._memory(models),
-            "cache": self._workshop.snapshot(),
+            "cache": self.workshop.snapshot(),
+            "sessions": {name: self._session(name) for name in models if name in self._known},
+        }
+
+    def _session(self, model: str) -> dict[str, Any]:
+        """Return how a model is run, and what of it was tuned."""
+        conduct = self._known[model].conduct
+        setup, tuned = conduct.setup or self.setup, self._tuned.get(model)
+        return {
+            "threads": setup.threads,
+            "spinning": setup.spins and setup.threads > 1,
+            "arena": setup.has_arena,
+            "first_variant": conduct.first,
+            "tuned": None if tuned is None else {"at": tuned.at, "fps": tuned.fps, "deadline_ms": tuned.deadline_ms},
         }
 
     def _memory(self, models: Mapping[str, LoadedModel]) -> dict[str, Any]:
@@ -207,11 +296,19 @@ class Provision:
         }
 
 
-def _state_folder(settings: Settings) -> Path | None:
+def state_folder(settings: Settings) -> Path | None:
     """Return where something can be kept; the default folder is the service manager's to make."""
     folder = settings.state.dir
     is_usable = "dir" in settings.state.model_fields_set or folder.is_dir()
     return folder if is_usable else None
+
+
+def asked_of(model: str, streams: Sequence[StreamSettings]) -> Target | None:
+    """Return what the streams ask of a model; None where they state no frame rate or have no deadline at all."""
+    own = [stream for stream in streams if stream.model == model and stream.enabled]
+    deadlines = [stream.budget_ms for stream in own if stream.budget_ms is not None]
+    fps = sum(stream.max_fps or stream.fps or 0.0 for stream in own)
+    return Target(fps, min(deadlines)) if deadlines else None
 
 
 def _frames_bytes(stream: StreamSettings) -> int:

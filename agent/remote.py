@@ -26,9 +26,11 @@ from agent.loops.home_assistant import Announcement, Withdrawal
 from agent.loops.images import ImageLoop, ImagePolicy
 from agent.loops.inference import InferenceLoop
 from agent.loops.recorder import RecorderLoop
+from agent.provision import Provision
 from agent.result import Payload
 from agent.settings import Settings
 from agent.settings.fields import Section
+from agent.tuning_command import WAIT_S, TuneArguments, TuneCommand
 
 WATCH_S_MAX = 120.0
 """A viewer that dies leaves pictures running for no longer; one that lives renews its lease in time."""
@@ -74,6 +76,9 @@ class Serving(Protocol):
     def is_alive(self, loop: InferenceLoop) -> bool:
         """Return whether a loop still serves."""
 
+    def given(self) -> tuple[Settings, Provision] | None:
+        """Return the settings in force and what the models were given; None before the agent is built."""
+
 
 class _NothingServes:
     """Before the agent is built."""
@@ -86,6 +91,10 @@ class _NothingServes:
         """See `Serving.is_alive`."""
         del loop
         return False
+
+    def given(self) -> tuple[Settings, Provision] | None:
+        """See `Serving.given`."""
+        return None
 
 
 class Remote:
@@ -135,6 +144,7 @@ class Remote:
             clock,
         )
         self._recorder = _build_recorder(settings, clock)
+        self._tuner = TuneCommand(clock)
         self._commands = CommandReceiver(
             self._registry(),
             base=self._base,
@@ -223,6 +233,7 @@ class Remote:
             "restart": Command(self._restart, _Restart),
             "self-test": Command(self._self_test, _Nothing, timeout_s=SELF_TEST_WAIT_S),
             "snapshot": Command(self._snapshot, _Snapshot, timeout_s=SNAPSHOT_WAIT_S),
+            "tune": Command(self._tune, TuneArguments, timeout_s=WAIT_S),
             "watch": Command(self._watch, _Watch),
         }
 
@@ -305,6 +316,12 @@ class Remote:
             raise CommandError("no_model", "no model runs: health tells why")
         for name, loop in loops.items():
             loop.self_test(lambda found, name=name: tell(name, found))  # type: ignore[misc]
+
+    def _tune(self, pending: Pending, asked: TuneArguments) -> None:
+        given = self._serving.given()
+        if given is None:
+            raise CommandError("no_model", "no model runs: health tells why")
+        self._tuner.begin(pending, asked, *given)
 
     def _require(self, stream: str) -> None:
         if stream not in (streams := self._serving.serving()):

@@ -369,6 +369,26 @@ class Providers(_OpenBody):
     """Used and total memory of each GPU, MiB."""
 
 
+class TunedFor(_OpenBody):
+    """When it was tuned, and for what."""
+
+    at: str
+    fps: float
+    deadline_ms: float
+
+
+class Session(_OpenBody):
+    """How a model is run."""
+
+    threads: int
+    spinning: bool
+    arena: bool
+    first_variant: str
+    """The heaviest that is loaded."""
+    tuned: TunedFor | None
+    """Null where nothing of it was tuned."""
+
+
 class Engine(_OpenBody):
     """What the models were given of the device, as asked for and in force."""
 
@@ -379,6 +399,8 @@ class Engine(_OpenBody):
     """The limit and who set it, what each network takes, and the variants that are not loaded now; MiB."""
     cache: dict[str, float] | None
     """Compiled networks on disk; null where none are kept."""
+    sessions: dict[str, Session]
+    """By model."""
 
 
 class Health(_OpenBody):

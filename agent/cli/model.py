@@ -1,4 +1,4 @@
-"""`edgebeat model`: verify a folder on this device, inspect a network, quantise it, sign a release of it."""
+"""`edgebeat model`: verify a folder on this device, inspect, quantise or tune it, sign a release of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from agent.cli import exit_codes, model_push, model_release
+from agent.cli import exit_codes, model_push, model_release, model_tune
 from agent.cli.arguments import count, positive
 from agent.clock import SystemClock
 from agent.engine.cpus import effective_cpus
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_verify(commands)
     _add_inspect(commands)
     _add_quantize(commands)
+    model_tune.add_arguments(commands)
     model_release.add_arguments(commands)
     model_push.add_arguments(commands)
 
@@ -32,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
         "verify": _verify,
         "inspect": _inspect,
         "quantize": _quantize,
+        "tune": model_tune.run,
         "keygen": model_release.keygen,
         "sign": model_release.sign,
         "serve": model_release.serve,

@@ -66,6 +66,10 @@ class CorePlan:
     inference: tuple[int, ...] = ()
     others: tuple[int, ...] = ()
 
+    def all_of_them(self) -> tuple[int, ...] | None:
+        """Return every CPU that the process may use; None where nothing is pinned and its threads tell."""
+        return tuple(sorted({*self.inference, *self.others})) or None
+
     def place_threads(self, inference: Collection[int]) -> dict[str, Any]:
         """Bring the threads of this process to their CPUs; return what is in force, for health.
 

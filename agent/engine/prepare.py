@@ -88,15 +88,19 @@ class Workshop:
         """Return what a network says of itself; see `trial.describe`."""
         return describe(file, _for_child(self._setup), limit_bytes=self._limit_bytes)
 
-    def prepare(self, network: Network) -> Prepared:
+    def prepare(self, network: Network, setup: SessionSetup | None = None) -> Prepared:
         """Return how to load a network, after trying it where that was not done before.
+
+        Args:
+            network: the network.
+            setup: in the place of the workshop's own.
 
         Raises:
             ConfigError: it cannot be used: damaged, refused by ONNX Runtime, without an end, or larger than the
                 limit.
         """
         verified_sha256(network.file, network.sha256)
-        setup = self._setup
+        setup = setup or self._setup
         missing: list[str] = []
         while True:
             try:
@@ -189,6 +193,7 @@ def _facts(network: Network, setup: SessionSetup) -> dict[str, str]:
 def _cost_key(network: Network, setup: SessionSetup, *, is_compiled: bool) -> str:
     """Return the name under which a network's cost is remembered."""
     facts = {**_facts(network, setup), "threads": str(setup.threads), "compiled": str(is_compiled)}
+    facts |= {} if setup.has_arena else {"arena": "none"}
     return hashlib.sha256(
         json.dumps([sorted(facts.items()), [asdict(one) for one in network.inputs]]).encode()
     ).hexdigest()

@@ -55,6 +55,8 @@ class SessionSetup:
         providers: in the order in which they take operators.
         custom_ops: operator libraries, or `EXTENSIONS`.
         uses_shared_arena: whether activations come from the arena of `share_arena`.
+        spins: whether ONNX Runtime's own threads wait busily for work.
+        has_arena: False for activations that are allocated and freed with each run.
     """
 
     threads: int = 1
@@ -62,6 +64,8 @@ class SessionSetup:
     providers: tuple[Provider, ...] = (CPU,)
     custom_ops: tuple[str, ...] = ()
     uses_shared_arena: bool = False
+    spins: bool = False
+    has_arena: bool = True
 
 
 def share_arena(max_bytes: int) -> None:
@@ -194,7 +198,7 @@ class OrtEngine:
         if abort.is_set:
             raise InferenceAbortedError
         shrinking, self._shrinking = self._shrinking, None
-        if shrinking is not None:
+        if shrinking is not None and self._setup.has_arena:
             abort.options.add_run_config_entry(*_SHRINK)
         try:
             outputs: list[Tensor] = session.run(None, dict(inputs), abort.options)
@@ -282,12 +286,13 @@ def session_options(setup: SessionSetup, threads: int) -> ort.SessionOptions:
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 4  # Every error comes back as an exception; its own line would go past our log.
     # Spinning threads take 60 ms of CPU a frame where waiting ones take 13 (2 threads, 5 fps).
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(setup.spins)))
+    options.enable_cpu_mem_arena = setup.has_arena
     if setup.cores and threads > 1:
         # ONNX Runtime counts CPUs from 1; the first thread of a run is the caller's and placed by us.
         everywhere = ",".join(str(cpu + 1) for cpu in setup.cores)
         options.add_session_config_entry("session.intra_op_thread_affinities", ";".join([everywhere] * (threads - 1)))
-    if setup.uses_shared_arena:
+    if setup.uses_shared_arena and setup.has_arena:
         options.add_session_config_entry("session.use_env_allocators", "1")
     for library in setup.custom_ops:
         try:

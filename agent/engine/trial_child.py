@@ -177,7 +177,14 @@ def _setup(job: dict[str, Any]) -> SessionSetup:
     providers = tuple(
         Provider(one["name"], tuple((key, value) for key, value in one["options"])) for one in given["providers"]
     )
-    return SessionSetup(given["threads"], (), providers, tuple(given["custom_ops"]))
+    return SessionSetup(
+        given["threads"],
+        (),
+        providers,
+        tuple(given["custom_ops"]),
+        spins=given["spins"],
+        has_arena=given["has_arena"],
+    )
 
 
 def _engine(job: dict[str, Any], file: Path) -> OrtEngine:

@@ -240,6 +240,26 @@ class Manifest(_Section):
         return self.model_copy(update=update)
 
 
+def variants_of(manifest: Manifest, first: str = FULL) -> list[tuple[str, Manifest]]:
+    """Return name and manifest of the model itself and of each of its variants, from `first` on.
+
+    Raises:
+        ConfigError: there is no variant of that name.
+    """
+    every = [(FULL, manifest), *((spec.name, manifest.variant(spec)) for spec in manifest.variants)]
+    names = [name for name, _ in every]
+    if first not in names:
+        raise ConfigError(f"{manifest.name}: has no variant {first!r}: known are {', '.join(names)}")
+    return every[names.index(first) :]
+
+
+def with_size(manifest: Manifest, name: str, size: tuple[int, int]) -> Manifest:
+    """Return a manifest whose lightest variant is the model itself on an input of another size, in pixels."""
+    width, height = size
+    spec = VariantSpec(name=name, width=width, height=height)
+    return manifest.model_copy(update={"variants": (*manifest.variants, spec)})
+
+
 def is_bare(path: Path) -> bool:
     """Return whether a path names a network that has no manifest beside it."""
     return path.is_file() and not (path.parent / MANIFEST_NAME).exists()

@@ -60,6 +60,18 @@ class EngineSettings(Section):
     )
     """Libraries of custom operators: absolute paths, or `onnxruntime_extensions` where that package is installed, at
     most 8. A library that others than root and the agent's user may write is refused. Default: none."""
+    run_threads: LocalOnly[int | None] = Field(default=None, ge=1, le=256)
+    """Threads of one inference, 1 to 256; never more than its share of `limits.threads`. Default: what `edgebeat
+    model tune` found here, or all of the share."""
+    spinning: LocalOnly[bool | None] = None
+    """Whether threads that wait for work stay awake: faster by a little, for four times the CPU at 5 fps. Default:
+    what `edgebeat model tune` found here, or false."""
+    arena: LocalOnly[bool | None] = None
+    """Whether activations come from one arena that keeps its memory; without it networks of many small operators take
+    up to 1.5 times as long, and less memory. Default: what `edgebeat model tune` found here, or true."""
+    use_tuned: LocalOnly[bool] = True
+    """Use what `edgebeat model tune` wrote into `state.dir`, for whatever is not set here. Default true: it was
+    measured on this device, counts only while nothing has changed, and the log says what is used."""
     cache_mb: LocalOnly[int] = Field(default=256, ge=0, le=65_536)
     """Size of the cache of compiled networks in `state.dir`, MiB, 0 to 65,536; then the one that was not used for
     longest goes. 0 compiles anew at each start. Default 256: ten networks of 25 MB."""

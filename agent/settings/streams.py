@@ -24,6 +24,9 @@ class ModelSettings(Section):
     path: LocalOnly[Path]
     """A model folder with `model.toml`, or an .onnx file; one without a `model.toml` beside it is taken for what it
     seems to be (docs/models.md). Relative to the working folder."""
+    variant: LocalOnly[str | None] = Field(default=None, min_length=1, max_length=64)
+    """The heaviest variant of `model.toml` that is run, `full` for the model itself; those before it are not loaded.
+    Default: what `edgebeat model tune` found here, or `full`."""
     keep_warm_s: Live[float | None] = Field(default=None, ge=0.1, le=3600.0)
     """After so many seconds without a frame the model runs once on its golden sample, 0.1 to 3600, and again after
     the same time, so that the next frame finds caches, pages and clock as it needs them. Default: never; an idle

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+
 from tests.agent_process import AgentProcess, checked_summary, settings_text
-from tests.paths import COCO_SSD, MODELS
+from tests.paths import COCO_SSD, MODELS, REPOSITORY
 
 
 def test_a_limit_that_is_too_small_ends_with_78_and_figures(tmp_path: Path) -> None:
@@ -59,3 +64,41 @@ def test_a_damaged_entry_is_made_again(tmp_path: Path) -> None:
         content[len(content) // 2] ^= 1
         network.chmod(0o600)
         network.write_bytes(content)
+
+
+@pytest.mark.timeout(300)  # Five processes import everything.
+def test_the_next_start_uses_what_was_tuned_and_says_so(tmp_path: Path) -> None:
+    """The default model: measured by the command, in the log, in health; what the settings name goes before it."""
+    state = tmp_path / "state"
+    more = "[limits]\nthreads = 1\n[engine]\narena = true"
+    settings = settings_text(model=COCO_SSD, state=state, stream="deadline_ms = 60000", more=more)
+    (tmp_path / "agent.toml").write_text(settings)
+    command = [
+        sys.executable,
+        "-m",
+        "agent",
+        "model",
+        "tune",
+        str(COCO_SSD),
+        "--config",
+        str(tmp_path / "agent.toml"),
+    ]
+    ran = subprocess.run(
+        [*command, "--json", "--seconds", "1", "--fps", "0.01"], capture_output=True, cwd=REPOSITORY, check=True
+    )
+    found = json.loads(ran.stdout)
+    assert found["kept"] == str(state / "tuned.json")
+    assert found["target"] == {"fps": 0.01, "deadline_ms": 60000.0}
+    with AgentProcess(tmp_path, settings, "--output", "stdout", "--duration", "1") as agent:
+        code, lines = agent.wait()
+    assert code == 0, agent.log
+    assert "seen: runs as it was tuned, but for what the settings name: variant full, 1 thread(s)" in agent.log
+    session = checked_summary(lines)["engine"]["sessions"]["seen"]
+    assert (session["threads"], session["first_variant"]) == (1, "full")
+    assert session["tuned"]["deadline_ms"] == 60000.0
+    (state / "tuned.json").write_text("{")
+    with AgentProcess(tmp_path, settings, "--output", "stdout", "--duration", "1") as agent:
+        code, lines = agent.wait()
+    assert code == 0, agent.log
+    assert f"{state}/tuned.json: is not used: is damaged; edgebeat model tune writes it anew" in agent.log
+    assert checked_summary(lines)["engine"]["sessions"]["seen"]["tuned"] is None

@@ -221,3 +221,33 @@ def test_watch_takes_a_lease_and_keeps_the_newest_picture(tmp_path: Path, protoc
         summary = agent.terminate()
     assert summary["control"]["images"]["leases"] == 0
     assert summary["control"]["commands"]["failed"] == 0
+
+
+@pytest.mark.timeout(300)  # Four processes import everything, beside the agent.
+def test_the_device_is_tuned_from_afar_while_it_serves(tmp_path: Path) -> None:
+    """The stream goes on, the same request is answered from memory, and the next start uses what was found."""
+    more = "[limits]\nthreads = 1\n[engine]\narena = true"
+    with (
+        Broker(tmp_path) as broker,
+        Subscriber(broker.port) as subscriber,
+        Publisher(broker.port) as desk,
+        AgentProcess(tmp_path, text_of(broker, tmp_path, more=more)) as agent,
+    ):
+        subscriber.wait_for("porch/status", state="online")
+        desk.begin("tune", "1", seconds=1, fps=0.01)
+        answer = desk.answer("1", timeout_s=200)
+        validator("response").validate(answer)
+        assert answer["state"] == "ok", answer
+        assert answer["target"] == {"fps": 0.01, "deadline_ms": 10000.0}
+        assert (answer["is_kept"], answer["candidates_count"]) == (True, 1)
+        assert answer["candidates"][0]["way"] == answer["taken"] == "full, 1 thread"
+        assert desk.ask("tune", "1", seconds=1, fps=0.01)["repeated"] is True
+        assert desk.ask("tune", "2", model="other")["code"] == "no_model"
+        subscriber.drain()
+        subscriber.wait_for("porch/results/door")
+        assert desk.ask("restart", "3")["state"] == "ok"
+        event = subscriber.wait_for("porch/events/model_tuned", model="seen")
+        assert event.body["tuned"]["fps"] == 0.01
+        summary = agent.terminate()
+    assert summary["engine"]["sessions"]["seen"]["tuned"]["deadline_ms"] == 10000.0
+    assert (tmp_path / "state/tuned.json").is_file()
