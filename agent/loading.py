@@ -80,12 +80,14 @@ class Recipe:
         prepared: by file name, from `survey`.
         input_bytes_max: of one run, by file name.
         keeps_all: False to drop each variant from memory once it is verified, but for the model itself.
+        refused: why a network is not to be loaded at all, by file name: the child process that tried it did not live.
     """
 
     described: tuple[Path, Manifest] | None = None
     prepared: Mapping[str, Prepared] = field(default_factory=dict)
     input_bytes_max: Mapping[str, int] = field(default_factory=dict)
     keeps_all: bool = True
+    refused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ def survey(settings: ModelSettings, workshop: Workshop) -> Surveyed:
     folder, manifest = read_model(settings.path, workshop.describe)
     shapes: dict[str, list[TensorShape]] = {}
     owners: dict[str, tuple[str, Manifest]] = {}
-    for name, own in _variants(manifest):
+    for name, own in variants_of(manifest):
         shapes.setdefault(own.model.path, []).append(input_shape(own))
         owners.setdefault(own.model.path, (name, own))
     prepared, costs, problems = {}, {}, []
@@ -193,8 +195,11 @@ def try_variants(
     folder, manifest = recipe.described or read_model(path)
     attempts: list[Attempt] = []
     engines: dict[str, OrtEngine] = {}
-    for name, own in _variants(manifest):
+    for name, own in variants_of(manifest):
         file = folder / own.model.path
+        if why := recipe.refused.get(own.model.path):
+            attempts.append(Attempt(name, file, None, why))
+            continue
         try:
             engine = engines.get(own.model.path) or load_engine(folder, own, threads, recipe)
             variant = load_variant(name, folder, own, engine, clock)
@@ -284,7 +289,7 @@ def load_variant(name: str, folder: Path, manifest: Manifest, engine: OrtEngine,
     return Variant(name, engine.sha256, preprocess, engine, decoder, warm_inputs, fastest_ns, judge, memory)
 
 
-def _variants(manifest: Manifest) -> list[tuple[str, Manifest]]:
+def variants_of(manifest: Manifest) -> list[tuple[str, Manifest]]:
     """Return name and manifest of the model itself and of each of its variants."""
     return [(FULL, manifest), *((spec.name, manifest.variant(spec)) for spec in manifest.variants)]
 
