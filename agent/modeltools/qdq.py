@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import platform
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent.engine.session import runtime_version  # Keeps ONNX Runtime from sending telemetry: before its import.
 from agent.errors import ConfigError
 from agent.frame import Tensor
+from agent.modeltools.room import check_room
 
 Feed = dict[str, Tensor]
 
@@ -66,6 +67,7 @@ def quantize_qdq(
     preset: Preset,
     *,
     operators: tuple[str, ...] = OPERATORS,
+    excluded: Sequence[str] = (),
     is_folded: bool = False,
 ) -> None:
     """Write the int8 form of a float network: QDQ, per channel, ranges by MinMax over the feeds.
@@ -76,6 +78,7 @@ def quantize_qdq(
         feeds: inputs that fix the ranges of activations.
         preset: see `PRESETS`.
         operators: kinds that are quantised.
+        excluded: names of nodes that stay in float.
         is_folded: constants and normalisations are folded already, so that ONNX Runtime need not do it.
 
     Raises:
@@ -96,6 +99,7 @@ def quantize_qdq(
                 _Reader(feeds),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=list(operators),
+                nodes_to_exclude=list(excluded),
                 per_channel=True,
                 reduce_range=preset.reduce_range,
                 activation_type=QuantType.QInt8 if preset.activations_signed else QuantType.QUInt8,
@@ -105,23 +109,9 @@ def quantize_qdq(
         except OSError:
             raise
         except Exception as error:
-            _check_room(Path(folder), model)
+            check_room(Path(folder), model.stat().st_size)
             text = " ".join(str(error).split())[:300]
             raise ConfigError(f"{model}: ONNX Runtime {runtime_version()} cannot quantise it: {text}") from error
-
-
-def _check_room(folder: Path, model: Path) -> None:
-    """Raise OSError when the disk is full: ONNX Runtime writes files without looking whether it can.
-
-    It then fails on reading what it wrote, with "wire format was corrupt".
-    """
-    for place in (folder, Path(tempfile.gettempdir())):
-        with tempfile.NamedTemporaryFile(dir=place) as probe:
-            try:
-                probe.write(bytes(2 * model.stat().st_size + (1 << 16)))
-                probe.flush()
-            except OSError as error:
-                raise OSError(error.errno, error.strerror, str(place)) from error
 
 
 class _Reader:

@@ -1,4 +1,4 @@
-"""Tries the networks of a model in a child process, as the agent does at its start, before a tool loads any of them."""
+"""Tries the networks of a model in a child process, as the agent does at its start, before a tool loads one."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Verifies a model folder on this device: what `edgebeat run` would check at its start, and all of it at once.
 
-Each network is tried in a child process first, as at a start of the agent: one that crashes, hangs or asks for gigabytes
-is told as such, and is not loaded here.
+Each network is tried in a child process first, as at a start of the agent: one that crashes, hangs or asks for
+gigabytes is told as such, and is not loaded here.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Verdict:
 
 
 def verify(path: Path, threads: int, clock: Clock, *, limit_s: float = TRIAL_LIMIT_S) -> Verdict:
-    """Check manifest, digests, a trial in a child, inputs, decoder, labels, warm-up and golden sample of every variant.
+    """Check manifest, digests, a trial in a child, decoder, labels, warm-up and golden sample of every variant.
 
     Args:
         path: of a model folder or a network.

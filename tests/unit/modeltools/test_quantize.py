@@ -25,11 +25,11 @@ from agent.models.manifest import load_manifest
 from agent.models.preprocess import build_preprocess
 from agent.modeltools.agreement import Agreement, Found, cosine, match
 from agent.modeltools.folder import choose_golden
-from agent.modeltools.measure import Accuracy, Sample, measure_accuracy, measure_kernels
+from agent.modeltools.measure import METRICS, Accuracy, Player, Sample, measure_accuracy, measure_kernels
 from agent.modeltools.pictures import read, split
 from agent.modeltools.qdq import preset_of_this_cpu
-from agent.modeltools.quantize import Task
 from agent.modeltools.quantize import quantize as quantize_model
+from agent.modeltools.task import Task
 from agent.result import Payload
 from tests.paths import BROKEN_INT8, CLIP, COCO_SSD
 from tests.unit.modeltools.networks import classifier, saved
@@ -227,7 +227,7 @@ def test_kernels_that_saturate_here_are_seen_on_any_picture() -> None:
     _, manifest = load_manifest(COCO_SSD)
     assert manifest.input is not None
     inputs, placement = build_preprocess(manifest.input)(read_picture(COCO_SSD / "golden.png"))
-    samples = [Sample(inputs, placement, [], {"detections": []})]
+    samples = [Sample(inputs, placement, {}, {"detections": []})]
     agreed = {}
     for file in (COCO_SSD / "model.onnx", BROKEN_INT8):
         integer = OrtEngine(file, threads=1, sha256=None)
@@ -239,13 +239,14 @@ def test_kernels_that_saturate_here_are_seen_on_any_picture() -> None:
 
 def test_an_original_that_finds_nothing_proves_nothing() -> None:
     """Two models that detect nothing agree perfectly; that is no agreement."""
-    samples = [Sample({}, Placement(1, 1, 0, 0, 1, 1, 1, 1), [], {"detections": []})] * 3
     with pytest.raises(ConfigError, match="detects nothing on 3 held-out pictures"):
-        measure_accuracy("detection", None, None, samples, lambda: None)  # type: ignore[arg-type]
+        compared("detection", [{"detections": []}] * 3, [])
 
 
 class CannedNetwork:
     """An engine and its decoder in one: gives prepared payloads in turn, and fails for None."""
+
+    outputs = ()
 
     def __init__(self, payloads: list[Payload | None]) -> None:
         self._payloads = iter(payloads)
@@ -265,9 +266,9 @@ class CannedNetwork:
 
 def compared(task: str, wanted: list[Payload], got: list[Payload | None]) -> Accuracy:
     """Measure an int8 network that makes `got` where fp32 makes `wanted`."""
-    samples = [Sample({}, Placement(1, 1, 0, 0, 1, 1, 1, 1), [], payload) for payload in wanted]
+    samples = [Sample({}, Placement(1, 1, 0, 0, 1, 1, 1, 1), {}, payload) for payload in wanted]
     canned: Any = CannedNetwork(got)
-    return measure_accuracy(task, canned, canned, samples, lambda: None)[0]
+    return measure_accuracy(METRICS.get(task, task), Player(canned, canned), samples, lambda: None)[0]
 
 
 def test_detections_that_int8_loses_or_fails_on_cost_accuracy() -> None:
