@@ -25,8 +25,8 @@ from agent.modeltools.room import check_room
 RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 
 OPERATORS = ("MatMul", "LSTM")
-"""ConvInteger exists and is left out: on an AVX2 core it makes silero-vad 1.06 times slower, and moves its state by as
-much as 1.5 after one window of noise, where DynamicQuantizeLSTM alone moves it by 0.03."""
+"""ConvInteger exists and is left out: on an AVX2 core it makes silero-vad 1.06 times slower, and moves its state by
+1.5 after one window of noise, where DynamicQuantizeLSTM alone moves it by 0.03."""
 
 STORED = {"Conv": {1: 0}, "GRU": {1: 1, 2: 1}, "RNN": {1: 1, 2: 1}}
 """By operator: which inputs are weights, and the axis of their output channels."""

@@ -121,7 +121,7 @@ def write_model(
         (folder / "golden.png").write_bytes(png.tobytes())
         (folder / own.expected).write_text(json.dumps(chosen.expected, indent=2) + "\n", encoding="utf-8")
     elif own is not None:
-        for name in filter(None, (own.image, own.expected)):
+        for name in filter(None, (own.image, own.recording, own.expected)):
             shutil.copyfile(source / name, folder / name)
     if manifest.labels is not None and manifest.labels.path is not None:
         shutil.copyfile(source / manifest.labels.path, folder / manifest.labels.path)
