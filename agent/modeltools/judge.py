@@ -174,7 +174,7 @@ def _notes(
     if not is_for_here:
         notes.append(f"preset {method.preset.name} is for another CPU than this one: measure again there")
     if _saturates(task, candidate) and candidate.accuracy.value < accuracy_bound(task, original):
-        notes.append("layers in float were not tried: kernels that saturate are wrong in every layer")
+        notes.append("no further layer in float was tried: kernels that saturate are wrong in every layer")
     if candidate.kept_float:
         notes.append(f"{len(candidate.kept_float)} layer(s) stay in float: {', '.join(candidate.kept_float)}")
     if candidate.accuracy.evidence < EVIDENCE_MIN:

@@ -14,7 +14,7 @@ from agent.models.signal import SignalSpec
 SUFFIXES = (".csv", ".wav")
 
 WINDOWS_MAX = 4000
-"""In both sets together: two minutes of a network that takes 32 ms, about 60 MB with what comes out."""
+"""In both sets together: two minutes of a network that takes 32 ms, about 32 MB with what comes out."""
 
 WINDOWS_MIN = 2
 """In each set: one window fixes no range and proves nothing."""

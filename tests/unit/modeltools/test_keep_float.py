@@ -226,3 +226,31 @@ def test_what_nobody_reads_and_what_never_changes_is_taken_out(tmp_path: Path) -
     folded = onnx.load(tmp_path / "folded.onnx")
     assert [node.name for node in folded.graph.node] == ["Mul:y"]
     assert json.loads(json.dumps(found.outputs_removed)) == ["debug"]
+
+
+def test_a_layer_in_float_is_in_float_when_it_is_loaded(tmp_path: Path) -> None:
+    """ONNX Runtime would quantise its weights at load, with one scale for all channels: it finds no such layer."""
+    import onnxruntime as ort
+
+    rng = np.random.default_rng(1)
+    model = network(
+        [
+            make_node("Conv", ["images", "first"], ["a"], name="first"),
+            make_node("Conv", ["a", "middle"], ["b"], name="middle"),
+            make_node("Conv", ["b", "last"], ["y"], name="last"),
+        ],
+        [("y", TensorProto.FLOAT, [1, 8, 30, 30])],
+        weights={
+            "first": rng.normal(size=(8, 3, 1, 1)).astype(np.float32),
+            "middle": rng.normal(size=(8, 8, 3, 3)).astype(np.float32),
+            "last": np.eye(8, dtype=np.float32).reshape(8, 8, 1, 1),
+        },
+    )
+    file = saved(model, tmp_path / "m.onnx")
+    quantize_qdq(file, tmp_path / "int8.onnx", noisy(3), PRESETS["avx2"], excluded=["middle"])
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "loaded.onnx")
+    ort.InferenceSession(str(tmp_path / "int8.onnx"), options)
+    loaded = [node.op_type for node in onnx.load(tmp_path / "loaded.onnx").graph.node]
+    assert (loaded.count("QLinearConv"), loaded.count("Conv")) == (2, 1)
