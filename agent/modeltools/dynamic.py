@@ -7,14 +7,14 @@ quarter of the bytes, for some time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import GraphProto, ModelProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from agent.engine.session import runtime_version  # Keeps ONNX Runtime from sending telemetry: before its import.
 from agent.errors import ConfigError
@@ -43,13 +43,20 @@ def recurrent_operators(proto: ModelProto) -> list[str]:
     return sorted({node.op_type for node in all_nodes(proto)} & RECURRENT)
 
 
-def quantize_dynamically(folded: Path, output: Path, preset: Preset) -> None:
+def dynamic_layers(proto: ModelProto) -> list[NodeProto]:
+    """Return the nodes that dynamic quantisation changes, bodies included; Gemm becomes MatMul on the way."""
+    kinds = {*OPERATORS, *STORED, "Gemm"}
+    return [node for node in all_nodes(proto) if node.op_type in kinds]
+
+
+def quantize_dynamically(folded: Path, output: Path, preset: Preset, excluded: Collection[str] = ()) -> None:
     """Write the dynamic int8 form of a float network.
 
     Args:
         folded: float network, from `fold`.
         output: file to write.
         preset: weights of 7 bits for MatMul and LSTM where it says so; stored weights have 8, as they meet no kernel.
+        excluded: names of nodes that stay in float.
 
     Raises:
         ConfigError: the quantiser refuses the network.
@@ -65,12 +72,14 @@ def quantize_dynamically(folded: Path, output: Path, preset: Preset) -> None:
             str(prepared),
             str(output),
             op_types_to_quantize=list(OPERATORS),
+            # The quantiser's name for what a Gemm becomes.
+            nodes_to_exclude=[*excluded, *(f"{name}_MatMul" for name in excluded)],
             per_channel=True,
             reduce_range=preset.reduce_range,
             weight_type=QuantType.QInt8,
             extra_options={"EnableSubgraph": True},
         )
-        stored = _store_weights(onnx.load(output))
+        stored = _store_weights(onnx.load(output), excluded)
     except OSError:
         raise
     except Exception as error:
@@ -90,7 +99,7 @@ class _Weight:
     tensor: TensorProto
 
 
-def _store_weights(proto: ModelProto) -> ModelProto:
+def _store_weights(proto: ModelProto, excluded: Collection[str]) -> ModelProto:
     """Turn the weights of `STORED` into int8 with a scale for each output channel, symmetric, 127 steps a side."""
     opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), OPSET_MIN)
     if opset < OPSET_MIN:
@@ -99,6 +108,8 @@ def _store_weights(proto: ModelProto) -> ModelProto:
     stored: dict[tuple[int, str], str] = {}
     for scope in scopes:
         for node in list(scope[-1].node):
+            if node.name in excluded:
+                continue
             for at, axis in STORED.get(node.op_type, {}).items():
                 weight = _weight(scope, node.input[at])
                 if weight is None:

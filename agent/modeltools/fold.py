@@ -120,11 +120,14 @@ def _drop_dead(proto: ModelProto) -> None:
 
 
 def _name_nodes(proto: ModelProto) -> None:
-    """Give each node of the graph a name of its own; what has one keeps it."""
+    """Give each node a name of its own, bodies included; what has one keeps it."""
     taken: set[str] = set()
-    for node in proto.graph.node:
-        if not node.name or node.name in taken:
-            node.name = f"{node.op_type}:{node.output[0]}"
+    for node in all_nodes(proto):
+        wanted = node.name or f"{node.op_type}:{node.output[0]}"
+        node.name, count = wanted, 1
+        while node.name in taken:
+            count += 1
+            node.name = f"{wanted}:{count}"
         taken.add(node.name)
 
 

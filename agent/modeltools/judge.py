@@ -88,10 +88,10 @@ def accuracy_bound(task: Task, original: Original) -> float:
     return default if task.accuracy_min is None else task.accuracy_min
 
 
-def is_worth_a_try(task: Task, original: Original, method: Method, candidate: Candidate) -> bool:
+def is_worth_a_try(task: Task, original: Original, candidate: Candidate) -> bool:
     """Return whether layers in float could help: the accuracy asks for it, and the kernels are right."""
     is_bad = candidate.accuracy.value < accuracy_bound(task, original) or candidate.accuracy.failures > 0
-    return is_bad and not method.is_dynamic and not _saturates(task, candidate)
+    return is_bad and not _saturates(task, candidate)
 
 
 def judge(

@@ -43,7 +43,8 @@ class LayerError:
         name: of the node, by which it can be kept in float.
         operator: its kind.
         own_db: SQNR behind it when only this layer is quantised.
-        total_db: SQNR behind it in the whole quantised network.
+        total_db: SQNR behind it in the whole quantised network. For dynamic quantisation both are of the network's
+            outputs, the one that is worse.
     """
 
     name: str
@@ -63,7 +64,7 @@ class _Layer:
 
 
 @dataclass(slots=True)
-class _Powers:
+class Powers:
     """Sums of squares over samples."""
 
     signal: float = 0.0
@@ -105,7 +106,7 @@ def measure_layers(
         "own": _open(folded.with_name("own.onnx"), alone, {one.own for one in layers}),
         "total": _open(folded.with_name("total.onnx"), graph.proto, {one.total for one in layers}),
     }
-    powers = [_Powers() for _ in layers]
+    powers = [Powers() for _ in layers]
     for feed in feeds:
         wanted = runs["plain"](feed)
         own = runs["own"]({name: wanted[name] if name in wanted else feed[name] for name in given})

@@ -136,7 +136,7 @@ def _keep_float(file: Path, names: set[str]) -> None:
             passing = onnx.helper.make_node("Max", [node.input[0], _LEAST], [same], name=same)
             node.input[0] = same
             proto.graph.node.insert(at, passing)
-    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.finfo(np.float32).min, _LEAST))
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(np.finfo(np.float32).min), _LEAST))
     onnx.save(proto, file)
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import onnx
+
 from agent.clock import Clock
 from agent.engine.session import OrtEngine
 from agent.errors import ConfigError, PermanentError
@@ -14,7 +16,8 @@ from agent.fitting import build_memory, build_steps
 from agent.frame import Tensor
 from agent.interfaces import Preprocess
 from agent.loading import WARM_UP_LIMIT_S, try_variants, within
-from agent.modeltools.dynamic import quantize_dynamically
+from agent.modeltools.dynamic import dynamic_layers, quantize_dynamically
+from agent.modeltools.dynamic_error import measure_dynamic_layers
 from agent.modeltools.fold import fold, outputs_read
 from agent.modeltools.folder import choose_golden, new_folder, write_model
 from agent.modeltools.judge import Candidate, Feed, Method, choose_method, is_worth_a_try, judge
@@ -70,8 +73,6 @@ def quantize(task: Task, clock: Clock, stage: Stage) -> Report:
         work = folder / ".work"
         original = read_original(task.path, work)
         method = choose_method(task, original)
-        if method.is_dynamic and task.is_per_layer:
-            raise ConfigError(f"{original.file}: --per-layer needs static quantisation: add --method static")
         engine = original.load()
         preprocess, _ = build_steps(original.folder, original.manifest, engine)
         material = gather(task, original.manifest, is_dynamic=method.is_dynamic)
@@ -119,7 +120,7 @@ def _search(bench: _Bench) -> tuple[list[Candidate], tuple[LayerError, ...] | No
     if bench.task.is_per_layer:
         layers = _layers(bench, candidates[0])
     count = 0
-    while is_worth_a_try(bench.task, bench.original, bench.method, candidates[-1]):
+    while is_worth_a_try(bench.task, bench.original, candidates[-1]):
         layers = layers or _layers(bench, candidates[0])
         most = min(bench.task.keep_float_max, len(layers))
         if count >= most:
@@ -130,6 +131,11 @@ def _search(bench: _Bench) -> tuple[list[Candidate], tuple[LayerError, ...] | No
 
 
 def _layers(bench: _Bench, candidate: Candidate) -> tuple[LayerError, ...]:
+    if bench.method.is_dynamic:
+        every = max(1, len(bench.samples) // SAMPLES_MAX)
+        feeds = [sample.inputs for sample in bench.samples[::every][:SAMPLES_MAX]]
+        advance = bench.stage("layers", len(dynamic_layers(onnx.load(bench.folded))))
+        return measure_dynamic_layers(bench.folded, candidate.file, bench.method.preset, feeds, advance)
     advance = bench.stage("layers", len(bench.feeds))
     return measure_layers(bench.folded, candidate.file, bench.feeds, advance)
 
@@ -138,7 +144,7 @@ def _candidate(bench: _Bench, kept_float: tuple[str, ...]) -> Candidate:
     """Make one int8 network and measure it."""
     file = bench.folded.with_name(f"int8-{len(kept_float)}.onnx")
     if bench.method.is_dynamic:
-        quantize_dynamically(bench.folded, file, bench.method.preset)
+        quantize_dynamically(bench.folded, file, bench.method.preset, kept_float)
     else:
         feeds = _feeds(bench)
         quantize_qdq(bench.folded, file, feeds, bench.method.preset, excluded=kept_float, is_folded=True)

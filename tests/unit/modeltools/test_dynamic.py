@@ -77,11 +77,19 @@ def test_the_method_can_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert {"GRU", "QuantizeLinear"} <= operators(tmp_path / "int8/model.onnx")
 
 
-def test_errors_of_layers_are_for_static_quantisation(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Said before anything is done."""
-    arguments = ["--calibrate", str(MOTION), "--per-layer", "--output", str(tmp_path / "int8")]
-    assert run_command(["model", "quantize", str(WATCH_GRU), *arguments]) == 78
-    assert "--per-layer needs static quantisation: add --method static" in capsys.readouterr().err
+def test_a_layer_that_hurts_a_recurrent_network_stays_in_float(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each layer alone on the outputs of the shipped voice detector: the first convolutions cost its four answers."""
+    output = tmp_path / "int8"
+    arguments = ["--calibrate", SPEECH, *SLOW, "--accuracy-min", "1", "--size-max", "0.7", "--output", output]
+    found = quantize(capsys, SILERO_VAD, *arguments)
+    assert len(found["layers"]) == 8
+    assert {layer["operator"] for layer in found["layers"]} == {"Conv", "LSTM"}
+    assert found["tries"][0]["accuracy"] < 1.0 == found["accuracy"]["value"]
+    assert found["kept_float"] == [layer["name"] for layer in found["layers"][: len(found["kept_float"])]]
+    assert found["tries"][0]["int8_bytes"] < found["int8_bytes"]
+    assert "layer(s) stay in float" in (output / "model.toml").read_text()
 
 
 def test_a_network_without_a_golden_recording_gets_none_and_says_so(
