@@ -216,9 +216,9 @@ def _comments(report: Report) -> list[str]:
     kind = "int8, QDQ, per channel" if report.method == "static" else "int8, dynamic, per channel"
     return [
         f"Written by edgebeat model quantize from {Path(report.model).name}: {kind}.",
-        f"Preset {report.preset} ({report.preset_why}), {report.calibration_pictures} {report.held} to calibrate.",
-        f"Against fp32 on {accuracy.pictures} other {report.held}: {accuracy.metric} {accuracy.value:.4f}, "
-        f"size {report.size_ratio:.3f}, latency {report.latency_ratio:.2f}.",
+        f"Preset {report.preset} ({report.preset_why}), {report.evidence}.",
+        f"Against fp32: {accuracy.metric} {accuracy.value:.4f}, size {report.size_ratio:.3f}, "
+        f"latency {report.latency_ratio:.2f}.",
         *report.notes,
     ]
 

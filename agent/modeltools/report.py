@@ -75,6 +75,13 @@ class Report:
         """Names of the layers that stayed in float."""
         return self.tries[-1].kept_float
 
+    @property
+    def evidence(self) -> str:
+        """What it was calibrated and judged with, for people."""
+        if not self.calibration_pictures:
+            return f"judged by {self.accuracy.pictures} {self.held}"
+        return f"calibrated with {self.calibration_pictures} {self.held}, judged by {self.accuracy.pictures} others"
+
     def as_json(self) -> dict[str, Any]:
         """Return it for programs."""
         return {**asdict(self), "kept_float": list(self.kept_float)}
@@ -86,8 +93,7 @@ class Report:
         return "\n".join(
             [
                 f"{self.model}: {self.task}, {self.method} ({self.method_why}), preset {self.preset} "
-                f"({self.preset_why}), calibrated with {self.calibration_pictures} {self.held}, judged by "
-                f"{accuracy.pictures} others",
+                f"({self.preset_why}), {self.evidence}",
                 f"  folded    {self._folded()}",
                 f"  accuracy  {accuracy.metric} {accuracy.value:.4f}  (>= {self.accuracy_min:g}); {accuracy.detail}",
                 f"  kernels   {self._kernels()}",
