@@ -22,6 +22,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto
 
 from agent.engine.session import SessionSetup, session_options  # Before ONNX Runtime: it keeps telemetry off.
+from agent.errors import ConfigError
 from agent.frame import Tensor
 from agent.modeltools.qdq import OPERATORS
 
@@ -98,9 +99,11 @@ def measure_layers(
         OSError: it cannot be written.
     """
     plain, graph = onnx.load(folded), _Graph(onnx.load(quantized))
-    layers = graph.layers({name for node in plain.graph.node for name in node.output})
-    alone, given = graph.alone(layers)
     computed = {name for node in plain.graph.node for name in node.output}
+    layers = graph.layers(computed)
+    if not layers:
+        return ()
+    alone, given = graph.alone(layers)
     runs = {
         "plain": _open(folded.with_name("plain.onnx"), plain, {*(one.plain for one in layers), *(given & computed)}),
         "own": _open(folded.with_name("own.onnx"), alone, {one.own for one in layers}),
@@ -215,8 +218,13 @@ def _open(file: Path, proto: ModelProto, outputs: set[str]) -> Callable[[Mapping
     onnx.save(proto, file)
     options = session_options(SessionSetup(), 1)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    file.unlink()
+    try:
+        session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        raise ConfigError(f"{file.name}: the errors of layers cannot be measured: {text}") from error
+    finally:
+        file.unlink()
 
     def run(feed: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return dict(zip(sorted(outputs), session.run(sorted(outputs), dict(feed)), strict=True))

@@ -184,6 +184,12 @@ def test_a_layer_behind_a_bad_one_is_not_blamed_for_it(tmp_path: Path) -> None:
     assert found["Conv:y"].total_db < 5
 
 
+def test_a_network_without_quantised_layers_has_no_errors(tmp_path: Path) -> None:
+    """Nothing of it was quantised, so nothing can stay in float."""
+    model = network([make_node("Sigmoid", ["images"], ["y"])], [("y", TensorProto.FLOAT, [1, 3, 32, 32])])
+    assert errors(tmp_path, model, noisy(2)) == ()
+
+
 def manifest_of(**decoder: Any) -> Manifest:
     """Return a manifest with a decoder."""
     values = {
