@@ -83,6 +83,7 @@ class Recipe:
         input_bytes_max: of one run, by file name.
         keeps_all: False to drop each variant from memory once it is verified, but for the model itself.
         first: the heaviest variant that is loaded.
+        refused: why a network is not to be loaded at all, by file name: the child process that tried it did not live.
     """
 
     described: tuple[Path, Manifest] | None = None
@@ -90,6 +91,7 @@ class Recipe:
     input_bytes_max: Mapping[str, int] = field(default_factory=dict)
     keeps_all: bool = True
     first: str = FULL
+    refused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +228,9 @@ def try_variants(
     engines: dict[str, OrtEngine] = {}
     for name, own in variants_of(manifest, recipe.first):
         file = folder / own.model.path
+        if why := recipe.refused.get(own.model.path):
+            attempts.append(Attempt(name, file, None, why))
+            continue
         try:
             engine = engines.get(own.model.path) or load_engine(folder, own, threads, recipe)
             variant = load_variant(name, folder, own, engine, clock)

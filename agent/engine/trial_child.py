@@ -104,10 +104,14 @@ def _limit(job: dict[str, Any]) -> None:
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (job["file_bytes_max"], job["file_bytes_max"]))
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    cap = data_bytes() + job["limit_bytes"]
-    resource.setrlimit(resource.RLIMIT_DATA, (cap if hard == resource.RLIM_INFINITY else min(cap, hard), hard))
+    _lower(resource.RLIMIT_FSIZE, job["file_bytes_max"])
+    _lower(resource.RLIMIT_DATA, data_bytes() + job["limit_bytes"])
+
+
+def _lower(which: int, wanted: int) -> None:
+    """Set a limit, or what this process was given where that is less."""
+    _, hard = resource.getrlimit(which)
+    resource.setrlimit(which, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
 def _end_with_parent() -> None:

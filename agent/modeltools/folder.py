@@ -121,7 +121,7 @@ def write_model(
         (folder / "golden.png").write_bytes(png.tobytes())
         (folder / own.expected).write_text(json.dumps(chosen.expected, indent=2) + "\n", encoding="utf-8")
     elif own is not None:
-        for name in filter(None, (own.image, own.expected)):
+        for name in filter(None, (own.image, own.recording, own.expected)):
             shutil.copyfile(source / name, folder / name)
     if manifest.labels is not None and manifest.labels.path is not None:
         shutil.copyfile(source / manifest.labels.path, folder / manifest.labels.path)
@@ -139,12 +139,34 @@ def write_model(
 
 
 def _tolerance(payload: Payload, side_px: int, level: float) -> dict[str, float]:
-    if "detections" in payload:
-        return {"score": round(0.05 * level, 4), "box": round(0.02 * level * side_px, 2)}
-    if "classes" in payload:
-        return {"score": round(0.05 * level, 4)}
-    largest = max((abs(value) for tensor in payload["values"] for value in tensor["values"]), default=0.0)
-    return {"values": float(f"{0.02 * level * largest:.3g}")}
+    """Return how far each field of a payload may be off, by its name; what is not named must be the same."""
+    largest: dict[str, float] = {}
+    _find_largest(payload, "", largest)
+    return {
+        name: round(0.05 * level, 4)
+        if name in _SCORES
+        else round(0.02 * level * side_px, 2)
+        if name in _PIXELS
+        else float(f"{0.02 * level * size:.3g}")
+        for name, size in largest.items()
+    }
+
+
+_SCORES = frozenset({"score", "share", "box_normalized"})
+_PIXELS = frozenset({"box", "polygons", "x", "y"})
+_EXACT = frozenset({"class_id", "counts", "shape", "size", "threshold"})
+
+
+def _find_largest(value: Any, name: str, largest: dict[str, float]) -> None:
+    """Collect the largest magnitude of each field of real numbers in a payload."""
+    if isinstance(value, Mapping):
+        for inner, content in value.items():
+            _find_largest(content, inner, largest)
+    elif isinstance(value, list):
+        for content in value:
+            _find_largest(content, name, largest)
+    elif isinstance(value, int | float) and not isinstance(value, bool) and name not in _EXACT:
+        largest[name] = max(largest.get(name, 0.0), abs(value))
 
 
 def _content(payload: Mapping[str, Any]) -> bool:

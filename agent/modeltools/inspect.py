@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,7 @@ class Inspection:
             "task": self.guess.kind,
             "why": self.guess.why,
             "obstacles": self.guess.obstacles,
+            "hints": self.hints,
             "assumed": None if self.manifest is None else self.manifest.model_dump(mode="json", by_alias=True),
             "has_manifest": self._has_manifest(),
             "problems": list(self.problems),
@@ -101,7 +104,7 @@ class Inspection:
             + ", ".join(f"{count} {name}" for name, count in shown)
             + (f" and {more} other kinds" if more else "")
         )
-        lines.append(f"  MACs       {work.macs / 1e6:.1f} million a run")
+        lines.append(f"  MACs       {work.macs / 1e6:.3g} million a run")
         lines.append(f"             {NOT_COUNTED}")
         if work.unknown:
             lines.append(f"             {work.unknown} layers left out: their shapes are not known")
@@ -109,13 +112,36 @@ class Inspection:
         lines.append(f"  task       {self.guess.kind}")
         lines += [f"             - {reason}" for reason in self.guess.why]
         lines += [f"  obstacle   {reason}" for reason in self.guess.obstacles]
+        lines += [f"  by hand    {hint}" for hint in self.hints]
         return "\n".join([*lines, *self._assumption()])
+
+    @property
+    def hints(self) -> list[str]:
+        """What to write into model.toml where nothing can be guessed: signals and states."""
+        if self.manifest is not None or self._has_manifest():
+            return []
+        pairs = _state_pairs(self.network.inputs, self.work.outputs)
+        hints = [
+            f"{given} looks like a state that output {made} continues: [state] tensors = "
+            + "{ "
+            + f"{json.dumps(given.name)} = {json.dumps(made.name)}"
+            + " }"
+            for given, made in pairs
+        ]
+        signals = [
+            port
+            for port in self.network.inputs
+            if port.dtype == "float32" and len(port.shape or ()) in (2, 3) and port not in [one for one, _ in pairs]
+        ]
+        if self.guess.input is None:
+            hints += [f"{port} may be a window of a signal: [signal], with its rate and length" for port in signals]
+        return hints
 
     def _assumption(self) -> list[str]:
         if self._has_manifest():
             return [f"  edgebeat run takes {MANIFEST_NAME} beside it; nothing is assumed"]
         if self.manifest is None:
-            return ["  edgebeat run cannot take it: no model.toml describes such a network"]
+            return [f"  edgebeat run cannot take it without a {MANIFEST_NAME} of your own (docs/models.md)"]
         lines = manifest_text(self.manifest).splitlines()
         return [
             f"  edgebeat run takes it as this {MANIFEST_NAME} says, which --write writes, to be checked by you:",
@@ -187,6 +213,23 @@ def _assumed_sizes(network: Network, guessed: Guess) -> dict[str, tuple[int, ...
     assert port.shape is not None
     is_open = any(not isinstance(size, int) for size in port.shape)
     return {port.name: shape} if is_open else {}
+
+
+def _state_pairs(inputs: Sequence[Port], outputs: Sequence[Port]) -> list[tuple[Port, Port]]:
+    """Return inputs that an output of the same type and rank, of the same sizes where both have one, may continue."""
+    pairs: list[tuple[Port, Port]] = []
+    for given in inputs:
+        for made in outputs:
+            sizes, others = given.shape or (), made.shape or ()
+            is_alike = given.dtype == made.dtype and len(sizes) == len(others) >= 2
+            stated = [
+                (a, b) for a, b in zip(sizes, others, strict=False) if isinstance(a, int) and isinstance(b, int)
+            ]
+            is_named_alike = made.name.lower().startswith(given.name.lower())
+            if is_alike and all(a == b for a, b in stated) and (is_named_alike or len(stated) == len(sizes)):
+                pairs.append((given, made))
+                break
+    return pairs
 
 
 def _port(port: Port) -> dict[str, Any]:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from agent.clock import Clock
+from agent.clock import NEVER_NS, Clock
 from agent.engine.session import OrtEngine
 from agent.errors import ConfigError, PermanentError
-from agent.frame import Tensor
-from agent.interfaces import Decoder, Placement
+from agent.frame import Frame, Tensor
+from agent.interfaces import Decoder, Memory, Placement
 from agent.modeltools.agreement import Agreement, Found, cosine, interleaved_medians_ms, match
 from agent.result import Payload
 
-METRICS = {"detection": "F1 at IoU 0.5", "classification": "top-1 agreement"}
+METRICS = {"detection": "F1 at IoU 0.5", "classification": "top-1 agreement", "segmentation": "mean IoU"}
 """By task; the cosine of the outputs for all others."""
 
-ACCURACY_MIN = {"detection": 0.95, "classification": 0.98}
+ONE_CLASS = "agreement at 0.5"
+"""Metric of a classification into one class, whose first class is always the same."""
+
+ACCURACY_MIN = {"detection": 0.95, "classification": 0.98, "segmentation": 0.95}
 COSINE_MIN = 0.99
 """Defaults: an int8 COCO-SSD that is well made has 0.96 to 0.98, a broken one 0; one label in 50 is rounding."""
 
@@ -38,24 +43,26 @@ EVIDENCE_MIN = 20
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """A held-out picture as the network gets it, with what the original makes of it.
+    """A held-out picture or window as the network gets it, with what the original makes of it.
 
     Attributes:
-        inputs: of the network.
+        inputs: of the network, with the state that the original carried here.
         placement: for the decoder.
-        outputs: of the original.
+        outputs: of the original, by name.
         payload: of the original.
+        follows: False where the state starts anew: another recording.
     """
 
     inputs: Mapping[str, Tensor]
     placement: Placement
-    outputs: Sequence[Tensor]
+    outputs: Mapping[str, Tensor]
     payload: Payload
+    follows: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """How well int8 agrees with fp32 on held-out pictures.
+    """How well int8 agrees with fp32 on held-out pictures or windows.
 
     Attributes:
         metric: its name.
@@ -74,50 +81,88 @@ class Accuracy:
     detail: str
 
 
-def run(engine: OrtEngine, decoder: Decoder, inputs: Mapping[str, Tensor], placement: Placement) -> Sample:
-    """Run one picture.
+class Player:
+    """Runs samples through one network in their order, with the state that this network itself makes.
 
-    Raises:
-        PermanentError: the network fails, or its outputs are no valid numbers.
+    Args:
+        engine: the network.
+        decoder: of its outputs.
+        memory: None for a network without a state.
     """
-    outputs = engine.run(inputs, engine.new_abort())
-    return Sample(inputs, placement, outputs, decoder.decode(outputs, placement))
+
+    def __init__(self, engine: OrtEngine, decoder: Decoder, memory: Memory | None = None) -> None:
+        self._engine = engine
+        self._decoder = decoder
+        self._memory = memory
+        self._sequence = 0
+
+    def play(self, inputs: Mapping[str, Tensor], placement: Placement, *, follows: bool = True) -> Sample:
+        """Run one sample.
+
+        Raises:
+            PermanentError: the network fails, or its outputs are no valid numbers.
+        """
+        self._sequence += 1
+        frame = Frame("", self._sequence, 0, NEVER_NS, _NO_PIXELS, follows=follows)
+        if self._memory is not None:
+            inputs = {**inputs, **self._memory.recall(frame)}
+        outputs = self._engine.run(inputs, self._engine.new_abort())
+        if self._memory is not None:
+            self._memory.remember(frame, outputs)
+        names = (spec.name for spec in self._engine.outputs)
+        by_name = dict(zip(names, outputs, strict=True))
+        return Sample(inputs, placement, by_name, self._decoder.decode(outputs, placement), follows)
+
+
+_NO_PIXELS = np.zeros((1, 1, 3), np.uint8)
 
 
 def measure_accuracy(
-    task: str,
-    engine: OrtEngine,
-    decoder: Decoder,
+    metric: str,
+    player: Player,
     samples: Sequence[Sample],
     advance: Callable[[], None],
 ) -> tuple[Accuracy, list[Payload | None]]:
     """Compare int8 with the original on every sample; return also int8's payloads, None where it failed.
 
+    Args:
+        metric: of `METRICS`, `ONE_CLASS` or `cosine`.
+        player: of the int8 network.
+        samples: played by the original.
+        advance: called after each.
+
     Raises:
-        ConfigError: the original finds nothing on any picture, or always the same class: nothing can be compared.
+        ConfigError: the original finds nothing on any sample, or always the same: nothing can be compared.
     """
-    if task == "detection" and not any(sample.payload["detections"] for sample in samples):
-        raise ConfigError(
-            f"the original detects nothing on {len(samples)} held-out pictures, so nothing can be compared: use "
-            "pictures of what the model knows, and check color, scale, mean and std in model.toml"
-        )
-    if task == "classification" and len({_top(sample.payload) for sample in samples}) < 2:
-        raise ConfigError(
-            f"the original gives the same class on all {len(samples)} held-out pictures, so that a network that "
-            "always says it would pass: use pictures of several classes, and check color, scale, mean and std in "
-            "model.toml"
-        )
+    _check_judges(metric, samples)
     candidates: list[Sample | None] = []
     for sample in samples:
         try:
-            candidates.append(run(engine, decoder, sample.inputs, sample.placement))
+            candidates.append(player.play(sample.inputs, sample.placement, follows=sample.follows))
         except PermanentError:
             candidates.append(None)
         advance()
-    value, evidence, detail = _COMPARE.get(task, _raw)(samples, candidates)
+    value, evidence, detail = _COMPARE.get(metric, _raw)(samples, candidates)
     failures = candidates.count(None)
     payloads = [None if candidate is None else candidate.payload for candidate in candidates]
-    return Accuracy(METRICS.get(task, "cosine"), value, len(samples), evidence, failures, detail), payloads
+    return Accuracy(metric, value, len(samples), evidence, failures, detail), payloads
+
+
+def _check_judges(metric: str, samples: Sequence[Sample]) -> None:
+    """Refuse samples on which a blind network would agree with the original."""
+    advice = "and check color, scale, mean and std in model.toml"
+    finds = {METRICS["detection"], METRICS["segmentation"]}
+    if metric in finds and not any(value for sample in samples for value in sample.payload.values()):
+        raise ConfigError(
+            f"the original detects nothing on {len(samples)} held-out pictures, so nothing can be compared: use "
+            f"pictures of what the model knows, {advice}"
+        )
+    answer = {METRICS["classification"]: _top, ONE_CLASS: _is_yes}.get(metric)
+    if answer is not None and len({answer(sample.payload) for sample in samples}) < 2:
+        raise ConfigError(
+            f"the original gives the same class on all {len(samples)} held-out samples, so that a network that "
+            f"always says it would pass: use samples of several classes, {advice}"
+        )
 
 
 def measure_kernels(integer: OrtEngine, plain: OrtEngine, samples: Sequence[Sample]) -> float:
@@ -175,7 +220,7 @@ def _classification(samples: Sequence[Sample], candidates: Sequence[Sample | Non
         candidate is not None and _top(sample.payload) == _top(candidate.payload) for sample, candidate in pairs
     )
     classes = len({_top(sample.payload) for sample in samples})
-    detail = f"{same} of {len(samples)} pictures the same, {classes} different classes among them"
+    detail = f"{same} of {len(samples)} samples the same, {classes} different classes among them"
     return same / len(samples), len(samples), detail
 
 
@@ -183,17 +228,77 @@ def _top(payload: Payload) -> int | None:
     return payload["classes"][0]["class_id"] if payload["classes"] else None
 
 
+def _one_class(samples: Sequence[Sample], candidates: Sequence[Sample | None]) -> _Compared:
+    """Return how often both say yes or both say no, where there is only one class to say."""
+    pairs = [
+        (sample.payload, candidate.payload)
+        for sample, candidate in zip(samples, candidates, strict=True)
+        if candidate is not None
+    ]
+    same = sum(_is_yes(wanted) == _is_yes(got) for wanted, got in pairs)
+    furthest = max((abs(_score(wanted) - _score(got)) for wanted, got in pairs), default=1.0)
+    yes = sum(_is_yes(sample.payload) for sample in samples)
+    detail = (
+        f"{same} of {len(samples)} samples the same, fp32 says yes to {yes}; scores differ by {furthest:.3f} at most"
+    )
+    return same / len(samples), len(samples), detail
+
+
+def _is_yes(payload: Payload) -> bool:
+    return _score(payload) >= 0.5
+
+
+def _score(payload: Payload) -> float:
+    return float(payload["classes"][0]["score"]) if payload["classes"] else 0.0
+
+
+def _segmentation(samples: Sequence[Sample], candidates: Sequence[Sample | None]) -> _Compared:
+    """Return the mean of the classes' intersection over union, cells of all samples together (PASCAL VOC's way)."""
+    shared: Counter[int] = Counter()
+    either: Counter[int] = Counter()
+    for sample, candidate in zip(samples, candidates, strict=True):
+        wanted, got = _cells(sample.payload), {} if candidate is None else _cells(candidate.payload)
+        for class_id in wanted.keys() | got.keys():
+            one, other = wanted.get(class_id, _NO_CELLS), got.get(class_id, _NO_CELLS)
+            # Noise is given on a coarser grid: such a mask shares nothing with a clear one.
+            both = int((one & other).sum()) if one.size == other.size else 0
+            shared[class_id] += both
+            either[class_id] += int(one.sum()) + int(other.sum()) - both
+    overlaps = {class_id: shared[class_id] / cells for class_id, cells in either.items() if cells}
+    worst = min(overlaps, key=lambda class_id: overlaps[class_id])
+    detail = f"{len(overlaps)} classes; class {worst} agrees least, {overlaps[worst]:.4f}"
+    return sum(overlaps.values()) / len(overlaps), len(samples), detail
+
+
+_NO_CELLS = np.zeros(0, np.bool_)
+
+
+def _cells(payload: Payload) -> dict[int, npt.NDArray[np.bool_]]:
+    """Return the cells of each class, bool [rows x columns] in the order of the run lengths."""
+    return {
+        one["class_id"]: np.repeat(np.arange(len(one["mask"]["counts"])) % 2 == 1, one["mask"]["counts"])
+        for one in payload["segments"]
+    }
+
+
 def _raw(samples: Sequence[Sample], candidates: Sequence[Sample | None]) -> _Compared:
-    """Return the mean cosine of the output that agrees least."""
+    """Return the mean cosine of the output that agrees least, of those that both have."""
     means = []
-    for index in range(len(samples[0].outputs)):
+    shared = [sample for sample in candidates if sample is not None]
+    names = shared[0].outputs if shared else samples[0].outputs
+    for name in names:
         cosines = [
-            0.0 if candidate is None else cosine(sample.outputs[index], candidate.outputs[index])
+            0.0 if candidate is None else cosine(sample.outputs[name], candidate.outputs[name])
             for sample, candidate in zip(samples, candidates, strict=True)
         ]
-        means.append((sum(cosines) / len(cosines), min(cosines), index))
-    mean, least, index = min(means)
-    return mean, len(samples), f"output {index} agrees least: mean {mean:.4f}, lowest picture {least:.4f}"
+        means.append((sum(cosines) / len(cosines), min(cosines), name))
+    mean, least, name = min(means)
+    return mean, len(samples), f"output {name!r} agrees least: mean {mean:.4f}, lowest sample {least:.4f}"
 
 
-_COMPARE: dict[str, Any] = {"detection": _detection, "classification": _classification}
+_COMPARE: dict[str, Any] = {
+    METRICS["detection"]: _detection,
+    METRICS["classification"]: _classification,
+    METRICS["segmentation"]: _segmentation,
+    ONE_CLASS: _one_class,
+}

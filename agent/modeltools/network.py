@@ -111,7 +111,7 @@ def all_nodes(proto: ModelProto) -> Iterator[NodeProto]:
     while waiting:
         for node in waiting.pop().node:
             yield node
-            waiting += _subgraphs(node)
+            waiting += subgraphs(node)
 
 
 def problems_of(network: Network) -> list[str]:
@@ -264,10 +264,11 @@ def _all_tensors(proto: ModelProto) -> Iterator[TensorProto]:
                 if attribute.HasField("t"):
                     yield attribute.t
                 yield from attribute.tensors
-            waiting += _subgraphs(node)
+            waiting += subgraphs(node)
 
 
-def _subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+    """Yield the bodies of If, Loop and Scan."""
     for attribute in node.attribute:
         if attribute.HasField("g"):
             yield attribute.g

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from agent.modeltools.quantize import Advance, Stage
+from agent.modeltools.task import Advance, Stage
 
 
 @contextmanager

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import platform
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from agent.engine.session import runtime_version  # Keeps ONNX Runtime from sending telemetry: before its import.
 from agent.errors import ConfigError
 from agent.frame import Tensor
+from agent.modeltools.room import check_room
 
 Feed = dict[str, Tensor]
 
@@ -66,6 +69,7 @@ def quantize_qdq(
     preset: Preset,
     *,
     operators: tuple[str, ...] = OPERATORS,
+    excluded: Sequence[str] = (),
     is_folded: bool = False,
 ) -> None:
     """Write the int8 form of a float network: QDQ, per channel, ranges by MinMax over the feeds.
@@ -76,6 +80,7 @@ def quantize_qdq(
         feeds: inputs that fix the ranges of activations.
         preset: see `PRESETS`.
         operators: kinds that are quantised.
+        excluded: names of nodes that stay in float.
         is_folded: constants and normalisations are folded already, so that ONNX Runtime need not do it.
 
     Raises:
@@ -96,6 +101,7 @@ def quantize_qdq(
                 _Reader(feeds),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=list(operators),
+                nodes_to_exclude=list(excluded),
                 per_channel=True,
                 reduce_range=preset.reduce_range,
                 activation_type=QuantType.QInt8 if preset.activations_signed else QuantType.QUInt8,
@@ -105,23 +111,36 @@ def quantize_qdq(
         except OSError:
             raise
         except Exception as error:
-            _check_room(Path(folder), model)
+            check_room(Path(folder), model.stat().st_size)
             text = " ".join(str(error).split())[:300]
             raise ConfigError(f"{model}: ONNX Runtime {runtime_version()} cannot quantise it: {text}") from error
+    if excluded:
+        _keep_float(output, set(excluded))
 
 
-def _check_room(folder: Path, model: Path) -> None:
-    """Raise OSError when the disk is full: ONNX Runtime writes files without looking whether it can.
+def _keep_float(file: Path, names: set[str]) -> None:
+    """Put a Max that changes nothing before nodes that stay in float, so that they do stay in float.
 
-    It then fails on reading what it wrote, with "wire format was corrupt".
+    ONNX Runtime's WeightBiasQuantization (pull requests 22969 and 25673) turns float weights between quantised
+    activations into int8 at load, with one scale for all channels: COCO-SSD with one layer in float then had a cosine
+    of 0.72 with its float form. It looks for DequantizeLinear before the node; Max with the least float32 is not
+    optimised away, as a product with 1 is.
     """
-    for place in (folder, Path(tempfile.gettempdir())):
-        with tempfile.NamedTemporaryFile(dir=place) as probe:
-            try:
-                probe.write(bytes(2 * model.stat().st_size + (1 << 16)))
-                probe.flush()
-            except OSError as error:
-                raise OSError(error.errno, error.strerror, str(place)) from error
+    import onnx
+
+    proto = onnx.load(file)
+    made_by = {name: node.op_type for node in proto.graph.node for name in node.output}
+    for at, node in reversed(list(enumerate(proto.graph.node))):
+        if node.name in names and made_by.get(node.input[0]) == "DequantizeLinear":
+            same = f"{node.name}:float"
+            passing = onnx.helper.make_node("Max", [node.input[0], _LEAST], [same], name=same)
+            node.input[0] = same
+            proto.graph.node.insert(at, passing)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(np.finfo(np.float32).min), _LEAST))
+    onnx.save(proto, file)
+
+
+_LEAST = "edgebeat:least_float32"
 
 
 class _Reader:

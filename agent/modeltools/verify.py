@@ -1,17 +1,25 @@
-"""Verifies a model folder on this device: what `edgebeat run` would check at its start, and all of it at once."""
+"""Verifies a model folder on this device: what `edgebeat run` would check at its start, and all of it at once.
+
+Each network is tried in a child process first, as at a start of the agent: one that crashes, hangs or asks for
+gigabytes is told as such, and is not loaded here.
+"""
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from agent.clock import NS_PER_MS, Clock
+from agent.engine.memory import MIB
 from agent.engine.session import runtime_version
+from agent.engine.trial import TRIAL_LIMIT_S, Cost
 from agent.errors import ConfigError
-from agent.loading import Attempt, try_variants
+from agent.loading import Attempt, Recipe, read_model, try_variants
 from agent.models.manifest import Manifest
+from agent.modeltools.trials import try_networks
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +31,7 @@ class Verdict:
         threads: of each inference.
         manifest: None when it cannot be read.
         attempts: one a variant, the model itself first.
+        costs: memory that each network took in the child process, by file name.
         problems: everything that is wrong; empty when the model may serve.
     """
 
@@ -30,6 +39,7 @@ class Verdict:
     threads: int
     manifest: Manifest | None
     attempts: tuple[Attempt, ...]
+    costs: Mapping[str, Cost]
     problems: tuple[str, ...]
 
     @property
@@ -50,7 +60,7 @@ class Verdict:
             "machine": platform.machine(),
             "onnxruntime": runtime_version(),
             "threads": self.threads,
-            "variants": [_variant(attempt) for attempt in self.attempts],
+            "variants": [_variant(attempt, self.costs.get(attempt.file.name)) for attempt in self.attempts],
             "problems": list(self.problems),
         }
 
@@ -66,7 +76,8 @@ class Verdict:
             else:
                 digest, fastest_ms = attempt.variant.sha256[:12], attempt.variant.fastest_ns / NS_PER_MS
                 lines.append(
-                    f"  {attempt.name}: {attempt.file.name}, sha256 {digest}..., {fastest_ms:.2f} ms a frame"
+                    f"  {attempt.name}: {attempt.file.name}, sha256 {digest}..., {fastest_ms:.2f} ms a frame, "
+                    f"memory {self.costs[attempt.file.name]}"
                 )
         if self.is_proven:
             lines.append("  the golden sample comes out right: this model may serve on this device")
@@ -75,17 +86,26 @@ class Verdict:
         return "\n".join(lines)
 
 
-def verify(path: Path, threads: int, clock: Clock) -> Verdict:
-    """Check manifest, digests, inputs, decoder, labels, warm-up and golden sample of every variant."""
+def verify(path: Path, threads: int, clock: Clock, *, limit_s: float = TRIAL_LIMIT_S) -> Verdict:
+    """Check manifest, digests, a trial in a child, decoder, labels, warm-up and golden sample of every variant.
+
+    Args:
+        path: of a model folder or a network.
+        threads: of each inference.
+        clock: times the warm-up.
+        limit_s: for the trial of one network.
+    """
     try:
-        manifest, attempts = try_variants(path, threads, clock)
+        described = read_model(path)
+        costs, refused = try_networks(*described, threads=threads, limit_s=limit_s)
+        manifest, attempts = try_variants(path, threads, clock, Recipe(described, refused=refused))
     except ConfigError as error:
-        return Verdict(path, threads, None, (), tuple(error.problems))
+        return Verdict(path, threads, None, (), {}, tuple(error.problems))
     problems = dict.fromkeys(problem for attempt in attempts for problem in attempt.problems)
-    return Verdict(path, threads, manifest, tuple(attempts), tuple(problems))
+    return Verdict(path, threads, manifest, tuple(attempts), costs, tuple(problems))
 
 
-def _variant(attempt: Attempt) -> dict[str, Any]:
+def _variant(attempt: Attempt, cost: Cost | None) -> dict[str, Any]:
     variant = attempt.variant
     return {
         "name": attempt.name,
@@ -93,5 +113,7 @@ def _variant(attempt: Attempt) -> dict[str, Any]:
         "ok": variant is not None,
         "sha256": None if variant is None else variant.sha256,
         "fastest_ms": None if variant is None else round(variant.fastest_ns / NS_PER_MS, 3),
+        "steady_mb": None if cost is None else round(cost.steady_bytes / MIB, 1),
+        "peak_mb": None if cost is None else round(cost.peak_bytes / MIB, 1),
         "problems": list(attempt.problems),
     }

@@ -3,10 +3,12 @@
 | operator | MACs |
 |---|---|
 | Conv, QLinearConv, ConvInteger | outputs x kernel area x input channels / groups |
+| ConvTranspose | inputs x kernel area x output channels / groups |
 | Gemm, MatMul, QLinearMatMul, MatMulInteger | outputs x length of the summed axis |
+| GRU, LSTM, RNN | steps x batch x numbers in W and R |
 
-Nothing else is counted: activations, pooling, normalisation, ConvTranspose, recurrent nets, attention operators, and
-whatever stands in the bodies of If, Loop, Scan and local functions.
+Nothing else is counted: activations, pooling, normalisation, attention operators, and whatever stands in the bodies
+of If, Loop, Scan and local functions.
 """
 
 from __future__ import annotations
@@ -23,11 +25,12 @@ from onnx import ModelProto, NodeProto
 from agent.modeltools.network import Network, Port, all_nodes
 
 WEIGHT_AT = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
+STEPS = ("GRU", "LSTM", "RNN")
 FACTOR_AT = {"Gemm": 0, "MatMul": 0, "MatMulInteger": 0, "QLinearMatMul": 0}
 
 NOT_COUNTED = (
-    "only Conv, Gemm, MatMul and their integer forms are counted; activations, pooling, normalisation, "
-    "ConvTranspose, recurrent and attention operators and the bodies of If, Loop, Scan and functions are not"
+    "only Conv, ConvTranspose, Gemm, MatMul, their integer forms, GRU, LSTM and RNN are counted; activations, "
+    "pooling, normalisation, attention operators and the bodies of If, Loop, Scan and functions are not"
 )
 
 
@@ -60,14 +63,26 @@ def count_work(network: Network, sizes: Mapping[str, tuple[int, ...]]) -> Work:
     shapes = _shapes(network.proto, sizes)
     macs = unknown = 0
     for node in network.proto.graph.node:
-        if node.op_type in WEIGHT_AT or node.op_type in FACTOR_AT:
+        if node.op_type in COUNTED:
             own = _macs(node, shapes)
             macs, unknown = macs + (own or 0), unknown + (own is None)
     outputs = tuple(Port(port.name, port.dtype, shapes.get(port.name, port.shape)) for port in network.outputs)
     return Work(operators, macs, unknown, outputs)
 
 
+COUNTED = frozenset({*WEIGHT_AT, *FACTOR_AT, *STEPS, "ConvTranspose"})
+
+
 def _macs(node: NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+    if node.op_type in STEPS:
+        given, weights, recurrent = (shapes.get(name) for name in node.input[:3])
+        if not given or not weights or not recurrent:
+            return None
+        return math.prod(given[:2]) * (math.prod(weights) + math.prod(recurrent))
+    if node.op_type == "ConvTranspose":
+        given, kernel = (shapes.get(name) for name in node.input[:2])
+        # A kernel is [inputs, outputs / groups, *area].
+        return math.prod(given) * math.prod(kernel[1:]) if given and kernel else None
     output = shapes.get(node.output[0])
     is_conv = node.op_type in WEIGHT_AT
     at = (WEIGHT_AT if is_conv else FACTOR_AT)[node.op_type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from agent.models.guess import guess
 from agent.models.manifest import load_manifest
 from agent.modeltools.inspect import inspect
 from agent.modeltools.network import Port
-from tests.paths import COCO_SSD
+from tests.paths import COCO_SSD, WATCH_GRU
 from tests.unit.modeltools.networks import PICTURE, classifier, network, saved
 
 SCORES = ("y", TensorProto.FLOAT, [1, 3, 32, 32])
@@ -60,7 +61,31 @@ def test_multiplications_follow_the_formula(tmp_path: Path, capsys: pytest.Captu
     """Conv: 8 x 32 x 32 outputs x 3 x 3 x 3; Gemm: 3 outputs x 8."""
     found = report(capsys, saved(classifier(), tmp_path / "m.onnx"))
     assert found["macs"] == 8 * 32 * 32 * 27 + 3 * 8
-    assert "ConvTranspose" in found["macs_note"]
+    assert "attention operators" in found["macs_note"]
+
+
+def test_a_recurrent_network_is_counted_and_told_what_to_write_by_hand(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The shipped GRU of 48 units over 25 steps: it takes no picture, but a state and a window of a signal."""
+    found = report(capsys, Path(shutil.copy(WATCH_GRU / "model.onnx", tmp_path / "m.onnx")))
+    assert found["operators"]["GRU"] == 1
+    assert found["macs_unknown_layers"] == 0
+    assert found["macs"] >= 144 * (224 + 48)
+    assert found["assumed"] is None
+    state, signal = found["hints"]
+    assert state.endswith('[state] tensors = { "h" = "h_out" }')
+    assert signal.startswith("x float32[1,25,6] may be a window of a signal")
+    assert run_command(["model", "inspect", str(tmp_path / "m.onnx")]) == 0
+    assert "by hand    h float32[1,1,48] looks like a state that output h_out" in capsys.readouterr().out
+
+
+def test_transposed_convolutions_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each of 3 x 32 x 32 inputs meets 5 output channels of 2 x 2."""
+    node = make_node("ConvTranspose", ["images", "w"], ["y"], strides=[2, 2])
+    weights = {"w": np.ones((3, 5, 2, 2), np.float32)}
+    file = saved(network([node], [("y", TensorProto.FLOAT, [1, 5, 64, 64])], weights=weights), tmp_path / "m.onnx")
+    assert report(capsys, file)["macs"] == 3 * 32 * 32 * 5 * 2 * 2
 
 
 def test_an_open_size_is_assumed_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,10 @@ from typing import Any
 
 import cv2
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto
+from onnx.helper import make_node
 
 from agent.__main__ import run_command
 from agent.clock import SystemClock
@@ -25,14 +28,16 @@ from agent.models.manifest import load_manifest
 from agent.models.preprocess import build_preprocess
 from agent.modeltools.agreement import Agreement, Found, cosine, match
 from agent.modeltools.folder import choose_golden
-from agent.modeltools.measure import Accuracy, Sample, measure_accuracy, measure_kernels
+from agent.modeltools.measure import METRICS, ONE_CLASS, Accuracy, Player, Sample, measure_accuracy, measure_kernels
 from agent.modeltools.pictures import read, split
 from agent.modeltools.qdq import preset_of_this_cpu
-from agent.modeltools.quantize import Task
 from agent.modeltools.quantize import quantize as quantize_model
-from agent.result import Payload
-from tests.paths import BROKEN_INT8, CLIP, COCO_SSD
-from tests.unit.modeltools.networks import classifier, saved
+from agent.modeltools.task import Task
+from agent.result import Mask, Payload, Segment, TensorValues
+from tests.paths import BROKEN_INT8, CLIP, COCO_SSD, MOTION, WATCH_GRU
+from tests.unit.engine.test_trial import gigabytes
+from tests.unit.modeltools.networks import classifier, network, saved
+from tests.unit.modeltools.test_verify import with_network
 
 EASY = ("--accuracy-min", "0.8", "--size-max", "9", "--latency-max", "1000")
 """A network of 1 kB is not made smaller or faster; these tests are not about that."""
@@ -155,19 +160,85 @@ def test_what_cannot_be_quantised_is_one_error(
         split(folder, None, 10)
 
 
-def test_a_full_disk_is_a_clear_error(tmp_path: Path, model: Path) -> None:
-    """A limit on the size of files stands for it: writes fail in the middle, and nothing is left."""
+@pytest.mark.parametrize("file_bytes_max", [1000, 1500, 3000])
+def test_a_full_disk_is_a_clear_error(tmp_path: Path, model: Path, file_bytes_max: int) -> None:
+    """A limit on the size of files stands for it: folding or quantising fails, and nothing is left."""
     folder = pictures(tmp_path / "pictures", 8)
-    code = (
-        "import resource, sys; from agent.__main__ import main\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))\n"
-        f"main(['model', 'quantize', {str(model)!r}, '--calibrate', {str(folder)!r}])"
-    )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=100)
+    ended = quantized_with_files_of(file_bytes_max, model, folder, tmp_path / "model-int8")
     assert ended.returncode == 1
-    assert "File too large" in ended.stderr
+    assert "File too large: nothing was written" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert {file.name for file in tmp_path.iterdir()} == {"model", "pictures"}
+
+
+def test_a_full_disk_in_dynamic_quantisation_is_a_clear_error(tmp_path: Path) -> None:
+    """The float network of 180 kB fits nowhere."""
+    ended = quantized_with_files_of(90_000, WATCH_GRU, MOTION, tmp_path / "int8")
+    assert ended.returncode == 1
+    assert "File too large: nothing was written" in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def quantized_with_files_of(
+    file_bytes_max: int, model: Path, calibrate: Path, output: Path
+) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process that cannot write larger files."""
+    command = ["model", "quantize", str(model), "--calibrate", str(calibrate), "--output", str(output)]
+    command += ["--accuracy-min", "0", "--size-max", "9", "--latency-max", "1000"]
+    code = (
+        "import resource; from agent.__main__ import main\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({file_bytes_max}, {file_bytes_max}))\n"
+        f"main({command!r})"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=100)
+
+
+def refusal(capsys: pytest.CaptureFixture[str], model: Path, folder: Path) -> str:
+    """Run the command on a bad model; return its one error."""
+    capsys.readouterr()
+    assert run_command(["model", "quantize", str(model), "--calibrate", str(folder)]) == 78
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_networks_that_cannot_be_run_are_one_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """NaN, operators that do not exist or are somebody's own, half a file, and one that asks for 28 GiB."""
+    folder = pictures(tmp_path / "pictures", 4)
+    shape = [1, 3, 32, 32]
+    for name, model, said in (
+        (
+            "nan",
+            network(
+                [make_node("Div", ["z", "z"], ["n"]), make_node("Mul", ["images", "n"], ["y"])],
+                [("y", TensorProto.FLOAT, shape)],
+                weights={"z": np.zeros(1, np.float32)},
+            ),
+            "holds NaN",
+        ),
+        ("unknown", network([make_node("Wizard", ["images"], ["y"])], [("y", TensorProto.FLOAT, shape)]), "Wizard"),
+        (
+            "custom",
+            network(
+                [make_node("Magic", ["images"], ["y"], domain="my.ops")],
+                [("y", TensorProto.FLOAT, shape)],
+                domains={"my.ops": 1},
+            ),
+            "custom domain 'my.ops'",
+        ),
+        ("gigabytes", gigabytes(), "it asks for more than the"),
+    ):
+        file = saved(model, tmp_path / f"{name}.onnx")
+        assert said in refusal(capsys, with_manifest(file) if name == "gigabytes" else file, folder)
+        assert not (tmp_path / f"{name}-int8").exists()
+    content = classifier().SerializeToString()
+    (tmp_path / "half.onnx").write_bytes(content[: len(content) // 2])
+    assert "is truncated" in refusal(capsys, tmp_path / "half.onnx", folder)
+
+
+def with_manifest(file: Path) -> Path:
+    """Return a folder with a network that `inspect` cannot describe."""
+    folder = file.with_suffix("")
+    return with_network(folder, onnx.load(file))
 
 
 @pytest.mark.parametrize(
@@ -227,7 +298,7 @@ def test_kernels_that_saturate_here_are_seen_on_any_picture() -> None:
     _, manifest = load_manifest(COCO_SSD)
     assert manifest.input is not None
     inputs, placement = build_preprocess(manifest.input)(read_picture(COCO_SSD / "golden.png"))
-    samples = [Sample(inputs, placement, [], {"detections": []})]
+    samples = [Sample(inputs, placement, {}, {"detections": []})]
     agreed = {}
     for file in (COCO_SSD / "model.onnx", BROKEN_INT8):
         integer = OrtEngine(file, threads=1, sha256=None)
@@ -239,13 +310,14 @@ def test_kernels_that_saturate_here_are_seen_on_any_picture() -> None:
 
 def test_an_original_that_finds_nothing_proves_nothing() -> None:
     """Two models that detect nothing agree perfectly; that is no agreement."""
-    samples = [Sample({}, Placement(1, 1, 0, 0, 1, 1, 1, 1), [], {"detections": []})] * 3
     with pytest.raises(ConfigError, match="detects nothing on 3 held-out pictures"):
-        measure_accuracy("detection", None, None, samples, lambda: None)  # type: ignore[arg-type]
+        compared("detection", [{"detections": []}] * 3, [])
 
 
 class CannedNetwork:
     """An engine and its decoder in one: gives prepared payloads in turn, and fails for None."""
+
+    outputs = ()
 
     def __init__(self, payloads: list[Payload | None]) -> None:
         self._payloads = iter(payloads)
@@ -265,9 +337,9 @@ class CannedNetwork:
 
 def compared(task: str, wanted: list[Payload], got: list[Payload | None]) -> Accuracy:
     """Measure an int8 network that makes `got` where fp32 makes `wanted`."""
-    samples = [Sample({}, Placement(1, 1, 0, 0, 1, 1, 1, 1), [], payload) for payload in wanted]
+    samples = [Sample({}, Placement(1, 1, 0, 0, 1, 1, 1, 1), {}, payload) for payload in wanted]
     canned: Any = CannedNetwork(got)
-    return measure_accuracy(task, canned, canned, samples, lambda: None)[0]
+    return measure_accuracy(METRICS.get(task, task), Player(canned, canned), samples, lambda: None)[0]
 
 
 def test_detections_that_int8_loses_or_fails_on_cost_accuracy() -> None:
@@ -305,6 +377,39 @@ def test_each_bound_refuses_by_itself(tmp_path: Path, model: Path) -> None:
     assert not (tmp_path / "model-int8").exists()
 
 
+def mask(class_id: int, *counts: int) -> Segment:
+    """Return one segment of a grid of 10 cells."""
+    return Segment(label="x", class_id=class_id, share=0.5, mask=Mask(size=[10, 1], counts=list(counts)))
+
+
+def test_masks_are_compared_by_intersection_over_union() -> None:
+    """Of class 1 four cells of six agree, class 2 is on one side only; a frame that fails shares nothing."""
+    wanted: Payload = {"segments": [mask(1, 0, 5, 5)]}
+    got: Payload = {"segments": [mask(1, 1, 5, 4)]}
+    assert compared("segmentation", [wanted], [wanted]).value == 1.0
+    assert compared("segmentation", [wanted], [got]).value == pytest.approx(4 / 6)
+    both: Payload = {"segments": [mask(1, 0, 5, 5), mask(2, 9, 1)]}
+    assert compared("segmentation", [wanted], [both]).value == pytest.approx(1 / 2)
+    accuracy = compared("segmentation", [wanted, wanted], [wanted, None])
+    assert (accuracy.value, accuracy.failures) == (0.5, 1)
+    with pytest.raises(ConfigError, match="detects nothing on 1 held-out pictures"):
+        compared("segmentation", [{"segments": []}], [wanted])
+
+
+def test_one_class_is_a_yes_or_a_no() -> None:
+    """Its first class is always the same; what counts is on which side of 0.5 it is."""
+
+    def score(value: float) -> Payload:
+        return {"classes": [{"label": "speech", "class_id": 0, "score": value}]}
+
+    accuracy = compared(ONE_CLASS, [score(0.9), score(0.1), score(0.6)], [score(0.8), score(0.6), None])
+    assert accuracy.value == pytest.approx(1 / 3)
+    assert accuracy.failures == 1
+    assert "scores differ by 0.500 at most" in accuracy.detail
+    with pytest.raises(ConfigError, match="the same class on all 2"):
+        compared(ONE_CLASS, [score(0.9)] * 2, [score(0.9)] * 2)
+
+
 def test_boxes_are_paired_once_and_by_class() -> None:
     """Two boxes on one object are one hit and one too many."""
     box, far = np.array([0, 0, 10, 10], np.float32), np.array([50, 50, 60, 60], np.float32)
@@ -332,4 +437,8 @@ def test_a_golden_sample_says_something_and_is_steady() -> None:
     chosen = choose_golden(wanted, [scene(), scene(0.52), scene(0.89), scene(0.5, 0.5)], [100] * 4)
     assert chosen is not None
     assert (chosen.index, chosen.tolerance) == (2, {"score": 0.05, "box": 2.0})
+    numbers: Payload = {"embeddings": [TensorValues(name="e", shape=[2], values=[0.5, -0.25])]}
+    measured = choose_golden([numbers], [numbers], [100])
+    assert measured is not None
+    assert measured.tolerance == {"values": 0.01}
     assert choose_golden([scene(0.9)], [None], [100]) is None

@@ -5,13 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from onnx import ModelProto
 
 from agent.__main__ import run_command
+from agent.clock import SystemClock
+from agent.modeltools.verify import verify
 from tests.paths import COCO_SSD, MODELS
+from tests.unit.engine.test_trial import endless, gigabytes, unknown_operator
+from tests.unit.modeltools.networks import saved
 
 
 def verdict(capsys: pytest.CaptureFixture[str], folder: Path, code: int) -> dict[str, Any]:
@@ -39,9 +46,12 @@ def test_the_default_model_is_proven(capsys: pytest.CaptureFixture[str]) -> None
     found = verdict(capsys, COCO_SSD, 0)
     assert (found["ok"], found["proven"], found["problems"]) == (True, True, [])
     (full,) = found["variants"]
+    assert 5 < full["steady_mb"] <= full["peak_mb"] < 120
     assert full["sha256"] == hashlib.sha256((COCO_SSD / "model.onnx").read_bytes()).hexdigest()
     assert run_command(["model", "verify", str(COCO_SSD), "--threads", "1"]) == 0
-    assert "may serve on this device" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "may serve on this device" in said
+    assert "MiB of weights and kernels" in said
 
 
 def test_a_model_without_a_golden_sample_is_not_called_proven(capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,3 +99,45 @@ def test_every_error_of_the_manifest_comes_at_once(tmp_path: Path, capsys: pytes
 def test_a_folder_that_is_absent_is_one_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Not a traceback."""
     assert "no such model folder" in verdict(capsys, tmp_path / "nothing", 78)["problems"][0]
+
+
+def with_network(folder: Path, model: ModelProto) -> Path:
+    """Return a folder whose network takes 1 x 3 x 32 x 32 numbers and is someone else's."""
+    folder.mkdir()
+    digest = hashlib.sha256(saved(model, folder / "m.onnx").read_bytes()).hexdigest()
+    (folder / "model.toml").write_text(
+        'schema = 1\nname = "m"\nversion = "1"\ntask = "raw"\nlicense = "none"\n'
+        f'[model]\npath = "m.onnx"\nsha256 = "{digest}"\n'
+        '[input]\nname = "images"\nlayout = "NCHW"\ndtype = "float32"\nwidth = 32\nheight = 32\n'
+        '[decoder]\nname = "raw"\n'
+    )
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (gigabytes, "it asks for more than the"),
+        (endless, "did not end within 3 s: the network may hold an endless loop"),
+        (unknown_operator, "name their library in engine.custom_ops"),
+    ],
+)
+def test_a_hostile_network_is_told_and_never_loaded_here(
+    tmp_path: Path, make: Callable[[], ModelProto], said: str
+) -> None:
+    """Only the child that tries it takes the harm: no thread of this process loads or runs it."""
+    before = threading.active_count()
+    found = verify(with_network(tmp_path / "model", make()), 1, SystemClock(), limit_s=3 if make is endless else 60)
+    (problem,) = found.problems
+    assert said in problem
+    assert [attempt.variant for attempt in found.attempts] == [None]
+    assert threading.active_count() == before
+    assert found.as_json()["variants"][0]["steady_mb"] is None
+
+
+def test_a_truncated_network_is_one_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its digest tells, before anything reads it."""
+    folder = Path(shutil.copytree(MODELS / "tiny", tmp_path / "model"))
+    (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:99])
+    (problem,) = verdict(capsys, folder, 78)["problems"]
+    assert "the file is damaged or was replaced" in problem

@@ -1,0 +1,139 @@
+"""`edgebeat model quantize`: int8 from fp32, kept only when it is as good."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from agent.cli import exit_codes
+from agent.cli.arguments import positive
+from agent.cli.packages import need_packages
+from agent.clock import SystemClock
+from agent.errors import ConfigError
+
+
+def add_arguments(commands: Any) -> None:
+    """Add the command's arguments."""
+    quantize = commands.add_parser("quantize", help="int8 from fp32, kept only when it is as good")
+    quantize.add_argument("path", type=Path, metavar="FILE_OR_FOLDER", help="a float model; its model.toml is used")
+    quantize.add_argument(
+        "--calibrate",
+        type=Path,
+        required=True,
+        metavar="DIR|CLIP",
+        help="pictures or recordings (WAV, CSV) like the real ones",
+    )
+    quantize.add_argument(
+        "--held-out", type=Path, metavar="DIR|CLIP", help="others to judge with (default: half of --calibrate)"
+    )
+    quantize.add_argument(
+        "--method",
+        choices=("auto", "static", "dynamic"),
+        default="auto",
+        help="auto: dynamic for networks that remember (GRU, LSTM, [state]), static for all others",
+    )
+    quantize.add_argument(
+        "--preset", choices=("auto", "avx2", "vnni", "arm"), default="auto", help="default: this CPU's"
+    )
+    quantize.add_argument(
+        "--keep-float",
+        type=_layers,
+        default=8,
+        metavar="N",
+        help="layers at most that stay in float when the accuracy asks for it: 1, 2, 4, ... (default 8; 0: none)",
+    )
+    quantize.add_argument("--per-layer", action="store_true", help="report the error of each layer")
+    quantize.add_argument("--plot", type=Path, metavar="FILE", help="draw it (.png, .svg; implies --per-layer)")
+    quantize.add_argument("--output", type=Path, metavar="FOLDER", help="a new folder (default: NAME-int8 beside it)")
+    quantize.add_argument(
+        "--pictures-max", type=_pictures, default=200, metavar="N", help="in both sets (default 200)"
+    )
+    bounds = quantize.add_argument_group("bounds: int8 is kept when all of them hold")
+    bounds.add_argument(
+        "--accuracy-min",
+        type=_share,
+        metavar="X",
+        help="default: 0.95 F1 at IoU 0.5 (detection), 0.98 top-1 (classification), 0.95 mean IoU (segmentation), "
+        "0.99 cosine (others)",
+    )
+    bounds.add_argument(
+        "--kernels-min",
+        type=_share,
+        default=0.97,
+        metavar="X",
+        help="cosine of int8 on this CPU with the same network in float arithmetic (default 0.97)",
+    )
+    bounds.add_argument("--size-max", type=positive, default=0.6, metavar="X", help="of fp32's bytes (default 0.6)")
+    bounds.add_argument(
+        "--latency-max",
+        type=positive,
+        default=1.5,
+        metavar="X",
+        help="of fp32's median time, where the preset is this CPU's (default 1.5)",
+    )
+    quantize.add_argument("--json", action="store_true", help="print JSON")
+
+
+def quantize(args: argparse.Namespace) -> int:
+    """Quantise, report and draw; 0 when int8 was written, 1 when fp32 stays."""
+    need_packages("quantize", "onnx", "rich")
+    if args.plot is not None and args.plot.suffix not in (".png", ".svg"):
+        raise ConfigError(f"--plot {args.plot}: the name must end in .png or .svg")
+    from agent.modeltools.progress import bars
+    from agent.modeltools.qdq import PRESETS
+    from agent.modeltools.quantize import quantize as run
+    from agent.modeltools.task import Task
+
+    task = Task(
+        path=args.path,
+        calibrate=args.calibrate,
+        held_out=args.held_out,
+        method=args.method,
+        preset=PRESETS.get(args.preset),
+        output=args.output,
+        pictures_max=args.pictures_max,
+        keep_float_max=args.keep_float,
+        is_per_layer=args.per_layer or args.plot is not None,
+        accuracy_min=args.accuracy_min,
+        kernels_min=args.kernels_min,
+        size_max=args.size_max,
+        latency_max=args.latency_max,
+    )
+    try:
+        with bars() as stage:
+            report = run(task, SystemClock(), stage)
+    except OSError as error:
+        print(f"edgebeat: {error.filename or args.path}: {error.strerror}: nothing was written", file=sys.stderr)
+        return exit_codes.FAILED
+    text = "\n".join([report.text(), *([report.layers_text()] if report.layers else [])])
+    print(json.dumps(report.as_json()) if args.json else text)
+    if args.plot is not None:
+        from agent.modeltools.layer_plot import draw
+
+        draw(report, args.plot)
+        print(f"plot: {args.plot}", file=sys.stderr)
+    return exit_codes.FAILED if report.failed else exit_codes.DONE
+
+
+def _pictures(text: str) -> int:
+    value = int(text)
+    if not 4 <= value <= 10_000:
+        raise argparse.ArgumentTypeError(f"{text} is not from 4 to 10000: two sets of at least two")
+    return value
+
+
+def _layers(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 1000:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1000")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return value
