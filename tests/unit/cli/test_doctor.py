@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.__main__ import run_command
-from agent.cli.changes import LINES_MAX, changes
 from agent.cli.doctor import try_model, visit
-from agent.cli.load import load_settings
 from agent.cli.secrets import without_secrets
 from agent.doctor.bundle import PART_BYTES_MAX, write_bundle
 from agent.settings import MqttSettings
@@ -119,24 +117,3 @@ def test_a_visit_to_a_broker(tmp_path: Path) -> None:
 def test_secrets_are_hidden(text: str, expected: str) -> None:
     """In texts, lists and objects; nothing else is touched."""
     assert without_secrets({"a": [text, 1, None]}) == {"a": [expected, 1, None]}
-
-
-def test_what_a_reload_would_change(tmp_path: Path) -> None:
-    """Nothing; a value; a password that must not be shown; a broken file; a file that is all new."""
-    file = tmp_path / "agent.toml"
-    text = settings_text(source="rtsp://a:one@127.0.0.1/x")
-    file.write_text(text)
-    in_force = load_settings(file, {}, {}).settings
-    assert changes(file, {}, in_force) == ["the settings are as they are in force"]
-    file.write_text(text.replace("a:one@", "a:two@"))
-    assert changes(file, {}, in_force) == ["a password in a URL changed; restart the service to use it"]
-    file.write_text(text.replace("period_s = 1", "period_s = 2"))
-    assert changes(file, {}, in_force) == [
-        "health.period_s: 1.0 is in force, 2.0 is in the settings",
-        "the settings are valid; restart the service to use them",
-    ]
-    file.write_text("[mqtt")
-    assert changes(file, {}, in_force)[0] == "the settings are not valid; those in force stay"
-    streams = "".join(f'[[streams]]\nname = "s{n}"\nsource = "0"\nmodel = "seen"\n' for n in range(20))
-    file.write_text(text + streams)
-    assert len(changes(file, {}, in_force)) == LINES_MAX + 2
