@@ -32,6 +32,7 @@ from agent.device.signals import DeviceSignals
 from agent.engine.memory import MemoryGauge, MemoryKeeper, resident_bytes
 from agent.engine.process import lock_memory, prepare_serving
 from agent.handover import Handover
+from agent.history import HealthHistory
 from agent.layers import Layers
 from agent.loops.control import ControlLoop
 from agent.loops.governor import GovernorLoop
@@ -187,6 +188,7 @@ class Daemon:
             emit=self._egress.emit,
             report=self._egress.report,
             self_check=self._inbox.self_check,
+            keep=HealthHistory(settings.state.dir, self._clock).add,
             period_ns=int(settings.health.period_s * NS_PER_S),
             memory_limit_bytes=self._memory_limit_bytes,
             clock=self._clock,

@@ -61,7 +61,7 @@ def test_a_file_in_a_model_folder_is_as_good_as_the_folder() -> None:
 def test_an_int8_model_that_detects_nothing_here_is_refused(coco_ssd: Path) -> None:
     """U8S8 without reduce_range saturates on AVX2: it loads, it runs, and only the golden sample tells.
 
-    There it finds nothing; on a CPU whose kernels do not saturate (ARM64) it finds the cup elsewhere, at 0.70 for 0.92.
+    There it finds nothing; where kernels do not saturate (ARM64) it finds the cup elsewhere, at 0.70 for 0.92.
     """
     shutil.copy(BROKEN_INT8, coco_ssd / "model.onnx")
     digest = hashlib.sha256((coco_ssd / "model.onnx").read_bytes()).hexdigest()
