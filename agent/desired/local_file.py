@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from agent.desired.values import shown_value
+from agent.desired.values import changed_scopes, shown_value
 from agent.layers import LISTS, Layers
 from agent.settings import ModelSettings, Settings, StreamSettings
 from agent.settings.scope import Scope, scope_of, section_of
@@ -36,6 +36,43 @@ class Unproven:
     waiting: frozenset[str] = frozenset()
     on_time: Mapping[str, float] = field(default_factory=dict)
     must_deliver: frozenset[str] = frozenset()
+
+
+class Waiting:
+    """What is asked for and in force only from the next start on: by a document, and by the settings file.
+
+    Args:
+        started: what this run was started with.
+    """
+
+    def __init__(self, started: Settings) -> None:
+        self._started = started
+        self.of_file: frozenset[str] = frozenset()
+        """Paths that may come from afar, and that the file asked for."""
+        self.of_document: list[str] = []
+        """A document that has any is not proven before a start: nobody has seen them in force."""
+        self.all: list[str] = []
+
+    @property
+    def for_file(self) -> list[str]:
+        """What the settings file asks for, local-only values among it."""
+        return [path for path in self.all if path not in self.of_document]
+
+    def note(self, settings: Settings) -> None:
+        """Take in the settings of a document, or those that were good."""
+        pending = self._pending(settings)
+        self.of_file &= frozenset(pending)
+        self.of_document = [path for path in pending if path not in self.of_file]
+        self.all = [*pending, *waiting(self._started, settings)]
+
+    def note_file(self, settings: Settings) -> None:
+        """Take in the settings of a file that was read again: what the document did not wait for is the file's."""
+        self.of_file = (self.of_file | frozenset(self._pending(settings))) - frozenset(self.of_document)
+        self.note(settings)
+
+    def _pending(self, settings: Settings) -> list[str]:
+        scopes = changed_scopes(self._started, settings)
+        return [path for path, scope in scopes.items() if scope is Scope.RESTART]
 
 
 def usable(started: Settings, asked: Settings) -> Settings:

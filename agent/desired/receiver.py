@@ -16,12 +16,11 @@ from agent.core.field_errors import FieldError, as_body, cut, field_error
 from agent.core.probation import Before, Bounds, Failed, Passed, Probation, Readings
 from agent.core.reconcile import Record, Verdict, accepted, judge, proven, stepped_down, survived
 from agent.desired.audit import Audit
-from agent.desired.local_file import Unproven, local_changes, usable, waiting
+from agent.desired.local_file import Unproven, Waiting, local_changes, usable, waiting
 from agent.desired.reporting import Reporting, told
 from agent.desired.start import file_given_up
 from agent.desired.surroundings import Applier, Models, Store, Surroundings
 from agent.desired.values import (
-    changed_scopes,
     changes,
     effective,
     load_document,
@@ -34,7 +33,6 @@ from agent.errors import ConfigError
 from agent.interfaces import Received
 from agent.layers import InvalidSettingsError, Layers, Loaded
 from agent.settings import Settings
-from agent.settings.scope import Scope
 
 log = logging.getLogger(__name__)
 
@@ -95,9 +93,7 @@ class SettingsReceiver:
         self._looked_ns = 0
         self._seen_version = record.version_max
         self._rejected: tuple[FieldError, ...] = ()
-        self._must_restart: list[str] = []  # Of the document: nobody has seen it in force yet.
-        self._waiting: list[str] = []  # That, and what the settings file asks for.
-        self._of_file: frozenset[str] = frozenset()
+        self._waiting = Waiting(loaded.settings)
         self._unproven = None if good is None else Unproven(good)
         self._started_layers = layers
         self._reload_is_asked = threading.Event()
@@ -157,7 +153,7 @@ class SettingsReceiver:
         if self._unproven is not None:
             return self._layers, self._unproven.good
         # What takes effect at the next start is watched then.
-        return self._layers, self._started_layers if self._waits_for_file() else None
+        return self._layers, self._started_layers if self._waiting.for_file else None
 
     def given_up_by_hang(self, reason: str) -> list[dict[str, Any]]:
         """Return what the next run tells of a settings file that a hang counted against; empty for none."""
@@ -218,11 +214,11 @@ class SettingsReceiver:
         self._record, self._loaded, self._rejected = next_record, loaded, ()
         self._begin_probation(now_ns)
         changed = changes(old.settings, loaded.settings)
-        self._note_waiting()
+        self._waiting.note(self.settings)
         log.info("settings v%d from %s: %s", document.version, document.asked_by or "unknown", told(changed))
         self._report_state()
         self._offer_model(document)
-        self._reporting.change("applied", document, {"changes": changed, "restart": self._must_restart})
+        self._reporting.change("applied", document, {"changes": changed, "restart": self._waiting.of_document})
 
     def _reload(self) -> None:
         """Read the settings file as often as that was asked for meanwhile."""
@@ -262,18 +258,17 @@ class SettingsReceiver:
             if (problem := self._apply(loaded)) is not None:
                 self._reporting.file_rejected(layers.place, version, problem.split("; "))
                 return
-            before = self._unproven or Unproven(self._layers, self._of_file)
+            before = self._unproven or Unproven(self._layers, self._waiting.of_file)
             # What was good stays the measure, as it does for a document that follows an unproven one.
             shares = {**on_time, **before.on_time}
             self._unproven = Unproven(before.good, before.waiting, shares, must_deliver | before.must_deliver)
         self._layers, self._loaded = layers, loaded
-        self._of_file = (self._of_file | frozenset(self._pending())) - frozenset(self._must_restart)
-        self._note_waiting()
+        self._waiting.note_file(loaded.settings)
         if is_used:
             self._begin_probation(now_ns)
         changed = {**changes(old.settings, loaded.settings), **local_changes(old.settings, loaded.settings)}
         log.warning("SIGHUP: %s: %s", layers.place, told(changed))
-        if waits := self._waits_for_file():
+        if waits := self._waiting.for_file:
             log.warning("SIGHUP: in force from the next start on: %s: restart the service", ", ".join(waits))
         self._report_state()
         self._reporting.file_change("applied", version, {"file": layers.place, "changes": changed, "restart": waits})
@@ -326,7 +321,7 @@ class SettingsReceiver:
     def _look(self, readings: Readings, now_ns: int) -> None:
         has_survived = now_ns - self._started_ns >= self._bounds.duration_ns
         is_proven = self._record.is_proven and self._unproven is None
-        if not is_proven and self._probation is None and not self._must_restart:
+        if not is_proven and self._probation is None and not self._waiting.of_document:
             self._begin_probation(now_ns)  # This run began on what is not proven yet.
         if self._probation is None:
             self._before.add(readings)
@@ -349,7 +344,7 @@ class SettingsReceiver:
             log.info("%s: proven", self._layers.place)
             self._reporting.file_change("proven", _version(self._record.current), {"file": self._layers.place})
         document = self._record.current
-        if self._must_restart or self._record.is_proven or document is None:
+        if self._waiting.of_document or self._record.is_proven or document is None:
             # What takes effect at the next start is watched then.
             self._report_state()
             return
@@ -369,7 +364,7 @@ class SettingsReceiver:
         had_waiting = waiting(self._started_on, old.settings)
         place = self._layers.place
         if file is not None:
-            self._layers, self._of_file, self._unproven = file.good, file.waiting, None
+            self._layers, self._waiting.of_file, self._unproven = file.good, file.waiting, None
         what = " and ".join(([f"v{failed.version}"] if failed else []) + ([place] if file else []))
         self._probation = None
         self._before.clear()
@@ -382,7 +377,7 @@ class SettingsReceiver:
             self._around.restart("the last good settings are not valid any more")
             return
         self._restore(f"settings {what} were given up")
-        self._note_waiting()
+        self._waiting.note(self.settings)
         self._report_state()
         version = _version(self._record.current)
         body = {"check": check, "figures": dict(figures), "to_version": version}
@@ -396,22 +391,6 @@ class SettingsReceiver:
         self._reporting.file_change("rolled_back", version, {**body, "file": place, "changes": changed})
         if waiting(self._started_on, self.settings) and not had_waiting:
             self._around.restart(f"{place} was given up, and only a start brings back what was before it")
-
-    def _pending(self) -> list[str]:
-        """Return what is in force only from the next start on."""
-        scopes = changed_scopes(self._started_on, self.settings)
-        return [path for path, scope in scopes.items() if scope is Scope.RESTART]
-
-    def _note_waiting(self) -> None:
-        """Remember what is in force only from the next start on, for the document and in all."""
-        pending = self._pending()
-        self._of_file &= frozenset(pending)
-        self._must_restart = [path for path in pending if path not in self._of_file]
-        self._waiting = [*pending, *waiting(self._started_on, self.settings)]
-
-    def _waits_for_file(self) -> list[str]:
-        """Return what the settings file asks for and only a start brings in."""
-        return [path for path in self._waiting if path not in self._must_restart]
 
     def _refuse_version(self, document: Document, verdict: Verdict) -> None:
         newest = self._record.version_max
@@ -435,7 +414,7 @@ class SettingsReceiver:
     def _state(self) -> str:
         if self._record.given_up is not None:
             return "rolled_back"
-        return "restart_required" if self._waiting else "applied"
+        return "restart_required" if self._waiting.all else "applied"
 
     def _report_state(self, state: str | None = None) -> None:
         record, given_up = self._record, self._record.given_up
@@ -448,7 +427,7 @@ class SettingsReceiver:
             "values": effective(self.settings),
             "accepted": {} if record.current is None else masked_values(record.current.values),
             "overridden": overridden(self._loaded, record.current, self._layers),
-            "restart": self._waiting,
+            "restart": self._waiting.all,
         }
         if self._probation is not None:
             left_ns = self._probation.ends_ns - self._around.clock.now_ns()

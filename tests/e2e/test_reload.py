@@ -127,3 +127,15 @@ def test_a_restart_in_place_brings_in_what_waited(site: Site) -> None:
     assert site.event("settings_proven")["file"] == str(site.process.config)
     assert (site.last_report()["state"], site.last_report()["restart"]) == ("applied", [])
     assert site.process.terminate()["restarts"] == 1
+
+
+def test_a_restart_in_place_that_loses_the_broker_goes_back_by_itself(site: Site) -> None:
+    """Nobody could have told it to: with a wrong address there is nobody to hear from."""
+    site.reload(site.text(url="mqtt://127.0.0.1:9"))
+    assert site.event("settings_applied")["restart"] == ["mqtt.url"]
+    site.publisher.send("edgebeat/v1/porch/commands/restart", b'{"id":"a1","reply":"desk"}')
+    told = site.subscriber.wait_for("events/settings_rolled_back", 60).body
+    assert (told["check"], told["file"]) == ("broker", str(site.process.config))
+    assert told["changes"]["mqtt.url"][0] == "mqtt://127.0.0.1:9"
+    site.subscriber.wait_for("results/door")
+    assert site.process.terminate()["restarts"] == 2

@@ -124,7 +124,7 @@ def test_without_a_network_the_version_that_runs_goes_on(tmp_path: Path) -> None
     ("command", "told"),
     [
         ("source scripts/lib/build.sh; build_wheel", "it needs the network, or a bundle in its place"),
-        ("cd "$HOME"; cp "$OLDPWD"/{pyproject.toml,constraints.txt} .; ensure_venv", "is it there?"),
+        ('cd "$HOME"; cp "$OLDPWD"/{pyproject.toml,constraints.txt} .; ensure_venv', "is it there?"),
     ],
     ids=["wheel", "checkout"],
 )
