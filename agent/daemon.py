@@ -24,13 +24,16 @@ from agent.core.degradation import Ladder
 from agent.core.message import Message
 from agent.core.probation import Readings
 from agent.delivery import build_egress, metrics_server
-from agent.desired.receiver import SettingsReceiver, Surroundings
+from agent.desired.receiver import SettingsReceiver
 from agent.desired.start import Start
+from agent.desired.surroundings import Surroundings, no_file
 from agent.device.notify import ServiceManager
 from agent.device.signals import DeviceSignals
 from agent.engine.memory import MemoryGauge, MemoryKeeper, resident_bytes
 from agent.engine.process import lock_memory, prepare_serving
 from agent.handover import Handover
+from agent.history import HealthHistory
+from agent.layers import Layers
 from agent.loops.control import ControlLoop
 from agent.loops.governor import GovernorLoop
 from agent.loops.hangs import HangLoop
@@ -76,7 +79,7 @@ class Daemon:
         trace: file for a trace of arrivals and runs, None for none.
         before: what the run left that this one replaces.
         start: the state of the settings that came from afar; None to hear of none.
-        changes: says what a new start would read differently, one line each.
+        reread: reads the settings file again, for a reload; raises ConfigError.
 
     Raises:
         ConfigError: a model, a source or the embedded broker cannot be used as the settings say.
@@ -91,7 +94,7 @@ class Daemon:
         trace: Path | None = None,
         before: Handover | None = None,
         start: Start | None = None,
-        changes: Callable[[], list[str]] = list,
+        reread: Callable[[], Layers] = no_file,
     ) -> None:
         self._settings = settings
         self._start = start
@@ -185,18 +188,19 @@ class Daemon:
             emit=self._egress.emit,
             report=self._egress.report,
             self_check=self._inbox.self_check,
+            keep=HealthHistory(settings.state.dir, self._clock).add,
             period_ns=int(settings.health.period_s * NS_PER_S),
             memory_limit_bytes=self._memory_limit_bytes,
             clock=self._clock,
         )
-        self._receiver = None if start is None else self._build_receiver(start)
+        self._receiver = None if start is None else self._build_receiver(start, reread)
         self._updater = self._updates.build_loop(self)
         self._service = ServiceLoop(
             manager=manager,
             parts=lambda: [Part("egress", self._egress.pulse, CALL_NS), *self._pipelines.parts()],
             summary=self.summary,
             contacted=self._egress.contacted,
-            changes=changes,
+            reload=self._reload,
             clock=self._clock,
         )
         self._workers = self._build_workers()
@@ -258,15 +262,32 @@ class Daemon:
         self.request_stop(reason)
 
     def request_reload(self) -> None:
-        """Say what a new start would read differently. Any thread and signal handlers."""
+        """Read the settings file again, and go on by it. Any thread and signal handlers."""
         self._service.request_reload()
+
+    def _reload(self) -> None:
+        """Hand a reload to the control thread, which alone changes settings. The service thread."""
+        if self._receiver is None:
+            log.warning("SIGHUP: this run has no settings file to read again")
+            self._service.reloaded()
+            return
+        self._receiver.request_reload()
+        self._control.wake()
+
+    def _reloaded(self) -> None:
+        self._service.reloaded()
 
     def handover(self) -> Handover | None:
         """Return what a new run needs when this one ended because it must be replaced; None otherwise."""
-        if self._start is None or not self._egress.carries_over or self._stop_was_asked_for():
+        if self._start is None or self._receiver is None:
             return None
+        if not self._egress.carries_over or self._stop_was_asked_for():
+            return None
+        layers, before = self._receiver.for_next_run(has_hung=bool(self._hang_reason))
         return Handover(
-            layers=self._start.layers.export(),
+            layers=layers.export(),
+            layers_before=None if before is None else before.export(),
+            given_up=self._receiver.given_up_by_hang(self._hang_reason),
             messages=self._egress.carried,
             marks=self._marks.export(),
             commands=self._remote.export(),
@@ -417,9 +438,17 @@ class Daemon:
             clock=self._clock,
         )
 
-    def _build_receiver(self, start: Start) -> SettingsReceiver:
+    def _build_receiver(self, start: Start, reread: Callable[[], Layers]) -> SettingsReceiver:
         restart = self.request_restart
-        around = Surroundings(self._egress.emit, self._egress.report, self.readings, restart, self._clock)
+        around = Surroundings(
+            emit=self._egress.emit,
+            report=self._egress.report,
+            read=self.readings,
+            restart=restart,
+            clock=self._clock,
+            reread=reread,
+            reloaded=self._reloaded,
+        )
         receiver = SettingsReceiver(
             start.layers,
             start.record,
@@ -429,6 +458,7 @@ class Daemon:
             applier=self,
             around=around,
             models=self._updates,
+            good=start.good,
         )
         self._control.add(receiver)
         return receiver

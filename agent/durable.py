@@ -26,6 +26,29 @@ def replace_file(file: Path, payload: bytes, mode: int = 0o600) -> None:
     sync_folder(file.parent)
 
 
+def append_line(file: Path, line: bytes, *, bytes_max: int, durable: bool) -> None:
+    """Append one line to a file of bounded size; the full one is kept as `.1`, so that there are two at most.
+
+    Args:
+        file: for its owner alone; made where it is absent, in a folder that is there.
+        line: with its end.
+        bytes_max: of each of the two files.
+        durable: whether it is on disk when this returns.
+
+    Raises:
+        OSError: the disk is full, read-only or absent; half of a line may be there.
+    """
+    if file.exists() and file.stat().st_size + len(line) > bytes_max:
+        file.replace(file.with_name(f"{file.name}.1"))
+    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        os.write(descriptor, line)
+        if durable:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sync_folder(folder: Path) -> None:
     """Bring names that were made, changed or removed in a folder to the disk.
 

@@ -35,6 +35,8 @@ class Handover:
             what was accepted from afar lies in the state folder.
         messages: accepted for delivery and not acknowledged.
         marks: see `marks.Marks`.
+        layers_before: those before `layers`, which are not proven and may have to go; None where there are none.
+        given_up: bodies of `events/settings_rolled_back` that the next run sends.
         costs: of the networks, see `engine.prepare.Workshop`.
         reason: of the restart.
         restarts: how many there were before the next run, this one included.
@@ -52,6 +54,8 @@ class Handover:
     messages_dropped: int = 0
     commands: list[dict[str, Any]] = field(default_factory=list)
     costs: dict[str, Any] = field(default_factory=dict)
+    layers_before: dict[str, Any] | None = None
+    given_up: list[dict[str, Any]] = field(default_factory=list)
 
 
 def restart(handover: Handover) -> NoReturn:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 from agent.cli import exit_codes
-from agent.cli.changes import flatten
 from agent.cli.load import read_layers
 from agent.cli.run import add_settings_arguments, config_file, overrides
 from agent.core.desired import Document, InvalidDocumentError
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         from agent.daemon import Daemon  # Loads models and opens what the settings name, without starting.
 
         Daemon(loaded.settings, output="stdout")
-    values = flatten(loaded.settings.model_dump(mode="json"))
+    values = _flatten(loaded.settings.model_dump(mode="json"))
     if args.json:
         print(json.dumps({key: {"value": value, "origin": loaded.origins[key]} for key, value in values.items()}))
         return exit_codes.DONE
@@ -58,3 +58,17 @@ def _with_remote(layers: Layers, document: Document) -> Loaded:
     except InvalidDocumentError as error:
         texts = [f"remote v{document.version}: {found.path}: {found.message}" for found in error.errors]
         raise ConfigError([*texts, "the agent would go back to the settings before it"]) from None
+
+
+def _flatten(values: Any, path: str = "") -> dict[str, Any]:
+    """Return nested settings by dotted path, `streams.0.max_fps`."""
+    if isinstance(values, dict) and values:
+        items = values.items()
+    elif isinstance(values, list) and values and isinstance(values[0], dict):
+        items = enumerate(values)  # type: ignore[assignment]
+    else:
+        return {path: values}
+    flat: dict[str, Any] = {}
+    for key, value in items:
+        flat.update(_flatten(value, f"{path}.{key}" if path else str(key)))
+    return flat

@@ -20,6 +20,7 @@ from agent.cli.run import config_file
 from agent.cli.secrets import without_secrets
 from agent.cli.viewer import Viewer
 from agent.clock import NS_PER_MS, NS_PER_S, SystemClock
+from agent.desired.audit import FILE as AUDIT_FILE
 from agent.doctor import clock, disk, heat, machine
 from agent.doctor.broker import Answer, broker
 from agent.doctor.bundle import write_bundle
@@ -29,6 +30,8 @@ from agent.doctor.models import Trial, models
 from agent.doctor.report import as_json, examine, has_problem, lines
 from agent.engine.session import runtime_version
 from agent.errors import ConfigError
+from agent.history import FILE as HISTORY_FILE
+from agent.history import read_history
 from agent.settings import MqttSettings, Settings
 
 SERVICE_SETTINGS = Path("/etc/edgebeat/agent.toml")
@@ -166,9 +169,22 @@ def _parts(file: Path | None, settings: Settings | None, found: list[Finding]) -
         answer = visit(settings.mqtt, settings.device.id)
         for name in ("health", "status"):
             parts[f"{name}.json"] = answer.retained.get(name, b"").decode("utf-8", "replace")
-        events = Path(settings.state.dir) / "marks.json"
-        parts["marks.json"] = events.read_text(encoding="utf-8") if events.is_file() else ""
+    if settings is not None:
+        folder = settings.state.dir
+        parts[HISTORY_FILE] = read_history(folder)
+        for name in ("marks.json", AUDIT_FILE):
+            parts[name] = _text(folder / name)
     return {name: str(without_secrets(text)) for name, text in parts.items()}
+
+
+def _text(file: Path) -> str:
+    """Return a file's text, empty where there is none; why where it cannot be read."""
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"{file}: {error.strerror}"
 
 
 def _output(*command: str) -> str:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from agent.cli.arguments import positive
-from agent.cli.changes import changes
 from agent.cli.load import read_layers
 from agent.cli.logs import set_up_logging
 from agent.clock import SystemClock
@@ -90,8 +89,9 @@ def _build_daemon(args: argparse.Namespace, layers: Layers, before: Handover | N
     Raises:
         ConfigError: it cannot start on the settings of the device itself.
     """
-    own = layers.load().settings
-    start = begin(layers, SystemClock())
+    good = None if before is None or before.layers_before is None else Layers.imported(before.layers_before)
+    given_up = () if before is None else tuple(before.given_up)
+    start = begin(layers, SystemClock(), good=good, given_up=given_up)
     while True:
         settings = start.loaded.settings
         logging.getLogger().setLevel(settings.log.level.upper())
@@ -102,12 +102,15 @@ def _build_daemon(args: argparse.Namespace, layers: Layers, before: Handover | N
                 trace=args.record_trace,
                 before=before,
                 start=start,
-                changes=lambda: changes(config_file(args), overrides(args, output=args.output), own),
+                reread=lambda: read_layers(config_file(args), overrides(args, output=args.output)),
             )
         except ConfigError as error:
-            if start.record.current is None:
+            if start.good is not None:
+                start = start.without_file(error.problems)
+            elif start.record.current is not None:
+                start = start.without_current(error.problems)
+            else:
                 raise
-            start = start.without_current(error.problems)
 
 
 def config_file(args: argparse.Namespace) -> Path | None:

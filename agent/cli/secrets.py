@@ -6,7 +6,10 @@ import re
 from typing import Any
 
 _USER_INFO = re.compile(r"(\w+://)[^/@\s]*@")
-_QUERY = re.compile(r"(?i)\b(pass\w*|pwd|token|key|secret|auth|sig\w*|user\w*)=[^&\s\"']+")
+_QUERY = re.compile(
+    # A word of its own in a query, or part of a variable's name, such as CAMERA_PASSWORD.
+    r"(?i)(\b(?:key|auth|sig\w*|user\w*)|\w*(?:pass|pwd|token|secret|api_?key)\w*)=[^&\s\"']+"
+)
 
 HIDDEN = "***"
 

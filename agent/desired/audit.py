@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from agent.clock import Clock, iso_utc
+from agent.durable import append_line
 
 log = logging.getLogger(__name__)
 
@@ -37,14 +37,7 @@ class Audit:
         entry = {"at": iso_utc(self._clock.wall_ns()), "action": action, **body}
         line = json.dumps(entry, separators=(",", ":"), default=str).encode() + b"\n"
         try:
-            if self._file.exists() and self._file.stat().st_size + len(line) > BYTES_MAX:
-                self._file.replace(self._file.with_name(f"{FILE}.1"))
-            descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                os.write(descriptor, line)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            append_line(self._file, line, bytes_max=BYTES_MAX, durable=True)
         except OSError as error:
             self.failures += 1
             log.warning("%s: cannot be written: %s", self._file, error.strerror)

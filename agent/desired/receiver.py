@@ -1,26 +1,38 @@
-"""Obeys `settings/desired`: reads, keeps, applies, watches, takes back, and says each on `settings/reported`."""
+"""Obeys `settings/desired`, and the settings file when it is read again: reads, keeps, applies, watches, takes back.
+
+What becomes of it is said on `settings/reported`, as an event, in the audit and in the log.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+import threading
+from collections.abc import Mapping
+from typing import Any
 
-from agent.clock import NS_PER_S, Clock
+from agent.clock import NS_PER_S
 from agent.core.desired import Document, InvalidDocumentError, parse_desired
 from agent.core.field_errors import FieldError, as_body, cut, field_error
-from agent.core.message import Message
 from agent.core.probation import Before, Bounds, Failed, Passed, Probation, Readings
 from agent.core.reconcile import Record, Verdict, accepted, judge, proven, stepped_down, survived
 from agent.desired.audit import Audit
+from agent.desired.local_file import Unproven, Waiting, local_changes, usable, waiting
 from agent.desired.reporting import Reporting, told
-from agent.desired.values import changed_scopes, changes, effective, load_document, masked_values, overridden
+from agent.desired.start import file_given_up
+from agent.desired.surroundings import Applier, Models, Store, Surroundings
+from agent.desired.values import (
+    changes,
+    effective,
+    load_document,
+    masked_values,
+    overridden,
+    running,
+    touched_streams,
+)
 from agent.errors import ConfigError
 from agent.interfaces import Received
 from agent.layers import InvalidSettingsError, Layers, Loaded
 from agent.settings import Settings
-from agent.settings.scope import Scope
 
 log = logging.getLogger(__name__)
 
@@ -29,56 +41,6 @@ LOOK_EVERY_NS = NS_PER_S
 ASKED_BY_PROPERTIES = ("asked_by", "user", "client")
 """MQTT 5 user properties that name who asked, the first that is there."""
 ASKED_BY_CHARS_MAX = 64
-
-
-class Applier(Protocol):
-    """Brings the running agent to new settings."""
-
-    def apply(self, settings: Settings) -> None:
-        """Change what differs.
-
-        Raises:
-            ConfigError: it cannot be used, and nothing was changed.
-        """
-
-
-class Models(Protocol):
-    """Takes releases of models."""
-
-    def check(self, body: Mapping[str, Any]) -> FieldError | None:
-        """Return why a signed manifest is refused, None when this device takes it."""
-
-    def offer(self, body: Mapping[str, Any], asked_by: str) -> None:
-        """Ask for its release; never waits."""
-
-    def announce(self) -> None:
-        """Send the state of releases again."""
-
-
-class Store(Protocol):
-    """See `accepted.AcceptedStore`."""
-
-    def save(self, record: Record) -> None:
-        """Write the record. Raises OSError."""
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What the receiver needs of the agent.
-
-    Attributes:
-        emit: hands a message to egress.
-        report: sends an event.
-        read: looks at streams, memory and broker.
-        restart: ends this run so that another starts on what is kept; with the reason.
-        clock: the agent's.
-    """
-
-    emit: Callable[[Message], None]
-    report: Callable[[str, Mapping[str, Any]], None]
-    read: Callable[[], Readings]
-    restart: Callable[[str], None]
-    clock: Clock
 
 
 class SettingsReceiver:
@@ -93,6 +55,7 @@ class SettingsReceiver:
         applier: changes the running agent.
         around: the rest of the agent.
         models: takes what a document says of models; None where nothing does.
+        good: the layers before those of this run, where these came with a restart in place and are not proven yet.
     """
 
     topic = "settings/desired"
@@ -109,6 +72,7 @@ class SettingsReceiver:
         applier: Applier,
         around: Surroundings,
         models: Models | None = None,
+        good: Layers | None = None,
     ) -> None:
         self._models = models
         self._layers = layers
@@ -129,7 +93,10 @@ class SettingsReceiver:
         self._looked_ns = 0
         self._seen_version = record.version_max
         self._rejected: tuple[FieldError, ...] = ()
-        self._must_restart: list[str] = []
+        self._waiting = Waiting(loaded.settings)
+        self._unproven = None if good is None else Unproven(good)
+        self._started_layers = layers
+        self._reload_is_asked = threading.Event()
 
     @property
     def settings(self) -> Settings:
@@ -164,11 +131,35 @@ class SettingsReceiver:
             self._refuse_version(document, verdict)
 
     def turn(self, now_ns: int) -> int:
-        """See `Receiver.turn`: looks at the device once a second."""
+        """See `Receiver.turn`: looks at the device once a second, and reads the settings file when that was asked."""
+        if self._reload_is_asked.is_set():
+            self._reload()
         if now_ns - self._looked_ns >= LOOK_EVERY_NS:
             self._looked_ns = now_ns
             self._look(self._around.read(), now_ns)
         return self._looked_ns + LOOK_EVERY_NS
+
+    def request_reload(self) -> None:
+        """Read the settings file again in the next turn. Any thread."""
+        self._reload_is_asked.set()
+
+    def for_next_run(self, *, has_hung: bool) -> tuple[Layers, Layers | None]:
+        """Return the device's layers that a restart in place goes on with, and those that it goes back to.
+
+        After the end of the control thread. A hang counts against a settings file that is not proven.
+        """
+        if self._unproven is not None and has_hung:
+            return self._unproven.good, None
+        if self._unproven is not None:
+            return self._layers, self._unproven.good
+        # What takes effect at the next start is watched then.
+        return self._layers, self._started_layers if self._waiting.for_file else None
+
+    def given_up_by_hang(self, reason: str) -> list[dict[str, Any]]:
+        """Return what the next run tells of a settings file that a hang counted against; empty for none."""
+        if self._unproven is None or not reason:
+            return []
+        return [file_given_up(self._layers.place, self._record, "hung", {"reason": reason})]
 
     def give_up(self, asked_by: str = "") -> bool:
         """Go back to the settings before the current document because somebody asks; False when there is none."""
@@ -208,9 +199,7 @@ class SettingsReceiver:
             self._reject(document.version, [refused])
             return
         old, record, now_ns = self._loaded, self._record, self._around.clock.now_ns()
-        touched = _touched_streams(old.settings, loaded.settings)
-        on_time = self._before.on_time()
-        must_deliver = {*self._before.alive(), *touched} & _running(loaded.settings)
+        on_time, must_deliver = self._before.on_time(), self._must_deliver(loaded.settings)
         next_record = accepted(record, document, on_time=on_time, must_deliver=must_deliver)
         try:
             self._store.save(next_record)
@@ -225,11 +214,64 @@ class SettingsReceiver:
         self._record, self._loaded, self._rejected = next_record, loaded, ()
         self._begin_probation(now_ns)
         changed = changes(old.settings, loaded.settings)
-        self._must_restart = self._pending()
+        self._waiting.note(self.settings)
         log.info("settings v%d from %s: %s", document.version, document.asked_by or "unknown", told(changed))
         self._report_state()
         self._offer_model(document)
-        self._reporting.change("applied", document, {"changes": changed, "restart": self._must_restart})
+        self._reporting.change("applied", document, {"changes": changed, "restart": self._waiting.of_document})
+
+    def _reload(self) -> None:
+        """Read the settings file as often as that was asked for meanwhile."""
+        try:
+            while self._reload_is_asked.is_set():
+                self._reload_is_asked.clear()
+                self._read_file()
+        finally:
+            self._around.reloaded()
+
+    def _read_file(self) -> None:
+        """Validate the device's own layers and bring them in below the document in force."""
+        try:
+            layers = self._around.reread()
+            layers.load()
+            loaded = load_document(layers, self._record.current)
+        except ConfigError as error:
+            self._reporting.file_rejected(self._layers.place, _version(self._record.current), error.problems)
+        except InvalidDocumentError as error:
+            # A start would give the document up; here nothing forces that.
+            version = _version(self._record.current)
+            found = [f"v{version} from afar does not hold with it: {e.path}: {e.message}" for e in error.errors]
+            self._reporting.file_rejected(self._layers.place, version, found)
+        else:
+            self._take_layers(layers, loaded)
+
+    def _take_layers(self, layers: Layers, loaded: Loaded) -> None:
+        """Apply, watch and say what a settings file changed; what only a start brings in waits for it."""
+        old, now_ns = self._loaded, self._around.clock.now_ns()
+        if loaded.settings == old.settings:
+            log.warning("SIGHUP: %s: the settings are as they are in force", layers.place)
+            self._layers, self._loaded = layers, loaded  # Its lines may be others.
+            return
+        version = _version(self._record.current)
+        if is_used := usable(self._started_on, loaded.settings) != usable(self._started_on, old.settings):
+            on_time, must_deliver = self._before.on_time(), self._must_deliver(loaded.settings)
+            if (problem := self._apply(loaded)) is not None:
+                self._reporting.file_rejected(layers.place, version, problem.split("; "))
+                return
+            before = self._unproven or Unproven(self._layers, self._waiting.of_file)
+            # What was good stays the measure, as it does for a document that follows an unproven one.
+            shares = {**on_time, **before.on_time}
+            self._unproven = Unproven(before.good, before.waiting, shares, must_deliver | before.must_deliver)
+        self._layers, self._loaded = layers, loaded
+        self._waiting.note_file(loaded.settings)
+        if is_used:
+            self._begin_probation(now_ns)
+        changed = {**changes(old.settings, loaded.settings), **local_changes(old.settings, loaded.settings)}
+        log.warning("SIGHUP: %s: %s", layers.place, told(changed))
+        if waits := self._waiting.for_file:
+            log.warning("SIGHUP: in force from the next start on: %s: restart the service", ", ".join(waits))
+        self._report_state()
+        self._reporting.file_change("applied", version, {"file": layers.place, "changes": changed, "restart": waits})
 
     def _check_model(self, model: Mapping[str, Any]) -> FieldError | None:
         if self._models is None:
@@ -243,7 +285,7 @@ class SettingsReceiver:
     def _apply(self, loaded: Loaded) -> str | None:
         """Bring the agent to settings; return what prevents it."""
         try:
-            self._applier.apply(loaded.settings)
+            self._applier.apply(usable(self._started_on, loaded.settings))
         except ConfigError as error:
             return "; ".join(error.problems)
         except Exception as error:
@@ -256,24 +298,31 @@ class SettingsReceiver:
     def _restore(self, why: str) -> None:
         """Apply the settings in force once more; where that fails, a new run must begin on what is kept."""
         try:
-            self._applier.apply(self._loaded.settings)
+            self._applier.apply(usable(self._started_on, self._loaded.settings))
         except Exception as error:
             log.exception("settings: cannot be restored in place")
             self._around.restart(f"{why}, and {type(error).__name__} while the old ones were restored")
 
+    def _must_deliver(self, settings: Settings) -> frozenset[str]:
+        """Return the streams that must deliver under other settings."""
+        return (self._before.alive() | touched_streams(self._loaded.settings, settings)) & running(settings)
+
     def _begin_probation(self, now_ns: int) -> None:
+        file = self._unproven or Unproven(self._layers)
+        must_deliver = frozenset(self._record.must_deliver) | file.must_deliver
         self._probation = Probation(
             self._bounds,
-            on_time=self._record.on_time,
-            must_deliver=frozenset(self._record.must_deliver) & _running(self._loaded.settings),
+            on_time={**file.on_time, **self._record.on_time},
+            must_deliver=must_deliver & running(self._loaded.settings),
             readings=self._around.read(),
             now_ns=now_ns,
         )
 
     def _look(self, readings: Readings, now_ns: int) -> None:
         has_survived = now_ns - self._started_ns >= self._bounds.duration_ns
-        if not self._record.is_proven and self._probation is None and not self._must_restart:
-            self._begin_probation(now_ns)  # This run began on a document that is not proven yet.
+        is_proven = self._record.is_proven and self._unproven is None
+        if not is_proven and self._probation is None and not self._waiting.of_document:
+            self._begin_probation(now_ns)  # This run began on what is not proven yet.
         if self._probation is None:
             self._before.add(readings)
             if has_survived and self._record.starts and self._record.is_proven:
@@ -290,12 +339,15 @@ class SettingsReceiver:
         """The watch is over and nothing failed."""
         self._probation = None
         self._before.clear()
-        if self._must_restart:
+        if self._unproven is not None:
+            self._unproven = None
+            log.info("%s: proven", self._layers.place)
+            self._reporting.file_change("proven", _version(self._record.current), {"file": self._layers.place})
+        document = self._record.current
+        if self._waiting.of_document or self._record.is_proven or document is None:
             # What takes effect at the next start is watched then.
             self._report_state()
             return
-        document = self._record.current
-        assert document is not None
         self._record = proven(self._record)
         self._save_or_say(self._record)
         log.info("settings v%d: proven", document.version)
@@ -303,14 +355,20 @@ class SettingsReceiver:
         self._reporting.change("proven", document, {})
 
     def _roll_back(self, check: str, figures: Mapping[str, Any]) -> None:
-        """Give up the current document: keep that first, then apply what was good."""
-        failed, old = self._record.current, self._loaded
-        assert failed is not None
-        self._record = stepped_down(self._record, check, figures)
-        self._save_or_say(self._record)
+        """Give up what is not proven, or the document when asked to: keep that first, then apply what was good."""
+        old, file = self._loaded, self._unproven
+        failed = self._record.current if check == "operator" or not self._record.is_proven else None
+        if failed is not None:
+            self._record = stepped_down(self._record, check, figures)
+            self._save_or_say(self._record)
+        had_waiting = waiting(self._started_on, old.settings)
+        place = self._layers.place
+        if file is not None:
+            self._layers, self._waiting.of_file, self._unproven = file.good, file.waiting, None
+        what = " and ".join(([f"v{failed.version}"] if failed else []) + ([place] if file else []))
         self._probation = None
         self._before.clear()
-        log.warning("settings v%d: rolled back: %s: %s", failed.version, check, dict(figures))
+        log.warning("settings %s: rolled back: %s: %s", what, check, dict(figures))
         try:
             self._loaded = load_document(self._layers, self._record.current)
         except (InvalidDocumentError, InvalidSettingsError):
@@ -318,16 +376,21 @@ class SettingsReceiver:
             log.exception("settings: the last good ones are not valid any more")
             self._around.restart("the last good settings are not valid any more")
             return
-        self._restore(f"settings v{failed.version} were given up")
-        self._must_restart = self._pending()
+        self._restore(f"settings {what} were given up")
+        self._waiting.note(self.settings)
         self._report_state()
-        body = {"check": check, "figures": dict(figures), "to_version": _version(self._record.current)}
-        self._reporting.change("rolled_back", failed, {**body, "changes": changes(old.settings, self.settings)})
-
-    def _pending(self) -> list[str]:
-        """Return what is in force only from the next start on."""
-        scopes = changed_scopes(self._started_on, self.settings)
-        return [path for path, scope in scopes.items() if scope is Scope.RESTART]
+        version = _version(self._record.current)
+        body = {"check": check, "figures": dict(figures), "to_version": version}
+        changed = changes(old.settings, self.settings)
+        if failed is not None:
+            self._reporting.change("rolled_back", failed, {**body, "changes": changed})
+        if file is None:
+            return
+        log.warning("%s still says otherwise: correct it, the next start reads it", place)
+        changed |= local_changes(old.settings, self.settings)
+        self._reporting.file_change("rolled_back", version, {**body, "file": place, "changes": changed})
+        if waiting(self._started_on, self.settings) and not had_waiting:
+            self._around.restart(f"{place} was given up, and only a start brings back what was before it")
 
     def _refuse_version(self, document: Document, verdict: Verdict) -> None:
         newest = self._record.version_max
@@ -351,7 +414,7 @@ class SettingsReceiver:
     def _state(self) -> str:
         if self._record.given_up is not None:
             return "rolled_back"
-        return "restart_required" if self._must_restart else "applied"
+        return "restart_required" if self._waiting.all else "applied"
 
     def _report_state(self, state: str | None = None) -> None:
         record, given_up = self._record, self._record.given_up
@@ -364,7 +427,7 @@ class SettingsReceiver:
             "values": effective(self.settings),
             "accepted": {} if record.current is None else masked_values(record.current.values),
             "overridden": overridden(self._loaded, record.current, self._layers),
-            "restart": self._must_restart,
+            "restart": self._waiting.all,
         }
         if self._probation is not None:
             left_ns = self._probation.ends_ns - self._around.clock.now_ns()
@@ -385,22 +448,6 @@ class SettingsReceiver:
 def _version(document: Document | None) -> int:
     """Return a version, 0 for the device's own settings."""
     return 0 if document is None else document.version
-
-
-def _running(settings: Settings) -> frozenset[str]:
-    return frozenset(stream.name for stream in settings.streams if stream.enabled)
-
-
-def _touched_streams(before: Settings, after: Settings) -> set[str]:
-    """Return the streams whose source is opened anew, or for the first time."""
-    old = {stream.name: stream for stream in before.streams}
-    reopened = {
-        path.split(".", 1)[1].rpartition(".")[0]
-        for path, scope in changed_scopes(before, after).items()
-        if path.startswith("streams.") and scope is Scope.RELOAD
-    }
-    started = {s.name for s in after.streams if s.enabled and (s.name not in old or not old[s.name].enabled)}
-    return reopened | started
 
 
 def _asked_by(message: Received) -> str:

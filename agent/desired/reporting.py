@@ -8,7 +8,7 @@ from typing import Any
 
 from agent.clock import Clock
 from agent.core.desired import Document
-from agent.core.field_errors import FieldError, as_body
+from agent.core.field_errors import FieldError, as_body, cut, masked
 from agent.core.message import Message
 from agent.core.token_bucket import TokenBucket
 from agent.desired.audit import Audit
@@ -19,6 +19,10 @@ REJECTIONS_PER_S, REJECTIONS_BURST = 1, 10
 """Rejections that are written to the audit and told as events, with 5 errors at most, 3 kB; each is reported, which
 takes no disk."""
 ERRORS_TOLD_MAX = 5
+RELOAD_ASKED_BY = "SIGHUP"
+PROBLEMS_LOGGED_MAX = 20
+"""Of a settings file: one that was replaced as a whole may be wrong everywhere, nobody reads more in a log."""
+PROBLEM_CHARS_MAX = 300
 
 ReportEvent = Callable[[str, Mapping[str, Any]], None]
 
@@ -52,6 +56,21 @@ class Reporting:
         told = {"version": document.version, "asked_by": document.asked_by, **body}
         self._report(f"settings_{event}", told)
         self._audit.add(event, told)
+
+    def file_change(self, event: str, version: int, body: Mapping[str, Any]) -> None:
+        """Tell of a settings file that was read again; `version` is of the document above it."""
+        told = {"version": version, "asked_by": RELOAD_ASKED_BY, **body}
+        self._report(f"settings_{event}", told)
+        self._audit.add(event, told)
+
+    def file_rejected(self, file: str, version: int, problems: Sequence[str]) -> None:
+        """Tell of a settings file that changed nothing; each problem names file, line and field."""
+        shown = [cut(masked(problem), PROBLEM_CHARS_MAX) for problem in problems]
+        for problem in shown[:PROBLEMS_LOGGED_MAX]:
+            log.error("SIGHUP: %s", problem)
+        log.error("SIGHUP: %s: nothing is changed; the settings in force stay", file)
+        told = {"file": file, "problems": shown[:ERRORS_TOLD_MAX], "errors_count": len(shown)}
+        self.file_change("rejected", version, told)
 
     def rejected(self, version: int | None, errors: Sequence[FieldError]) -> None:
         """Tell of a document that changed nothing, unless there were many of late: a flood must not wear the disk."""

@@ -13,6 +13,7 @@ from agent.core.field_errors import as_body
 from agent.core.reconcile import Record, start_begun, stepped_down
 from agent.desired.accepted import AcceptedStore
 from agent.desired.audit import Audit
+from agent.desired.reporting import RELOAD_ASKED_BY
 from agent.desired.values import load_document
 from agent.layers import Layers, Loaded
 from agent.settings import Settings
@@ -47,7 +48,8 @@ class Start:
         loaded: the settings to run on.
         store: keeps the record.
         audit: keeps who changed what.
-        given_up: bodies of the events that tell which documents were given up on the way.
+        given_up: bodies of the events that tell what was given up on the way.
+        good: layers before these, where these came with a restart in place and are not proven; None for none.
     """
 
     layers: Layers
@@ -56,21 +58,47 @@ class Start:
     store: Store
     audit: Audit
     given_up: tuple[Mapping[str, Any], ...] = ()
+    good: Layers | None = None
 
     def without_current(self, problems: list[str]) -> Start:
         """Return the start on what was good before, because no run can start on the current document."""
         figures = {"problems": problems[:PROBLEMS_MAX]}
         return _settled(_given_up(self, "cannot_start", figures))
 
+    def without_file(self, problems: list[str]) -> Start:
+        """Return the start on the layers before, because no run can start on those that replaced them."""
+        assert self.good is not None
+        event = file_given_up(self.layers.place, self.record, "cannot_start", {"problems": problems[:PROBLEMS_MAX]})
+        self.audit.add("rolled_back", event)
+        given_up = (*self.given_up, event)
+        return _settled(replace(self, layers=self.good, good=None, given_up=given_up))
 
-def begin(layers: Layers, clock: Clock) -> Start:
+
+def file_given_up(file: str, record: Record, check: str, figures: dict[str, Any]) -> dict[str, Any]:
+    """Return the body of the event that tells of a settings file that was given up, and write it to the log."""
+    log.error("%s: given up: %s: %s; going on by what was before it", file, check, figures)
+    version = 0 if record.current is None else record.current.version
+    told = {"version": version, "asked_by": RELOAD_ASKED_BY, "check": check, "figures": figures}
+    return {**told, "to_version": version, "file": file}
+
+
+def begin(
+    layers: Layers, clock: Clock, *, good: Layers | None = None, given_up: tuple[Mapping[str, Any], ...] = ()
+) -> Start:
     """Decide what to start on, and write it down before anything else happens.
+
+    Args:
+        layers: of the device.
+        clock: the agent's.
+        good: see `Start`.
+        given_up: what the run before gave up at its end, to be told.
 
     Raises:
         ConfigError: the settings of the device itself are wrong.
     """
     own = layers.load()
-    return decide(layers, own, open_store(own.settings), Audit(own.settings.state.dir, clock))
+    start = decide(layers, own, open_store(own.settings), Audit(own.settings.state.dir, clock))
+    return replace(start, good=good, given_up=(*given_up, *start.given_up))
 
 
 def decide(layers: Layers, own: Loaded, store: Store, audit: Audit) -> Start:

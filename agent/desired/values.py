@@ -112,12 +112,29 @@ def flat(values: Mapping[str, Any]) -> dict[str, Any]:
 def changes(before: Settings, after: Settings) -> dict[str, list[Any]]:
     """Return what differs, as [before, after] by dotted path; the first 100."""
     found = list(_differences(before, after).items())[:CHANGES_MAX]
-    return {path: [_short(old), _short(new)] for path, (old, new) in found}
+    return {path: [shown_value(old), shown_value(new)] for path, (old, new) in found}
 
 
 def changed_scopes(before: Settings, after: Settings) -> dict[str, Scope]:
     """Return the mark of every value that differs, by dotted path."""
     return {path: _scope(path) for path in _differences(before, after)}
+
+
+def running(settings: Settings) -> frozenset[str]:
+    """Return the streams that are to deliver."""
+    return frozenset(stream.name for stream in settings.streams if stream.enabled)
+
+
+def touched_streams(before: Settings, after: Settings) -> set[str]:
+    """Return the streams whose source is opened anew, or for the first time."""
+    old = {stream.name: stream for stream in before.streams}
+    reopened = {
+        path.split(".", 1)[1].rpartition(".")[0]
+        for path, scope in changed_scopes(before, after).items()
+        if path.startswith("streams.") and scope is Scope.RELOAD
+    }
+    started = {s.name for s in after.streams if s.enabled and (s.name not in old or not old[s.name].enabled)}
+    return reopened | started
 
 
 def _differences(before: Settings, after: Settings) -> dict[str, tuple[Any, Any]]:
@@ -139,7 +156,8 @@ def _scope(path: str) -> Scope:
     return fields[field]
 
 
-def _short(value: Any) -> Any:
+def shown_value(value: Any) -> Any:
+    """Return a value as it is told: texts without passwords in URLs, cut."""
     return cut(masked(value), SHOWN_CHARS_MAX) if isinstance(value, str) else value
 
 

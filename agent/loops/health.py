@@ -7,7 +7,7 @@ import platform
 import resource
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 
@@ -22,6 +22,13 @@ log = logging.getLogger(__name__)
 Snapshot = Callable[[], dict[str, Any]]
 
 
+class Keep(Protocol):
+    """See `history.HealthHistory.add`."""
+
+    def __call__(self, body: Mapping[str, Any], *, is_last: bool) -> None:
+        """Keep a document, or not."""
+
+
 class HealthLoop:
     """Sends `health` every period, and events for what must never happen.
 
@@ -30,6 +37,7 @@ class HealthLoop:
         emit: hands a message to egress.
         report: sends an event.
         self_check: frames without an outcome, or with two, by stream; all figures must be 0.
+        keep: gets each document, and whether it is the last of this run; may write to the disk.
         period_ns: between two reports.
         memory_limit_bytes: what the agent may take.
         clock: the agent's.
@@ -42,6 +50,7 @@ class HealthLoop:
         emit: Callable[[Message], None],
         report: Callable[[str, Mapping[str, Any]], None],
         self_check: Callable[[], dict[str, int]],
+        keep: Keep,
         period_ns: int,
         memory_limit_bytes: int,
         clock: Clock,
@@ -50,6 +59,7 @@ class HealthLoop:
         self._emit = emit
         self._report = report
         self._self_check = self_check
+        self._keep = keep
         self._period_ns = period_ns
         self._memory_limit_bytes = memory_limit_bytes
         self._clock = clock
@@ -63,7 +73,9 @@ class HealthLoop:
         while not self._stopping.is_set():
             self._changed.clear()
             if not self._clock.wait(self._changed, self._period_ns):
-                self.send()
+                self._keep(self.send(), is_last=False)
+        # Here and not where the agent ends: a disk that hangs must hold up nobody else.
+        self._keep(self._body(), is_last=True)
 
     def stop(self) -> None:
         """End the thread."""
@@ -76,14 +88,18 @@ class HealthLoop:
             self._period_ns = period_ns
             self._changed.set()
 
-    def send(self) -> None:
-        """Report now. Any thread."""
+    def send(self) -> Mapping[str, Any]:
+        """Report now, and return what was reported. Any thread."""
         self._check_ledgers()
         self._check_memory()
-        body = {"stale_after_s": 2 * self._period_ns / NS_PER_S + 5, **self._snapshot()}
+        body = self._body()
         self._emit(
             Message(kind="health", topic="health", body=body, captured_at_ns=self._clock.now_ns(), qos=0, retain=True)
         )
+        return body
+
+    def _body(self) -> Mapping[str, Any]:
+        return {"stale_after_s": 2 * self._period_ns / NS_PER_S + 5, **self._snapshot()}
 
     def _check_ledgers(self) -> None:
         for stream, violations in self._self_check().items():

@@ -37,7 +37,7 @@ With the unit's WatchdogSec=30 on top, a stall of the machine of half a minute e
 SILENT_S = 5.0
 """A stream without a frame for so long says that instead of its rate."""
 
-_STOP, _RELOAD = "stop", "reload"
+_STOP, _RELOAD, _RELOADED = "stop", "reload", "reloaded"
 
 STATUS_STREAMS_MAX = 3
 """Of the streams, how many are named in the one line of status."""
@@ -67,7 +67,7 @@ class ServiceLoop:
             agent.
         summary: see `Daemon.summary`.
         contacted: set when the broker was reached, or could not be, for the first time.
-        changes: says what a new start would read differently, one line each; called in this thread.
+        reload: has the settings file read again, in another thread, which then calls `reloaded`.
         clock: the agent's.
     """
 
@@ -78,14 +78,15 @@ class ServiceLoop:
         parts: Callable[[], list[Part]],
         summary: Callable[[], dict[str, Any]],
         contacted: threading.Event,
-        changes: Callable[[], list[str]],
+        reload: Callable[[], None],
         clock: Clock,
     ) -> None:
         self._manager = manager
         self._parts = parts
         self._summary = summary
         self._contacted = contacted
-        self._changes = changes
+        self._reload = reload
+        self._is_reloading = False
         self._clock = clock
         self._requests: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._look_ns = LOOK_NS if manager.watchdog_ns is None else min(LOOK_NS, manager.watchdog_ns // 3)
@@ -102,7 +103,10 @@ class ServiceLoop:
                 self._manager.tell(READY=1, STATUS=self.status())
         while (request := self._next_request()) != _STOP:
             if request == _RELOAD:
-                self._say_changes()
+                self._begin_reload()
+            elif request == _RELOADED:
+                self._is_reloading = False
+                self._manager.tell(READY=1, STATUS=self.status())
             else:
                 self.look()
 
@@ -129,6 +133,10 @@ class ServiceLoop:
         """Read the settings file again soon. Any thread and signal handlers: `SimpleQueue.put` is reentrant."""
         self._requests.put(_RELOAD)
 
+    def reloaded(self) -> None:
+        """Say that a reload is over, however it ended. Any thread."""
+        self._requests.put(_RELOADED)
+
     def look(self) -> None:
         """Ping if every part makes progress; say which does not."""
         parts = self._parts()
@@ -140,6 +148,8 @@ class ServiceLoop:
             self._manager.tell(STATUS=f"no progress: {', '.join(still)}")
         else:
             self._manager.tell(WATCHDOG=1, STATUS=self.status())
+        if self._is_reloading:
+            self._manager.extend(3 * self._look_ns)
         self._still = still
 
     def status(self) -> str:
@@ -171,11 +181,11 @@ class ServiceLoop:
         except queue.Empty:
             return ""
 
-    def _say_changes(self) -> None:
+    def _begin_reload(self) -> None:
+        """READY follows when the settings were applied or refused; models may be loaded until then."""
+        self._is_reloading = True
         self._manager.reloading(monotonic_ns())
-        for line in self._changes():
-            log.warning("SIGHUP: %s", line)
-        self._manager.tell(READY=1, STATUS=self.status())
+        self._reload()
 
 
 def broker_status(delivery: Mapping[str, Any]) -> str:

@@ -24,6 +24,8 @@ from agent.sinks.credentials import read_password, tls_context
 from agent.sinks.properties import PACKET_BYTES_IN_MAX
 from agent.wake import READABLE, WRITABLE, Wake
 
+CERTIFICATE_NOT_YET_VALID = 9
+"""OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID, which Python has no name for: a board without a battery, at 1970."""
 CONNECT_TIMEOUT_S = 3.0
 """For each address of the broker's name, for TLS, and for each byte of a websocket's greeting."""
 TCP_USER_TIMEOUT_MS = 5_000
@@ -120,9 +122,10 @@ def open_connection(
     except (OSError, ValueError, mqtt.WebsocketConnectionError) as error:
         # UnicodeError, a ValueError, comes from the look-up of a malformed host name. The errno says nothing to
         # people; the look-up's and TLS' texts stand alone.
-        raise TransientError(
-            f"{settings.url}: cannot connect: {getattr(error, 'strerror', None) or error}"
-        ) from error
+        why = getattr(error, "strerror", None) or error
+        is_early = getattr(error, "verify_code", 0) == CERTIFICATE_NOT_YET_VALID
+        hint = "; is the clock of this device right?" if is_early else ""
+        raise TransientError(f"{settings.url}: cannot connect: {why}{hint}") from error
 
 
 class Link:

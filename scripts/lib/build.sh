@@ -8,7 +8,8 @@ build_wheel() {
     copy="$(mktemp -d)"
     cp -r pyproject.toml README.md LICENSE NOTICE constraints.txt agent config scripts systemd "$copy"
     "$python" -m venv "$copy/.venv"
-    run_quietly "$copy/.venv/bin/python" -m pip wheel --disable-pip-version-check --no-input --no-deps \
+    HINT="it needs the network, or a bundle in its place: scripts/bundle makes one on another machine" \
+        run_quietly "$copy/.venv/bin/python" -m pip wheel --disable-pip-version-check --no-input --no-deps \
         --wheel-dir "$folder" "$copy"
     rm -rf "$copy"
 }

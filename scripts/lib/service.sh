@@ -64,6 +64,7 @@ make_version() {
     run_quietly "$folder/bin/edgebeat" --version
     sync -f "$folder"
     touch "$folder/.complete"
+    sync -f "$folder"
     trap - EXIT
 }
 
@@ -72,9 +73,33 @@ remove_halves() {
     local folder
     for folder in "$TOP"/versions/*/; do
         [[ -d "$folder" && ! -e "$folder/.complete" ]] || continue
+        # Whatever a power cut did to its mark: what runs stays.
+        [[ "$(readlink -f "$folder")" != "$(readlink -f "$CURRENT")" ]] || continue
         say "removing $folder, which was never completed"
         rm -rf "$folder"
     done
+}
+
+# remove_version FOLDER: its mark first, so that what a power cut leaves of it is known for a half.
+remove_version() {
+    rm -f "$1/.complete"
+    rm -rf "$1"
+}
+
+# place_file SOURCE TARGET: one rename, so that there is a whole file at any time; one that is the same stays.
+place_file() {
+    local part
+    cmp -s "$1" "$2" && return
+    part="$(dirname "$2")/.$(basename "$2").part"
+    install -m 644 "$1" "$part"
+    sync "$part"
+    mv -T "$part" "$2"
+}
+
+# place_link TARGET LINK: the same for a symbolic link.
+place_link() {
+    ln -sfn "$1" "$2.next"
+    mv -T "$2.next" "$2"
 }
 
 # place_settings FOLDER: the example where there is no file yet; what is there stays.
@@ -96,11 +121,13 @@ place_settings() {
 # place_units FOLDER: units, udev rule and, where it fits, the drop-in of a version.
 place_units() {
     local shared="$1/share/edgebeat/systemd" version
-    install -m 644 "$shared/edgebeat.service" "$shared/edgebeat@.service" "$UNITS/"
-    [[ ! -d /etc/udev/rules.d ]] || install -m 644 "$shared/60-edgebeat.rules" "$RULES"
+    place_file "$shared/edgebeat.service" "$UNITS/edgebeat.service"
+    place_file "$shared/edgebeat@.service" "$UNITS/edgebeat@.service"
+    [[ ! -d /etc/udev/rules.d ]] || place_file "$shared/60-edgebeat.rules" "$RULES"
     version="$(systemctl --version | sed -n '1s/^systemd \([0-9]*\).*/\1/p')"
     if ((version >= 253)); then
-        install -D -m 644 "$shared/drop-ins/notify-reload.conf" "$DROP_IN"
+        mkdir -p "$(dirname "$DROP_IN")"
+        place_file "$shared/drop-ins/notify-reload.conf" "$DROP_IN"
     else
         rm -f "$DROP_IN"
     fi
@@ -121,10 +148,9 @@ check_settings() {
 
 # switch_to FOLDER: one rename, so that there is a version at any time.
 switch_to() {
-    ln -sfn "$1" "$CURRENT.next"
-    mv -T "$CURRENT.next" "$CURRENT"
-    ln -sfn "$CURRENT/bin/edgebeat" "$COMMAND"
+    place_link "$1" "$CURRENT"
     sync -f "$TOP"
+    [[ "$(readlink "$COMMAND")" == "$CURRENT/bin/edgebeat" ]] || place_link "$CURRENT/bin/edgebeat" "$COMMAND"
 }
 
 # start_service: whether it became ready, and lives after SETTLE_S.
@@ -150,6 +176,6 @@ prune() {
         for kept in "$@"; do
             [[ "$folder" != "$kept" ]] || continue 2
         done
-        rm -rf "$folder"
+        remove_version "$folder"
     done
 }

@@ -64,7 +64,7 @@ ensure_venv() {
     local teller=$!
     # shellcheck disable=SC2064  # This process, not whichever is the last one when the script ends.
     trap "kill $teller 2>/dev/null || true" EXIT
-    run_quietly .venv/bin/python -m pip install --disable-pip-version-check --no-input \
+    HINT="it needs the network once: is it there?" run_quietly .venv/bin/python -m pip install --disable-pip-version-check --no-input \
         -c constraints.txt -e ".[$extras]"
     kill "$teller" 2>/dev/null || true
     trap - EXIT
@@ -80,11 +80,11 @@ tell_size_of() {
     done
 }
 
-# run_quietly COMMAND...: shows what it printed only if it fails.
+# run_quietly COMMAND...: shows what it printed only if it fails; $HINT, where it is set, says what may help.
 run_quietly() {
     local output
     if ! output="$("$@" 2>&1)"; then
         printf '%s\n' "$output" >&2
-        die "this failed, see above: $*"
+        die "this failed, see above: $*" ${HINT:+"$HINT"}
     fi
 }

@@ -12,8 +12,9 @@ from agent.core.message import Message
 from agent.core.probation import Readings, StreamReading
 from agent.core.reconcile import STARTS_MAX_PROVEN, STARTS_MAX_UNPROVEN, Record
 from agent.desired.audit import Audit
-from agent.desired.receiver import SettingsReceiver, Surroundings
+from agent.desired.receiver import SettingsReceiver
 from agent.desired.start import Start, decide
+from agent.desired.surroundings import Surroundings
 from agent.errors import ConfigError
 from agent.interfaces import Received
 from agent.layers import Layers, Leaf

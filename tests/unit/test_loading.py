@@ -59,7 +59,10 @@ def test_a_file_in_a_model_folder_is_as_good_as_the_folder() -> None:
     reason="the broken model only saturates on AVX2 without VNNI",
 )
 def test_an_int8_model_that_detects_nothing_here_is_refused(coco_ssd: Path) -> None:
-    """U8S8 without reduce_range saturates on AVX2: it loads, it runs, and only the golden sample tells."""
+    """U8S8 without reduce_range saturates on AVX2: it loads, it runs, and only the golden sample tells.
+
+    There it finds nothing; where kernels do not saturate (ARM64) it finds the cup elsewhere, at 0.70 for 0.92.
+    """
     shutil.copy(BROKEN_INT8, coco_ssd / "model.onnx")
     digest = hashlib.sha256((coco_ssd / "model.onnx").read_bytes()).hexdigest()
     manifest = (coco_ssd / "model.toml").read_text()
@@ -67,7 +70,8 @@ def test_an_int8_model_that_detects_nothing_here_is_refused(coco_ssd: Path) -> N
     (coco_ssd / "model.toml").write_text(manifest[:start] + f'sha256 = "{digest}"' + manifest[start + 76 :])
     with pytest.raises(ConfigError, match=r"does not reproduce its golden sample") as caught:
         load(coco_ssd)
-    assert "expected 1 (cup), got 0 (nothing)" in str(caught.value)
+    told = ("expected 1 (cup), got 0 (nothing)", "detections[0].score: expected 0.9188 within 0.1")
+    assert any(text in str(caught.value) for text in told)
 
 
 def flip_bit(folder: Path) -> None:

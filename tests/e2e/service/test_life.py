@@ -203,14 +203,19 @@ def test_06_a_hang_that_the_agent_cures_is_none_for_the_watchdog(box: Container)
     assert box.run("systemctl", "restart", UNIT).returncode == 0
 
 
-def test_07_a_reload_says_what_would_change(box: Container) -> None:
-    """And changes nothing."""
+def test_07_a_reload_is_applied_or_refused_by_the_same_run(box: Container) -> None:
+    """`systemctl reload`: other settings in force, a broken file that changes nothing, and back."""
     before = boots(box)
     write_settings(box, SETTINGS.replace("max_fps = 5", "max_fps = 4"))
     assert box.run("systemctl", "reload", UNIT).returncode == 0
-    wait_until(lambda: "SIGHUP: streams.0.max_fps: 5.0 is in force, 4.0 is in the settings" in box.journal(), "it")
-    assert boots(box) == before
+    wait_until(lambda: "streams.clip.max_fps 5.0 -> 4.0" in box.journal(), "the change")
+    write_settings(box, SETTINGS + "[nonsense]\n")
+    assert box.run("systemctl", "reload", UNIT).returncode == 0
+    wait_until(lambda: "nothing is changed; the settings in force stay" in box.journal(), "the refusal")
     write_settings(box, SETTINGS)
+    assert box.run("systemctl", "reload", UNIT).returncode == 0
+    wait_until(lambda: "streams.clip.max_fps 4.0 -> 5.0" in box.journal(), "the way back")
+    assert boots(box) == before
 
 
 def test_08_an_upgrade(box: Container) -> None:
@@ -236,7 +241,7 @@ def test_09_a_failed_upgrade_returns_by_itself(box: Container, fault: str) -> No
     (wheel,) = (box.root / "bundle/wheels").glob("edgebeat-*.whl")
     kept = wheel.with_suffix(".kept")
     shutil.copy(wheel, kept)
-    needle = "    daemon = Daemon(\n"
+    needle = "    daemon = _build_daemon(args, layers, before)\n"
     with zipfile.ZipFile(kept) as right, zipfile.ZipFile(wheel, "w") as broken:
         for entry in right.infolist():
             content = right.read(entry)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.service.installer import Tree
 from tests.paths import REPOSITORY
 
 
@@ -104,3 +105,37 @@ def test_a_bundle_for_what_there_is_not(tmp_path: Path, words: str) -> None:
     done = call(f"scripts/bundle {words}", tmp_path / "stubs")
     assert done.returncode == 1
     assert "usage: scripts/bundle --arch aarch64|x86_64" in done.stderr
+
+
+def test_without_a_network_the_version_that_runs_goes_on(tmp_path: Path) -> None:
+    """What pip said, what would help, and nothing half-made is left."""
+    tree = Tree(tmp_path)
+    assert tree.call().returncode == 0
+    (tree.root / "opt/edgebeat/versions/offline").touch()
+    done = tree.call("--upgrade")
+    assert done.returncode == 1
+    assert "No matching distribution found" in done.stderr
+    assert "this needs the network, or a bundle: scripts/bundle makes one on another machine" in done.stderr
+    (tree.root / "opt/edgebeat/versions/offline").unlink()
+    assert [path.name for path in tree.versions()] == [tree.check()]
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("source scripts/lib/build.sh; build_wheel", "it needs the network, or a bundle in its place"),
+        ('cd "$HOME"; cp "$OLDPWD"/{pyproject.toml,constraints.txt} .; ensure_venv', "is it there?"),
+    ],
+    ids=["wheel", "checkout"],
+)
+def test_a_checkout_without_a_network(tmp_path: Path, command: str, told: str) -> None:
+    """What failed, and what would help."""
+    body = """case "$*" in
+        -c*print*) echo "$0" ;;
+        "-m venv "*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python" ;;
+        "-m pip "*) echo no route to host >&2; exit 1 ;;
+    esac"""
+    done = call(f"source scripts/lib/setup.sh; {command} {tmp_path}/out", tmp_path / "stubs", python3=body)
+    assert done.returncode == 1
+    assert "no route to host" in done.stderr
+    assert told in done.stderr

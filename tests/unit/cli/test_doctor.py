@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from agent.__main__ import run_command
-from agent.cli.changes import LINES_MAX, changes
 from agent.cli.doctor import try_model, visit
-from agent.cli.load import load_settings
 from agent.cli.secrets import without_secrets
+from agent.desired.audit import FILE as AUDIT_FILE
 from agent.doctor.bundle import PART_BYTES_MAX, write_bundle
+from agent.history import FILE as HISTORY_FILE
 from agent.settings import MqttSettings
 from tests.agent_process import settings_text
 from tests.broker import Broker, needs_mosquitto
@@ -58,6 +58,11 @@ def test_a_bundle_holds_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         file.write_text(f"# the password is s3cret\n{text}")
         bundle = tmp_path / "bundle.tar.gz"
         monkeypatch.setenv("EDGEBEAT_MQTT__PASSWORD_FILE", str(secret))
+        state = tmp_path / "state"
+        state.mkdir()
+        (state / f"{HISTORY_FILE}.1").write_text('{"at":"1"}\n')
+        (state / HISTORY_FILE).write_text('{"at":"2","error":"rtsp://admin:s3cret@cam/x"}\n')
+        (state / AUDIT_FILE).write_text('{"action":"applied"}\n')
         run_command(["doctor", "--quick", "--config", str(file), "--bundle", str(bundle)])
     assert bundle.stat().st_mode & 0o077 == 0
     with tarfile.open(bundle) as tar:
@@ -65,6 +70,9 @@ def test_a_bundle_holds_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     names = {name.rpartition("/")[2] for name in parts}
     assert names >= {"doctor.json", "settings.json", "versions.txt", "journal.txt", "health.json"}
     assert b"rtsp://***@127.0.0.1/live?token=***" in parts["edgebeat-bundle/settings.json"]
+    history = parts[f"edgebeat-bundle/{HISTORY_FILE}"]
+    assert history == b'{"at":"1"}\n{"at":"2","error":"rtsp://***@cam/x"}\n'
+    assert parts[f"edgebeat-bundle/{AUDIT_FILE}"] == b'{"action":"applied"}\n'
     assert not [name for name, content in parts.items() if b"s3cret" in content]
 
 
@@ -113,30 +121,10 @@ def test_a_visit_to_a_broker(tmp_path: Path) -> None:
         ("rtsp://user:pw@cam/x", "rtsp://***@cam/x"),
         ("http://cam/x?channel=1&password=pw&size=2", "http://cam/x?channel=1&password=***&size=2"),
         ("/dev/video0", "/dev/video0"),
+        ("Environment=CAMERA_PASSWORD=pw MODE=x", "Environment=CAMERA_PASSWORD=*** MODE=x"),
         ("mqtt://broker:1883", "mqtt://broker:1883"),
     ],
 )
 def test_secrets_are_hidden(text: str, expected: str) -> None:
     """In texts, lists and objects; nothing else is touched."""
     assert without_secrets({"a": [text, 1, None]}) == {"a": [expected, 1, None]}
-
-
-def test_what_a_reload_would_change(tmp_path: Path) -> None:
-    """Nothing; a value; a password that must not be shown; a broken file; a file that is all new."""
-    file = tmp_path / "agent.toml"
-    text = settings_text(source="rtsp://a:one@127.0.0.1/x")
-    file.write_text(text)
-    in_force = load_settings(file, {}, {}).settings
-    assert changes(file, {}, in_force) == ["the settings are as they are in force"]
-    file.write_text(text.replace("a:one@", "a:two@"))
-    assert changes(file, {}, in_force) == ["a password in a URL changed; restart the service to use it"]
-    file.write_text(text.replace("period_s = 1", "period_s = 2"))
-    assert changes(file, {}, in_force) == [
-        "health.period_s: 1.0 is in force, 2.0 is in the settings",
-        "the settings are valid; restart the service to use them",
-    ]
-    file.write_text("[mqtt")
-    assert changes(file, {}, in_force)[0] == "the settings are not valid; those in force stay"
-    streams = "".join(f'[[streams]]\nname = "s{n}"\nsource = "0"\nmodel = "seen"\n' for n in range(20))
-    file.write_text(text + streams)
-    assert len(changes(file, {}, in_force)) == LINES_MAX + 2

@@ -11,9 +11,11 @@ from agent.clock import NS_PER_S
 from agent.core.message import Message
 from agent.core.probation import Readings, StreamReading
 from agent.core.reconcile import Record
-from agent.desired.audit import FILE, Audit
-from agent.desired.receiver import SettingsReceiver, Surroundings
+from agent.desired.audit import FILE as AUDIT_FILE
+from agent.desired.audit import Audit
+from agent.desired.receiver import SettingsReceiver
 from agent.desired.reporting import REJECTIONS_BURST
+from agent.desired.surroundings import Surroundings
 from agent.errors import ConfigError
 from agent.interfaces import Received
 from agent.layers import Layers, Leaf
@@ -28,13 +30,14 @@ VALUES: dict[tuple[str | int, ...], Any] = {
     ("streams", 0, "source"): "rtsp://user:secret@camera",
     ("streams", 0, "model"): "seen",
 }
-LAYERS = Layers(tuple(Leaf(path, value, "agent.toml") for path, value in VALUES.items()))
+FILE = "agent.toml"
+LAYERS = Layers(tuple(Leaf(path, value, FILE) for path, value in VALUES.items()), place=FILE)
 
 
 class Device:
     """A receiver and everything around it."""
 
-    def __init__(self, folder: Path, record: Record | None = None) -> None:
+    def __init__(self, folder: Path, record: Record | None = None, good: Layers | None = None) -> None:
         self.clock = ManualClock()
         self.record = record or Record()
         self.saves_until_full = 1000
@@ -42,12 +45,24 @@ class Device:
         self.applied: list[Settings] = []
         self.reports: list[Mapping[str, Any]] = []
         self.events: list[str] = []
+        self.bodies: list[Mapping[str, Any]] = []
         self.restarts: list[str] = []
         self.missed_share = 0.0
         self.frames = 0
         self.missed = 0
-        self.audit_file = folder / FILE
-        around = Surroundings(self._emit, self._report, self._read, self.restarts.append, self.clock)
+        self.audit_file = folder / AUDIT_FILE
+        self.layers = LAYERS
+        self.unreadable = ""
+        self.reloads = 0
+        around = Surroundings(
+            emit=self._emit,
+            report=self._report,
+            read=self._read,
+            restart=self.restarts.append,
+            reread=self._reread,
+            reloaded=self._reloaded,
+            clock=self.clock,
+        )
         self.receiver = SettingsReceiver(
             LAYERS,
             self.record,
@@ -56,6 +71,7 @@ class Device:
             audit=Audit(folder, self.clock),
             applier=self,
             around=around,
+            good=good,
         )
 
     @property
@@ -88,6 +104,20 @@ class Device:
         self.receiver.receive(Received("settings/desired", payload, user_properties=(("asked_by", "ada"),)))
         return self.last
 
+    def edit(self, values: Mapping[tuple[str | int, ...], Any]) -> str:
+        """Save a settings file with other values, reload, and return what is told of it."""
+        changed = {**VALUES, **values}
+        self.layers = Layers(tuple(Leaf(path, value, "agent.toml:7") for path, value in changed.items()), place=FILE)
+        return self.reload()
+
+    def reload(self) -> str:
+        """Reload and return the newest event."""
+        known = self.reloads
+        self.receiver.request_reload()
+        self.receiver.turn(self.clock.now_ns())
+        assert self.reloads == known + 1
+        return self.events[-1] if self.events else ""
+
     def wait(self, seconds: int) -> None:
         """Let time pass, ten frames a second."""
         for _ in range(seconds):
@@ -107,6 +137,15 @@ class Device:
     def _report(self, event: str, body: Mapping[str, Any]) -> None:
         assert "secret" not in json.dumps(body)
         self.events.append(event)
+        self.bodies.append(body)
+
+    def _reread(self) -> Layers:
+        if self.unreadable:
+            raise ConfigError(self.unreadable)
+        return self.layers
+
+    def _reloaded(self) -> None:
+        self.reloads += 1
 
 
 def test_a_change_is_on_disk_before_it_is_applied(tmp_path: Path) -> None:
@@ -248,3 +287,155 @@ def test_an_empty_payload_clears_the_broker_and_changes_nothing(tmp_path: Path) 
     device.receiver.receive(Received("settings/desired", b""))
     assert len(device.reports) == 1
     assert device.record.version_max == 3
+
+
+FPS = ("streams", 0, "max_fps")
+URL = ("mqtt", "url")
+
+
+def test_a_settings_file_is_applied_watched_and_told(tmp_path: Path) -> None:
+    """As a document is; the version of the document in force stays."""
+    device = Device(tmp_path)
+    device.wait(3)
+    assert device.edit({FPS: 5.0}) == "settings_applied"
+    assert device.fps == 5.0
+    told = device.bodies[-1]
+    assert told["changes"] == {"streams.door.max_fps": [None, 5.0]}
+    assert (told["version"], told["asked_by"], told["file"], told["restart"]) == (0, "SIGHUP", FILE, [])
+    assert (device.last["state"], device.last["version"]) == ("applied", 0)
+    assert device.last["probation_s"] > 0
+    device.wait(11)
+    assert device.events == ["settings_applied", "settings_proven"]
+    assert [json.loads(line)["action"] for line in device.audit_file.read_text().splitlines()] == [
+        "applied",
+        "proven",
+    ]
+
+
+def test_a_file_that_costs_deadlines_goes_back(tmp_path: Path) -> None:
+    """To what was good, and a further reload tries the file again: somebody asked for it."""
+    device = Device(tmp_path)
+    device.wait(10)
+    device.edit({FPS: 5.0})
+    device.missed_share = 1.0
+    device.wait(6)
+    assert device.events == ["settings_applied", "settings_rolled_back"]
+    assert (device.bodies[-1]["check"], device.bodies[-1]["file"]) == ("on_time", FILE)
+    assert device.bodies[-1]["changes"] == {"streams.door.max_fps": [5.0, None]}
+    assert device.fps is None
+    assert device.record == Record()
+    device.missed_share = 0.0
+    assert device.reload() == "settings_applied"
+    assert device.fps == 5.0
+
+
+def test_a_file_that_is_not_valid_changes_nothing(tmp_path: Path) -> None:
+    """Unreadable, wrong in a value, or no good for what runs: told with line and field, without passwords."""
+    device = Device(tmp_path)
+    device.unreadable = "agent.toml:3: not TOML: rtsp://user:secret@camera"
+    assert device.reload() == "settings_rejected"
+    assert device.bodies[-1]["problems"] == ["agent.toml:3: not TOML: rtsp://***@camera"]
+    device.unreadable = ""
+    assert device.edit({FPS: -1.0}) == "settings_rejected"
+    assert device.bodies[-1]["problems"][0].startswith("agent.toml:7: streams.0.max_fps: ")
+    device.refusals = [ConfigError("m: no such model")]
+    assert device.edit({FPS: 4.0}) == "settings_rejected"
+    assert device.bodies[-1]["problems"] == ["m: no such model"]
+    assert device.applied == []
+    assert device.receiver.settings.streams[0].max_fps is None
+    device.layers = LAYERS
+    device.reload()
+    assert device.events == ["settings_rejected"] * 3  # It is as it was: nothing to tell.
+
+
+def test_a_document_stays_above_the_file(tmp_path: Path) -> None:
+    """What it sets it sets still; what it leaves alone follows the file."""
+    device = Device(tmp_path)
+    device.ask(1, 7.0)
+    device.wait(11)
+    device.edit({FPS: 5.0, ("streams", 0, "deadline_ms"): 300.0})
+    stream = device.applied[-1].streams[0]
+    assert (stream.max_fps, stream.deadline_ms) == (7.0, 300.0)
+    assert device.bodies[-1]["version"] == 1
+    assert device.receiver.give_up()
+    assert device.fps is None  # The file was not proven yet: both go.
+    device.reload()
+    device.wait(11)
+    assert device.fps == 5.0
+
+
+def test_a_file_that_a_document_does_not_hold_with_is_refused(tmp_path: Path) -> None:
+    """The document speaks of a stream that the file does not have any more."""
+    device = Device(tmp_path)
+    device.ask(1, 7.0)
+    device.wait(11)
+    device.edit({("streams", 0, "name"): "gate"})
+    (problem,) = device.bodies[-1]["problems"]
+    assert problem.startswith("v1 from afar does not hold with it: values.streams.door: is no name under streams")
+    assert device.last["accepted"] == {"streams": {"door": {"max_fps": 7.0}}}
+
+
+def test_a_document_and_a_file_that_are_both_unproven_go_together(tmp_path: Path) -> None:
+    """Whichever was to blame."""
+    device = Device(tmp_path)
+    device.wait(10)
+    device.ask(1, 7.0)
+    device.wait(2)
+    device.edit({("streams", 0, "deadline_ms"): 300.0})
+    device.missed_share = 1.0
+    device.wait(6)
+    assert device.events[2:] == ["settings_rolled_back"] * 2
+    stream = device.applied[-1].streams[0]
+    assert (stream.max_fps, stream.deadline_ms) == (None, None)
+    assert device.last["rolled_back"]["version"] == 1
+
+
+def test_what_only_a_start_brings_in_is_named_and_not_applied(tmp_path: Path) -> None:
+    """The other values are in force; a document that follows is proven all the same."""
+    device = Device(tmp_path)
+    device.edit({URL: "mqtt://other:1883", ("spool", "max_hours"): 3.0, FPS: 5.0})
+    assert device.bodies[-1]["restart"] == ["spool.max_hours", "mqtt.url"]
+    assert device.applied[-1].mqtt == LAYERS.load().settings.mqtt
+    assert (device.last["state"], device.last["restart"]) == ("restart_required", ["spool.max_hours", "mqtt.url"])
+    device.ask(1, 6.0)
+    device.wait(11)
+    assert device.last["proven"]
+    device.layers = LAYERS
+    device.reload()
+    assert (device.last["state"], device.last["restart"]) == ("applied", [])
+
+
+def test_a_file_with_nothing_to_apply_is_told_and_not_watched(tmp_path: Path) -> None:
+    """Nothing in this run is different; the run that follows in place watches it, and can go back."""
+    device = Device(tmp_path)
+    device.edit({URL: "mqtt://other:1883"})
+    assert device.applied == []
+    assert not device.receiver.snapshot()["is_proving"]
+    layers, good = device.receiver.for_next_run(has_hung=False)
+    assert (layers, good) == (device.layers, LAYERS)
+
+
+def test_a_restart_in_place_goes_on_with_the_file_and_a_hang_does_not(tmp_path: Path) -> None:
+    """Unproven, it stays on probation; a hang counts against it."""
+    device = Device(tmp_path)
+    device.edit({FPS: 5.0})
+    assert device.receiver.for_next_run(has_hung=False) == (device.layers, LAYERS)
+    assert device.receiver.given_up_by_hang("") == []
+    assert device.receiver.for_next_run(has_hung=True) == (LAYERS, None)
+    (told,) = device.receiver.given_up_by_hang("seen hung")
+    assert (told["check"], told["figures"], told["file"]) == ("hung", {"reason": "seen hung"}, FILE)
+    device.wait(11)
+    assert device.receiver.for_next_run(has_hung=True) == (device.layers, None)
+    assert device.receiver.given_up_by_hang("seen hung") == []
+
+
+def test_a_run_that_began_on_an_unproven_file_watches_it(tmp_path: Path) -> None:
+    """What cannot be brought back in this run, such as the broker, comes back with another restart in place."""
+    other = {**VALUES, URL: "mqtt://other:1883"}
+    good = Layers(tuple(Leaf(path, value, FILE) for path, value in other.items()), place=FILE)
+    device = Device(tmp_path, good=good)
+    device.missed_share = 1.0
+    device.wait(11)
+    assert device.events == ["settings_rolled_back"]
+    assert device.restarts == [f"{FILE} was given up, and only a start brings back what was before it"]
+    assert device.receiver.for_next_run(has_hung=False)[0] == good

@@ -77,15 +77,19 @@ class Bench:
         self.delivery: dict[str, Any] = {"connected": True, "queued": 0, "spooled": 0}
         self.pulse = Pulse(1, True)
         self.contacted = threading.Event()
-        self.changes: list[str] = []
+        self.reloads = 0
         self.loop = ServiceLoop(
             manager=manager,
             parts=lambda: [Part("egress", lambda: self.pulse, 20 * NS_PER_S)],
             summary=lambda: {"streams": self.streams, "delivery": self.delivery},
             contacted=self.contacted,
-            changes=lambda: self.changes,
+            reload=self._reload,
             clock=self.clock,
         )
+
+    def _reload(self) -> None:
+        self.reloads += 1
+        self.loop.reloaded()
 
 
 def test_ready_comes_after_the_first_contact(manager: Manager) -> None:
@@ -168,29 +172,40 @@ def test_status_tells_the_rate_since_the_last_look(manager: Manager) -> None:
     assert bench.loop.status() == "no stream runs; broker connected"
 
 
-def test_a_reload_is_told_and_changes_nothing(manager: Manager, caplog: pytest.LogCaptureFixture) -> None:
-    """RELOADING with the time that notify-reload compares, then READY."""
+def test_a_reload_is_told_from_its_beginning_to_its_end(manager: Manager) -> None:
+    """RELOADING with the time that notify-reload compares; READY only when it is over."""
     bench = Bench(manager.connection())
     bench.contacted.set()
-    bench.changes = ["log.level: differs"]
     bench.loop.request_reload()
-    bench.loop.stop()
-    bench.loop.run()
-    *_, reloading, ready = manager.all()
-    assert reloading["RELOADING"] == "1"
+    thread = threading.Thread(target=bench.loop.run)
+    thread.start()
+    reloading = manager.next()
+    while "RELOADING" not in reloading:
+        reloading = manager.next()
     assert int(reloading["MONOTONIC_USEC"]) > 0
-    assert ready["READY"] == "1"
-    assert "SIGHUP: log.level: differs" in caplog.text
+    assert manager.next()["READY"] == "1"
+    assert bench.reloads == 1
+    bench.loop.stop()
+    thread.join()
 
 
-def test_without_a_service_manager_only_a_reload_wakes_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_patience_is_asked_for_while_a_reload_loads_models(manager: Manager) -> None:
+    """And no longer; pings go on meanwhile."""
+    bench = Bench(manager.connection())
+    bench.loop._is_reloading = True
+    bench.loop.look()
+    ping, patience = manager.all()
+    assert ping["WATCHDOG"] == "1"
+    assert int(patience["EXTEND_TIMEOUT_USEC"]) == 30_000_000
+
+
+def test_without_a_service_manager_only_a_reload_wakes_it() -> None:
     """No look, no message."""
     bench = Bench(ServiceManager({}))
-    bench.changes = ["log.level: differs"]
     bench.loop.request_reload()
     bench.loop.stop()
     bench.loop.run()
-    assert "SIGHUP: log.level: differs" in caplog.text
+    assert bench.reloads == 1
 
 
 @pytest.mark.parametrize(("is_replaced", "word"), [(False, "STOPPING"), (True, "WATCHDOG")])

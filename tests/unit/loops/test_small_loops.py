@@ -142,6 +142,7 @@ def health(**changes: Any) -> tuple[HealthLoop, list[Message], list[tuple[str, A
         "emit": sent.append,
         "report": lambda event, body: events.append((event, body)),
         "self_check": lambda: {"s": 0},
+        "keep": lambda body, *, is_last: None,
         "period_ns": 30 * NS_PER_S,
         "memory_limit_bytes": 1 << 40,
         "clock": ManualClock(),
@@ -156,6 +157,26 @@ def test_health_is_a_retained_state() -> None:
     assert (sent[0].topic, sent[0].retain, sent[0].qos) == ("health", True, 0)
     assert sent[0].body["stale_after_s"] == 65
     assert events == []
+
+
+def test_health_offers_each_document_for_the_history_and_its_last() -> None:
+    """In the thread that sends it, where a disk that hangs holds up nothing else."""
+    kept: list[tuple[dict[str, Any], bool]] = []
+    first = threading.Event()
+
+    def keep(body: dict[str, Any], *, is_last: bool) -> None:
+        kept.append((body, is_last))
+        first.set()
+
+    loop, sent, _ = health(keep=keep, period_ns=NS_PER_S // 100, clock=SystemClock())
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    assert first.wait(10)
+    loop.stop()
+    thread.join(10)
+    assert kept[0] == (sent[0].body, False)
+    assert [is_last for _, is_last in kept].count(True) == 1
+    assert kept[-1][1]
 
 
 def test_a_ledger_violation_is_an_event_once_for_each_change() -> None:
