@@ -44,6 +44,7 @@ from agent.marks import HANGS_MAX, Marks
 from agent.pipelines import Pipelines, runnable
 from agent.provision import Provision
 from agent.remote import Remote, subscriptions
+from agent.rollback import RollbackCommand
 from agent.settings import Settings
 from agent.sinks.embedded import EmbeddedBroker
 from agent.sourcing import build_sources
@@ -156,6 +157,7 @@ class Daemon:
             report=self._egress.report,
             boot=self._boot,
             commands=[] if before is None else before.commands,
+            note=self._note,
             clock=self._clock,
         )
         self._pipelines = Pipelines(
@@ -172,7 +174,6 @@ class Daemon:
             wake=self._look_around,
             clock=self._clock,
         )
-        self._remote.attach(self._pipelines, restart=self.request_restart)
         self._hangs = HangLoop(
             loops=lambda: self._pipelines.inferences,
             hung=self._hung,
@@ -190,7 +191,12 @@ class Daemon:
             clock=self._clock,
         )
         self._receiver = None if start is None else self._build_receiver(start)
-        self._updater = self._updates.build_loop(self)
+        self._updater = self._updates.build_loop(self, self._note)
+        self._remote.attach(
+            self._pipelines,
+            restart=self.request_restart,
+            rollback=RollbackCommand(self._receiver, self._updates),
+        )
         self._service = ServiceLoop(
             manager=manager,
             parts=lambda: [Part("egress", self._egress.pulse, CALL_NS), *self._pipelines.parts()],
@@ -428,6 +434,11 @@ class Daemon:
         )
         self._control.add(receiver)
         return receiver
+
+    def _note(self, action: str, body: Mapping[str, Any]) -> None:
+        """Write a line of the audit, where one is kept. Any thread."""
+        if self._start is not None:
+            self._start.audit.add(action, body)
 
     def readings(self) -> Readings:
         """Return what a change is judged by. Any thread."""

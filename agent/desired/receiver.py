@@ -12,7 +12,7 @@ from agent.core.desired import Document, InvalidDocumentError, parse_desired
 from agent.core.field_errors import FieldError, as_body, cut, field_error
 from agent.core.message import Message
 from agent.core.probation import Before, Bounds, Failed, Passed, Probation, Readings
-from agent.core.reconcile import Record, Verdict, accepted, judge, proven, stepped_down, survived
+from agent.core.reconcile import Record, Verdict, accepted, follower, judge, proven, stepped_down, survived
 from agent.desired.audit import Audit
 from agent.desired.reporting import Reporting, told
 from agent.desired.values import changed_scopes, changes, effective, load_document, masked_values, overridden
@@ -170,9 +170,17 @@ class SettingsReceiver:
             self._look(self._around.read(), now_ns)
         return self._looked_ns + LOOK_EVERY_NS
 
-    def give_up(self, asked_by: str = "") -> bool:
-        """Go back to the settings before the current document because somebody asks; False when there is none."""
-        if self._record.current is None:
+    def way_back(self) -> tuple[int, int] | None:
+        """Return the version in force and the one that follows when it is given up, 0 for the device's own settings.
+
+        None where nothing came from afar. The control thread.
+        """
+        current = self._record.current
+        return None if current is None else (current.version, _version(follower(self._record)))
+
+    def give_up(self, version: int, asked_by: str) -> bool:
+        """Go back to the settings before a document because somebody asks; False when it is not in force."""
+        if _version(self._record.current) != version or not version:
             return False
         self._roll_back("operator", {"asked_by": cut(asked_by, ASKED_BY_CHARS_MAX)})
         return True

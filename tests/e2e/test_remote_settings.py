@@ -220,7 +220,7 @@ def test_a_setting_that_makes_every_frame_late_is_taken_back(site: Site) -> None
         site.reported(lambda body: body["state"] == "rolled_back" and body["seen_version"] == 5)
         site.subscriber.wait_for("results/door", deadline_ms=250.0)
         agent.terminate()
-    lines = (site.folder / "state/settings-audit.jsonl").read_text().splitlines()
+    lines = (site.folder / "state/audit.jsonl").read_text().splitlines()
     actions = [json.loads(line)["action"] for line in lines]
     assert actions == ["applied", "rolled_back"]
 
