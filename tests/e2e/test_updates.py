@@ -37,7 +37,7 @@ class Site:
         self.keys = folder / "trusted"
         self.keys.write_text(self.public)
         self.keys.chmod(0o644)
-        self._publisher = publisher
+        self.desk = publisher
         self._url = f"http://127.0.0.1:{server.server_address[1]}"
         self._root = root
         self._version = 0
@@ -61,7 +61,7 @@ class Site:
             model, _ = signed_release(folder, NAME, seq, f"{self._url}/{seq}", secret or self.secret, **more)
         self._version += 1
         document = {"schema": 1, "version": self._version, "values": {}, "model": model}
-        self._publisher.send(DESIRED, json.dumps(document).encode(), retain=True)
+        self.desk.send(DESIRED, json.dumps(document).encode(), retain=True)
 
 
 @contextmanager
@@ -206,6 +206,41 @@ def test_a_download_that_stops_goes_on(tmp_path: Path) -> None:
             hidden.rename(folder)
             _expect(subscriber, 3, "committed", None)
             agent.terminate()
+
+
+def test_what_was_proven_is_taken_back_on_demand(tmp_path: Path) -> None:
+    """A release and a document, each once however often the command is delivered; the audit names who asked."""
+    state = tmp_path / "state"
+    with site(tmp_path) as (broker, subscriber, operator):
+        text = operator.settings(broker, state, more="[remote]\nprobation_s = 2\n")
+        with AgentProcess(tmp_path, text) as agent:
+            served_version(subscriber, "1.0.0")
+            assert operator.desk.ask("rollback", "0", what="model")["code"] == "nothing_to_roll_back"
+            for seq in (7, 8):
+                operator.push(seq, operator.model(seq))
+                _expect(subscriber, seq, "committed", None)
+                served_version(subscriber, f"release {seq}")
+            answer = operator.desk.ask("rollback", "1", what="model")
+            assert (answer["model"], answer["seq"], answer["to_seq"]) == (NAME, 8, 7)
+            _expect(subscriber, 8, "rolled_back", "operator")
+            served_version(subscriber, "release 7")
+            assert operator.desk.ask("rollback", "1", what="model")["repeated"]
+            assert operator.desk.ask("rollback", "2", what="settings", version=1)["code"] == "not_in_force"
+            answer = operator.desk.ask("rollback", "3", what="settings", version=2)
+            assert (answer["version"], answer["to_version"]) == (2, 1)
+            subscriber.wait_for("porch/settings/reported", state="rolled_back", version=1)
+            summary = agent.terminate()
+    assert summary["updates"][NAME]["serving"].startswith(f"{NAME}-7-")
+    assert summary["streams"]["door"]["ledger"]["failed"] == 0
+    lines = [json.loads(line) for line in (state / "audit.jsonl").read_text().splitlines()]
+    by_action = {line["action"]: line for line in lines}
+    assert {"applied", "proven", "model_trial", "model_committed", "model_rolled_back", "rolled_back"} < set(
+        by_action
+    )
+    commands = [line for line in lines if line["action"] == "command"]
+    assert [line["answer"]["what"] for line in commands] == ["model", "settings"]
+    assert all((line["command"], line["asked_by"]) == ("rollback", "who=test") for line in commands)
+    assert by_action["model_rolled_back"]["serving_seq"] == 7
 
 
 def _expect(subscriber: Subscriber, seq: int, phase: str, code: str | None) -> None:
