@@ -57,10 +57,10 @@ class OperatorClient:
         """Ask for something."""
         self._client.publish(f"{self._base}/commands/{name}", json.dumps(body), 1)
 
-    def heard(self, topic: str, *, since: int = 0) -> list[Any]:
-        """Return the bodies of a topic that came from a place in the list of all on."""
+    def heard(self, topic: str, *, since: int = 0) -> list[Arrival]:
+        """Return the messages of a topic that came from a place in the list of all on."""
         with self._changed:
-            return [body for _, known, body in self._arrivals[since:] if known.endswith(topic)]
+            return [one for one in self._arrivals[since:] if one[1].endswith(topic)]
 
     def wait_for(self, topic: str, is_it: Callable[[Any], bool], *, since: int = 0, timeout_s: float = 60) -> Arrival:
         """Return the first message of a topic, from a place in the list of all on, whose body fits.

@@ -147,7 +147,7 @@ def kill_often(folder: Path, port: int, kills: int, draw: random.Random) -> Coun
 
 def _phase(operator: OperatorClient, since: int) -> str:
     states = operator.heard("model/state", since=since)
-    return str(states[-1]["phase"]) if states else "not begun"
+    return str(states[-1][2]["phase"]) if states else "not begun"
 
 
 def _judged(

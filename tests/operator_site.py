@@ -19,7 +19,6 @@ from tests.agent_process import settings_text
 from tests.broker import Broker, Publisher, Subscriber
 from tests.paths import MODELS
 
-DESIRED = "edgebeat/v1/porch/settings/desired"
 NAME = "seen"
 ENDS = ("committed", "rejected", "rolled_back")
 
@@ -27,7 +26,17 @@ ENDS = ("committed", "rejected", "rolled_back")
 class Site:
     """A key, a folder of models behind a server, and a way to the broker."""
 
-    def __init__(self, folder: Path, publisher: Publisher, server: ThreadingHTTPServer, root: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        publisher: Publisher,
+        server: ThreadingHTTPServer,
+        root: Path,
+        device: str = "porch",
+        model: str = NAME,
+    ) -> None:
+        self._topic = f"edgebeat/v1/{device}/settings/desired"
+        self._model = model
         self.secret, public = generate_key("ours")
         self.keys = folder / "trusted"
         self.keys.write_text(public)
@@ -51,16 +60,17 @@ class Site:
         manifest.write_text("\n".join([f'version = "release {seq}"', *lines]))
         return folder
 
-    def manifest(self, seq: int, folder: Path, *, secret: str | None = None, **more: Any) -> Any:
-        """Return the signed manifest of a folder that lies at the server as `seq`."""
-        return signed_release(folder, NAME, seq, f"{self.url}/{seq}", secret or self.secret, **more)[0]
+    def manifest(self, seq: int, folder: Path, *, secret: str = "", url: str = "", **more: Any) -> Any:
+        """Return the signed manifest of a folder that lies at the server under its name."""
+        place = url or f"{self.url}/{folder.name}"
+        return signed_release(folder, self._model, seq, place, secret or self.secret, **more)[0]
 
-    def push(self, seq: int, folder: Path, *, secret: str | None = None, model: Any = None, **more: Any) -> None:
+    def push(self, seq: int, folder: Path, *, model: Any = None, **more: Any) -> None:
         """Ask for a release."""
         self._version += 1
-        model = model or self.manifest(seq, folder, secret=secret, **more)
+        model = model or self.manifest(seq, folder, **more)
         document = {"schema": 1, "version": self._version, "values": {}, "model": model}
-        self.desk.send(DESIRED, json.dumps(document).encode(), retain=True)
+        self.desk.send(self._topic, json.dumps(document).encode(), retain=True)
 
 
 @contextmanager
