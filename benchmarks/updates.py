@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 import itertools
 import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from onnx import ModelProto
 
 from agent.clock import NS_PER_S
 from agent.updates.file_server import file_server
@@ -24,12 +28,9 @@ FPS = 10.0
 PERIOD_MS = 1000 / FPS
 GAP_PERIODS_MAX = 2.0
 QUIET_S = 20.0
-QUALIFICATION_S = 40
+QUALIFICATION_S = 100
 SETTLE_S = 2.0
 """Before and after each release."""
-
-Make = Callable[[Site, int], Path]
-REFUSED = {"wrong key": "bad_signature", "older version": "downgrade"}
 
 
 def main() -> int:
@@ -65,91 +66,92 @@ def _measure(folder: Path, port: int) -> list[dict[str, Any]]:
             # Work of others on this machine must not make the agent skip frames.
             "[degradation]\nsteps = []\n"
         )
+        offers = _offers(site, f"http://127.0.0.1:{cutting.server_address[1]}")
         with agent(port, folder, probation_s=2.0, fps=FPS, more=more):
             operator.wait_for("results/bench", lambda _: True)
             harness.pause(SETTLE_S)
             since = operator.count()
             harness.pause(QUIET_S)
             rows = [{"release": "none", "ends": "", "s": QUIET_S, **_gap(operator, since)}]
-            for seq, (name, make) in enumerate(_cases(site, cutting).items(), 10):
-                rows.append(_offer(operator, name, seq, make))
-                harness.note(f"{name}: {rows[-1]}")
+            for offer in offers:
+                rows.append(_measured(operator, site, offer))
+                harness.note(f"{offer.name}: {rows[-1]}")
     return rows
 
 
-def _cases(site: Site, cutting: CuttingServer) -> dict[str, Callable[[int], None]]:
-    def push(make: Make, **more: Any) -> Callable[[int], None]:
-        return lambda seq: site.push(seq, make(site, seq), **more)
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One release, ready at the server: making it must not take the agent's CPU while it is measured."""
 
-    def hostile_one(make: Callable[[], Any]) -> Callable[[int], None]:
-        return push(lambda operator, seq: hostile.folder_of(make, operator.root / str(seq)))
-
-    def corrupted(seq: int) -> None:
-        folder = site.model(seq, TINY)
-        manifest = site.manifest(seq, folder)
-        content = bytearray((folder / "model.toml").read_bytes())
-        content[9] ^= 1
-        (folder / "model.toml").write_bytes(content)
-        site.push(seq, folder, model=manifest)
-
-    def cut(seq: int) -> None:
-        folder = site.model(seq, TINY)
-        (folder / "LICENSE").write_bytes(bytes(range(256)) * 4096)
-        site.push(seq, folder, url=f"http://127.0.0.1:{cutting.server_address[1]}/{seq}")
-
-    def older(seq: int) -> None:
-        site.push(1, site.model(seq, TINY))
-
-    def stranger(seq: int) -> None:
-        site.push(seq, site.model(seq, TINY), secret=generate_key("ours")[0])
-
-    good = push(lambda operator, seq: operator.model(seq, TINY))
-    return {
-        "good": good,
-        "good, cut at half": cut,
-        "slower than allowed": push(lambda operator, seq: operator.model(seq, harness.SLOW100)),
-        "wrong on its golden frame": push(lambda o, seq: hostile.wrong_golden(o.root / str(seq))),
-        "too big: gigabytes": hostile_one(hostile.gigabytes),
-        "too big: 250 MiB of 300": hostile_one(hostile.hundreds_of_megabytes),
-        "crashes the child": hostile_one(hostile.fatal),
-        "hangs the child": hostile_one(hostile.endless),
-        "wrong key": stranger,
-        "older version": older,
-        "one bit corrupted": corrupted,
-    }
+    name: str
+    seq: int
+    manifest: Any
+    is_refused_at_once: bool = False
 
 
-def _offer(operator: OperatorClient, name: str, seq: int, offer: Callable[[int], None]) -> dict[str, Any]:
+def _offers(site: Site, cutting_url: str) -> list[Offer]:
+    def made(name: str, seq: int, folder: Path, **more: Any) -> Offer:
+        return Offer(name, seq, site.manifest(seq, folder, **more))
+
+    def hostile_one(name: str, seq: int, network: Callable[[], ModelProto]) -> Offer:
+        return made(name, seq, hostile.folder_of(network, site.root / str(seq)))
+
+    cut = site.model(12, TINY)
+    (cut / "LICENSE").write_bytes(bytes(range(256)) * 4096)
+    corrupted = made("one bit corrupted", 21, folder := site.model(21, TINY))
+    content = bytearray((folder / "model.toml").read_bytes())
+    content[9] ^= 1
+    (folder / "model.toml").write_bytes(content)
+    stranger = site.manifest(19, site.model(19, TINY), secret=generate_key("ours")[0])
+    older = site.manifest(1, site.model(20, TINY))
+    return [
+        made("good", 11, site.model(11, TINY)),
+        made("good, cut at half", 12, cut, url=f"{cutting_url}/12"),
+        made("slower than allowed", 13, site.model(13, harness.SLOW100)),
+        made("wrong on its golden frame", 14, hostile.wrong_golden(site.root / "14")),
+        hostile_one("too big: gigabytes", 15, hostile.gigabytes),
+        hostile_one("too big: 250 MiB of 300", 16, hostile.hundreds_of_megabytes),
+        hostile_one("crashes the child", 17, hostile.fatal),
+        hostile_one("hangs the child", 18, hostile.endless),
+        Offer("wrong key", 19, stranger, is_refused_at_once=True),
+        Offer("older version", 1, older, is_refused_at_once=True),
+        corrupted,
+    ]
+
+
+def _measured(operator: OperatorClient, site: Site, offer: Offer) -> dict[str, Any]:
     """Offer a release and wait for its end; return what became of it and the longest gap meanwhile."""
     harness.pause(SETTLE_S)
     since = operator.count()
-    operator.wait_for("results/bench", lambda _: True, since=since)
-    offer(seq)
-    if name in REFUSED:
+    begun_ns = operator.wait_for("results/bench", lambda _: True, since=since)[0]
+    site.push(offer.seq, site.root, model=offer.manifest)
+    if offer.is_refused_at_once:
         at_ns, _, report = operator.wait_for("settings/reported", lambda body: bool(body["errors"]), since=since)
         end = str(report["errors"]["model"]["code"])
     else:
         at_ns, _, state = operator.wait_for(
-            "model/state", lambda body: body["seq"] == seq and body["phase"] in ENDS, since=since, timeout_s=120
+            "model/state", lambda body: body["seq"] == offer.seq and body["phase"] in ENDS, since=since, timeout_s=200
         )
         end = str(state.get("code", state["phase"]))
     harness.pause(SETTLE_S)
-    took_s = (at_ns - operator.heard("", since=since)[0][0]) / NS_PER_S
-    return {"release": name, "ends": end, "s": round(took_s, 1), **_gap(operator, since)}
+    return {"release": offer.name, "ends": end, "s": round((at_ns - begun_ns) / NS_PER_S, 1), **_gap(operator, since)}
 
 
 def _gap(operator: OperatorClient, since: int) -> dict[str, Any]:
-    """Return the longest time between two results, and how many frames were not published."""
-    heard = operator.heard("results/bench", since=since)
-    gaps_ms = [(later[0] - earlier[0]) / 1e6 for earlier, later in itertools.pairwise(heard)]
-    frames = heard[-1][2]["frame"] - heard[0][2]["frame"] + 1
-    longest_ms = max(gaps_ms)
+    """Return the longest time between two results as they were sent, and how many frames were not published."""
+    heard = [body for _, _, body in operator.heard("results/bench", since=since)]
+    sent_ms = [_captured_ms(body) + body["age_ms"] for body in heard]
+    longest_ms = max(later - earlier for earlier, later in itertools.pairwise(sent_ms))
     return {
         "results": len(heard),
-        "frames without": frames - len(heard),
+        "frames without": heard[-1]["frame"] - heard[0]["frame"] + 1 - len(heard),
         "longest gap, ms": round(longest_ms, 1),
         "longest gap, periods": round(longest_ms / PERIOD_MS, 2),
     }
+
+
+def _captured_ms(body: dict[str, Any]) -> float:
+    return datetime.datetime.fromisoformat(body["captured_at"]).timestamp() * 1e3
 
 
 if __name__ == "__main__":
