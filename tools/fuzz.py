@@ -2,7 +2,7 @@
 
 scripts/fuzz [--seconds N] [--target NAME]
 
-Each target runs in a process of its own for its time. What breaks it is left in `out/fuzz/found`, and the exit code is 1.
+Each target runs in a process of its own for its time. What breaks it is left in `out/fuzz/found`; the exit code is 1.
 The tests have the same parsers under hypothesis, for seconds; this is for nights.
 """
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -130,11 +131,18 @@ class SettingsReceiver:
         self._seen_version = record.version_max
         self._rejected: tuple[FieldError, ...] = ()
         self._must_restart: list[str] = []
+        self._is_changing = False
 
     @property
     def settings(self) -> Settings:
         """The settings in force."""
         return self._loaded.settings
+
+    @property
+    def may_change(self) -> bool:
+        """Whether what is in force may be taken back soon: a run must not end with its streams. Any thread."""
+        is_on_trial = not self._record.is_proven and not self._must_restart
+        return self._is_changing or self._probation is not None or is_on_trial
 
     def connected(self) -> None:
         """See `Receiver.connected`: the retained report may be gone with the broker's memory."""
@@ -156,7 +164,8 @@ class SettingsReceiver:
         self._seen_version = document.version
         verdict = judge(self._record, document)
         if verdict is Verdict.NEW:
-            self._take(document)
+            with self._changing():
+                self._take(document)
         elif verdict is Verdict.SAME:
             self._rejected = ()
             self._report_state()
@@ -182,7 +191,8 @@ class SettingsReceiver:
         """Go back to the settings before a document because somebody asks; False when it is not in force."""
         if _version(self._record.current) != version or not version:
             return False
-        self._roll_back("operator", {"asked_by": cut(asked_by, ASKED_BY_CHARS_MAX)})
+        with self._changing():
+            self._roll_back("operator", {"asked_by": cut(asked_by, ASKED_BY_CHARS_MAX)})
         return True
 
     def stopped(self) -> None:
@@ -200,6 +210,14 @@ class SettingsReceiver:
             "is_proving": self._probation is not None,
             "starts": record.starts,
         }
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        self._is_changing = True
+        try:
+            yield
+        finally:
+            self._is_changing = False
 
     def _take(self, document: Document) -> None:
         """Validate, keep, apply, watch, say."""
@@ -290,7 +308,8 @@ class SettingsReceiver:
             return
         outcome = self._probation.update(readings, now_ns)
         if isinstance(outcome, Failed):
-            self._roll_back(outcome.check, outcome.figures)
+            with self._changing():
+                self._roll_back(outcome.check, outcome.figures)
         elif isinstance(outcome, Passed):
             self._conclude()
 
