@@ -24,7 +24,8 @@ from agent.core.degradation import Ladder
 from agent.core.message import Message
 from agent.core.probation import Readings
 from agent.delivery import build_egress, metrics_server
-from agent.desired.receiver import SettingsReceiver, Surroundings
+from agent.desired.receiver import SettingsReceiver
+from agent.desired.seams import Surroundings
 from agent.desired.start import Start
 from agent.device.notify import ServiceManager
 from agent.device.signals import DeviceSignals

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from agent.clock import NS_PER_S, Clock
+from agent.clock import NS_PER_S
 from agent.core.desired import Document, InvalidDocumentError, parse_desired
 from agent.core.field_errors import FieldError, as_body, cut, field_error
-from agent.core.message import Message
 from agent.core.probation import Before, Bounds, Failed, Passed, Probation, Readings
 from agent.core.reconcile import Record, Verdict, accepted, follower, judge, proven, stepped_down, survived
 from agent.desired.audit import Audit
 from agent.desired.reporting import Reporting, told
+from agent.desired.seams import Applier, Models, Store, Surroundings
 from agent.desired.values import changed_scopes, changes, effective, load_document, masked_values, overridden
 from agent.errors import ConfigError
 from agent.interfaces import Received
@@ -30,56 +29,6 @@ LOOK_EVERY_NS = NS_PER_S
 ASKED_BY_PROPERTIES = ("asked_by", "user", "client")
 """MQTT 5 user properties that name who asked, the first that is there."""
 ASKED_BY_CHARS_MAX = 64
-
-
-class Applier(Protocol):
-    """Brings the running agent to new settings."""
-
-    def apply(self, settings: Settings) -> None:
-        """Change what differs.
-
-        Raises:
-            ConfigError: it cannot be used, and nothing was changed.
-        """
-
-
-class Models(Protocol):
-    """Takes releases of models."""
-
-    def check(self, body: Mapping[str, Any]) -> FieldError | None:
-        """Return why a signed manifest is refused, None when this device takes it."""
-
-    def offer(self, body: Mapping[str, Any], asked_by: str) -> None:
-        """Ask for its release; never waits."""
-
-    def announce(self) -> None:
-        """Send the state of releases again."""
-
-
-class Store(Protocol):
-    """See `accepted.AcceptedStore`."""
-
-    def save(self, record: Record) -> None:
-        """Write the record. Raises OSError."""
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What the receiver needs of the agent.
-
-    Attributes:
-        emit: hands a message to egress.
-        report: sends an event.
-        read: looks at streams, memory and broker.
-        restart: ends this run so that another starts on what is kept; with the reason.
-        clock: the agent's.
-    """
-
-    emit: Callable[[Message], None]
-    report: Callable[[str, Mapping[str, Any]], None]
-    read: Callable[[], Readings]
-    restart: Callable[[str], None]
-    clock: Clock
 
 
 class SettingsReceiver:

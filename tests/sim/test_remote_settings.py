@@ -12,7 +12,8 @@ from agent.core.message import Message
 from agent.core.probation import Readings, StreamReading
 from agent.core.reconcile import STARTS_MAX_PROVEN, STARTS_MAX_UNPROVEN, Record
 from agent.desired.audit import Audit
-from agent.desired.receiver import SettingsReceiver, Surroundings
+from agent.desired.receiver import SettingsReceiver
+from agent.desired.seams import Surroundings
 from agent.desired.start import Start, decide
 from agent.errors import ConfigError
 from agent.interfaces import Received

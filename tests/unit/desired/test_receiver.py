@@ -12,8 +12,9 @@ from agent.core.message import Message
 from agent.core.probation import Readings, StreamReading
 from agent.core.reconcile import Record
 from agent.desired.audit import FILE, Audit
-from agent.desired.receiver import SettingsReceiver, Surroundings
+from agent.desired.receiver import SettingsReceiver
 from agent.desired.reporting import REJECTIONS_BURST
+from agent.desired.seams import Surroundings
 from agent.errors import ConfigError
 from agent.interfaces import Received
 from agent.layers import Layers, Leaf
