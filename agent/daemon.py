@@ -47,6 +47,7 @@ from agent.marks import HANGS_MAX, Marks
 from agent.pipelines import Pipelines, runnable
 from agent.provision import Provision
 from agent.remote import Remote, subscriptions
+from agent.rollback import RollbackCommand
 from agent.settings import Settings
 from agent.sinks.embedded import EmbeddedBroker
 from agent.sourcing import build_sources
@@ -61,6 +62,10 @@ DRAIN_NS = 4 * NS_PER_S + 500 * NS_PER_MS
 """From a signal to the summary: below the 5 s that service managers and users are promised."""
 TRACE_DRAIN_S = 0.5
 """Of the drain time, what the trace may take to write its last lines."""
+WAIT_S_MAX = 1e6
+"""`threading` refuses the 292 years that a run without an end has left."""
+HELD_LOOK_S = 1.0
+"""Between two looks, once every stream has ended, at whether the change that did it is taken back."""
 CONTROL_DRAIN_S = 0.2
 """Of the drain time, what a change of settings may take to end."""
 FLUSH_AT_END_NS = 30 * NS_PER_S
@@ -159,6 +164,7 @@ class Daemon:
             report=self._egress.report,
             boot=self._boot,
             commands=[] if before is None else before.commands,
+            note=self._note,
             clock=self._clock,
         )
         self._pipelines = Pipelines(
@@ -175,7 +181,6 @@ class Daemon:
             wake=self._look_around,
             clock=self._clock,
         )
-        self._remote.attach(self._pipelines, restart=self.request_restart)
         self._hangs = HangLoop(
             loops=lambda: self._pipelines.inferences,
             hung=self._hung,
@@ -194,7 +199,12 @@ class Daemon:
             clock=self._clock,
         )
         self._receiver = None if start is None else self._build_receiver(start, reread)
-        self._updater = self._updates.build_loop(self)
+        self._updater = self._updates.build_loop(self, self._note)
+        self._remote.attach(
+            self._pipelines,
+            restart=self.request_restart,
+            rollback=RollbackCommand(self._receiver, self._updates),
+        )
         self._service = ServiceLoop(
             manager=manager,
             parts=lambda: [Part("egress", self._egress.pulse, CALL_NS), *self._pipelines.parts()],
@@ -373,20 +383,25 @@ class Daemon:
     def _main_loop(self) -> str:
         """Wait for a reason to stop and return it."""
         while True:
-            has_end = self._end_ns != NEVER_NS
-            left_s = max(0.0, (self._end_ns - self._clock.now_ns()) / NS_PER_S) if has_end else None
+            # Once every stream has ended, nobody wakes this thread when the change that did it stays.
+            look_s = HELD_LOOK_S if self._pipelines.has_ended else WAIT_S_MAX
+            wait_s = min(look_s, (self._end_ns - self._clock.now_ns()) / NS_PER_S)
             try:
-                reason = self._wakeups.get(timeout=left_s)
+                reason = self._wakeups.get(timeout=max(0.0, wait_s))
             except queue.Empty:
-                return "duration reached"
+                reason = "duration reached" if self._clock.now_ns() >= self._end_ns else ""
             if reason:
                 return reason
             if crashed := self._crashed():
                 return f"crashed: {', '.join(crashed)}"
             if self._egress.broken is not None:
                 return self._egress.broken
-            if self._pipelines.has_ended:
+            if not self._may_change_back() and self._pipelines.has_ended:
                 return "all streams ended"
+
+    def _may_change_back(self) -> bool:
+        """Return whether a change that ended every stream may still be taken back, which starts them again."""
+        return self._receiver is not None and self._receiver.may_change
 
     def _shut_down(self) -> None:
         begun_ns = self._clock.now_ns()
@@ -462,6 +477,11 @@ class Daemon:
         )
         self._control.add(receiver)
         return receiver
+
+    def _note(self, action: str, body: Mapping[str, Any]) -> None:
+        """Write a line of the audit, where one is kept. Any thread."""
+        if self._start is not None:
+            self._start.audit.add(action, body)
 
     def readings(self) -> Readings:
         """Return what a change is judged by. Any thread."""

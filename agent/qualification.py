@@ -20,8 +20,6 @@ from agent.core.release import ReleaseRefusedError
 from agent.errors import ConfigError
 from agent.settings import Settings
 
-LIMIT_S = 180.0
-"""For loading, warming and verifying every variant, and some runs: an endless loop ends here."""
 CPU_LIMIT_S = 300
 RUNS = 20
 NICE = 10
@@ -42,11 +40,11 @@ def qualify(settings: Settings, *, deadline_ms: float | None) -> dict[str, Any]:
         ReleaseRefusedError: `not_verified`, `hangs`, `crashes`, `too_slow`.
         OSError: no process can be made.
     """
-    job = settings.model_dump(mode="json", exclude_unset=True)
+    job, limit_s = settings.model_dump(mode="json", exclude_unset=True), settings.updates.qualification_s
     try:
-        reply, code = run_child("agent.qualification", job, LIMIT_S)
+        reply, code = run_child("agent.qualification", job, limit_s)
     except subprocess.TimeoutExpired:
-        raise ReleaseRefusedError("hangs", f"loading and running it did not end within {LIMIT_S:g} s") from None
+        raise ReleaseRefusedError("hangs", f"loading and running it did not end within {limit_s:g} s") from None
     if "problems" in reply:
         raise ReleaseRefusedError("not_verified", "; ".join(reply["problems"])[:1000])
     if code == -signal.SIGXCPU:

@@ -28,6 +28,7 @@ from agent.loops.inference import InferenceLoop
 from agent.loops.recorder import RecorderLoop
 from agent.provision import Provision
 from agent.result import Payload
+from agent.rollback import Rollback, RollbackCommand
 from agent.settings import Settings
 from agent.settings.fields import Section
 from agent.tuning_command import WAIT_S, TuneArguments, TuneCommand
@@ -107,6 +108,7 @@ class Remote:
         report: sends an event.
         boot: identifies this run.
         commands: what the run before this one answered, where no state folder keeps it.
+        note: writes to the audit.
         clock: the agent's.
     """
 
@@ -119,6 +121,7 @@ class Remote:
         report: Callable[[str, Mapping[str, Any]], None],
         boot: str,
         commands: Sequence[Mapping[str, Any]],
+        note: Callable[[str, Mapping[str, Any]], None],
         clock: Clock,
     ) -> None:
         self._settings = settings
@@ -130,6 +133,7 @@ class Remote:
         self._started_ns = clock.now_ns()
         self._serving: Serving = _NothingServes()
         self._restart_agent: Callable[[str], None] = lambda _: None
+        self._roll_back_one: Callable[[Pending, Rollback], None] = lambda *_: None
         journal = CommandJournal(settings.state.dir, may_make="dir" in settings.state.model_fields_set)
         carried = [entry for values in commands if (entry := from_values(values)) is not None]
         memory = CommandMemory([*journal.read(), *carried])
@@ -153,6 +157,7 @@ class Remote:
             emit=emit,
             wake=control.wake,
             on_connection=self.images.connected,
+            note=note,
             clock=clock,
         )
         control.add(self._commands)
@@ -166,15 +171,17 @@ class Remote:
         else:
             control.add(Withdrawal(place, emit=emit, clock=clock))
 
-    def attach(self, serving: Serving, *, restart: Callable[[str], None]) -> None:
+    def attach(self, serving: Serving, *, restart: Callable[[str], None], rollback: RollbackCommand) -> None:
         """Tell what the commands act on. Before the threads start.
 
         Args:
             serving: the streams and models of the moment.
             restart: replaces this run of the agent in order, and says why.
+            rollback: takes settings and releases back.
         """
         self._serving = serving
         self._restart_agent = restart
+        self._roll_back_one = rollback.run
 
     def streams_changed(self) -> None:
         """Tell those who must know that other streams or models run now. Any thread."""
@@ -228,12 +235,13 @@ class Remote:
     def _registry(self) -> dict[str, Command]:
         """Return every command."""
         return {
-            "capture": Command(self._capture, _Nothing, timeout_s=CAPTURE_WAIT_S),
+            "capture": Command(self._capture, _Nothing, timeout_s=CAPTURE_WAIT_S, is_audited=True),
             "ping": Command(self._ping, _Nothing),
-            "restart": Command(self._restart, _Restart),
+            "restart": Command(self._restart, _Restart, is_audited=True),
+            "rollback": Command(self._roll_back, Rollback, is_audited=True),
             "self-test": Command(self._self_test, _Nothing, timeout_s=SELF_TEST_WAIT_S),
             "snapshot": Command(self._snapshot, _Snapshot, timeout_s=SNAPSHOT_WAIT_S),
-            "tune": Command(self._tune, TuneArguments, timeout_s=WAIT_S),
+            "tune": Command(self._tune, TuneArguments, timeout_s=WAIT_S, is_audited=True),
             "watch": Command(self._watch, _Watch),
         }
 
@@ -298,6 +306,9 @@ class Remote:
             self._restart_agent(reason)
 
         pending.done({"restarting": True, "boot": self._boot}, then=then)
+
+    def _roll_back(self, pending: Pending, asked: Rollback) -> None:
+        self._roll_back_one(pending, asked)
 
     def _self_test(self, pending: Pending, _: _Nothing) -> None:
         serving = self._serving.serving().values()

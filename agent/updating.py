@@ -23,7 +23,8 @@ from agent.engine.session import runtime_version
 from agent.errors import ConfigError
 from agent.interfaces import LoadedModel
 from agent.loops.inference import Canary, InferenceLoop
-from agent.loops.updater import Offer, Surroundings, UpdateLoop
+from agent.loops.update_seams import Offer, Surroundings, WayBack
+from agent.loops.updater import UpdateLoop
 from agent.marks import Marks
 from agent.provision import Provision
 from agent.qualification import qualify
@@ -129,7 +130,8 @@ class Updates:
         if trials:
             self._shelves |= {name: shelf.roll_back("cannot_start", reason) for name, shelf in trials.items()}
         else:
-            self._shelves |= {name: shelf.revert() for name, shelf in kept.items() if shelf.current}
+            committed = {name: shelf for name, shelf in kept.items() if shelf.current}
+            self._shelves |= {name: shelf.revert("cannot_start", reason) for name, shelf in committed.items()}
         if self._shelves == kept:
             return False
         changed = ", ".join(name for name, shelf in self._shelves.items() if shelf != kept[name])
@@ -137,8 +139,17 @@ class Updates:
         self._save(kept)
         return True
 
-    def build_loop(self, agent: Agent) -> UpdateLoop:
-        """Return the updater of the running agent. Once."""
+    def build_loop(self, agent: Agent, note: Callable[[str, Mapping[str, Any]], None]) -> UpdateLoop:
+        """Return the updater of the running agent. Once.
+
+        Args:
+            agent: see `Agent`.
+            note: writes each change of a model to the audit.
+        """
+
+        def report(event: str, body: Mapping[str, Any]) -> None:
+            agent.report(event, body)
+            note(event, body)
 
         def serve(shelves: Mapping[str, Shelf]) -> None:
             with self._lock:
@@ -157,7 +168,7 @@ class Updates:
             serve=serve,
             read=agent.readings,
             emit=agent.emit,
-            report=agent.report,
+            report=report,
             clock=self._clock,
         )
         self._loop = UpdateLoop(
@@ -187,6 +198,28 @@ class Updates:
             return
         assert self._loop is not None
         self._loop.offer(Offer(release, _digest(signed), asked_by))
+
+    def way_back(self, model: str, asked_by: str) -> WayBack | None:
+        """Return what giving up a model's newest release means. The control thread.
+
+        Args:
+            model: its name; empty where the device has one only.
+            asked_by: who asks.
+
+        Raises:
+            KeyError: no model is called so, or several could be meant; with the names that are known.
+        """
+        assert self._loop is not None
+        known = self._loop.models
+        name = model or (known[0] if len(known) == 1 else "")
+        if name not in known:
+            raise KeyError(", ".join(known))
+        return self._loop.way_back(name, asked_by)
+
+    def give_up(self, way: WayBack) -> None:
+        """Ask that a release be given up. The control thread."""
+        assert self._loop is not None
+        self._loop.give_up(way)
 
     def announce(self) -> None:
         """Send the last state again. The control thread."""

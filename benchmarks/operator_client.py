@@ -46,12 +46,21 @@ class OperatorClient:
         self._client.disconnect()
         self._client.loop_stop()
 
-    def ask(self, version: int, values: Any) -> int:
+    def ask(self, version: int, values: Any, **more: Any) -> int:
         """Publish a document and return the moment before."""
-        payload = json.dumps({"schema": 1, "version": version, "values": values})
+        payload = json.dumps({"schema": 1, "version": version, "values": values, **more})
         at_ns = time.clock_gettime_ns(time.CLOCK_REALTIME)
         self._client.publish(f"{self._base}/settings/desired", payload, 1, retain=True)
         return at_ns
+
+    def command(self, name: str, body: Any) -> None:
+        """Ask for something."""
+        self._client.publish(f"{self._base}/commands/{name}", json.dumps(body), 1)
+
+    def heard(self, topic: str, *, since: int = 0) -> list[Arrival]:
+        """Return the messages of a topic that came from a place in the list of all on."""
+        with self._changed:
+            return [one for one in self._arrivals[since:] if one[1].endswith(topic)]
 
     def wait_for(self, topic: str, is_it: Callable[[Any], bool], *, since: int = 0, timeout_s: float = 60) -> Arrival:
         """Return the first message of a topic, from a place in the list of all on, whose body fits.

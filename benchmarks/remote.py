@@ -61,7 +61,9 @@ def main() -> int:
 
 
 @contextlib.contextmanager
-def agent(port: int, folder: Path, probation_s: float = PROBATION_S, fps: float = FPS) -> Iterator[Any]:
+def agent(
+    port: int, folder: Path, probation_s: float = PROBATION_S, fps: float = FPS, more: str = ""
+) -> Iterator[Any]:
     """Run an agent with a state folder."""
     text = f"""
 [device]
@@ -82,7 +84,7 @@ source = {json.dumps(str(harness.CLIP))}
 model = "model"
 repeat = true
 fps = {fps}
-"""
+{more}"""
     config = folder / "agent.toml"
     config.write_text(text)
     command: list[str | Path] = [sys.executable, "-m", "agent", "run", "--config", config]

@@ -403,6 +403,31 @@ class Engine(_OpenBody):
     """By model."""
 
 
+class RemoteSettings(_OpenBody):
+    """Where the settings from afar stand, in short; `settings/reported` has all of it."""
+
+    version: int = Field(ge=0)
+    """Of the document in force; 0 for the settings of the device alone."""
+    seen_version: int = Field(ge=0)
+    """Of the last document that came."""
+    state: Literal["applied", "restart_required", "rolled_back"]
+    is_proving: bool
+    """Whether what is in force is on probation now."""
+    starts: int = Field(ge=0)
+    """Runs since the last one that lived for the time of a probation."""
+
+
+class Updates(_OpenBody):
+    """The releases of one model; `model/state` tells what becomes of the last one."""
+
+    seq: int = Field(ge=0)
+    """The highest that was ever committed here: what comes must be above it."""
+    serving: str
+    """The release that serves, `{model}-{seq}-{digest}`; `settings` for the folder that the settings name."""
+    on_trial: bool
+    """Whether it is on probation now."""
+
+
 class Health(_OpenBody):
     """Every figure of the agent."""
 
@@ -418,6 +443,9 @@ class Health(_OpenBody):
     streams: dict[str, Stream]
     models: dict[str, Model]
     control: Control
+    settings: RemoteSettings
+    updates: dict[str, Updates]
+    """By model, of those that ever had a release."""
     engine: Engine
     degradation: Degradation
     delivery: Delivery

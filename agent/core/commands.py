@@ -98,11 +98,13 @@ class Command:
         run: begins it; answers at once or later, and may raise CommandError. The control thread.
         arguments: what its body may hold beside `id` and `reply`.
         timeout_s: after so long without an answer the sender is told so.
+        is_audited: whether it changes something, so that it must be known later who asked.
     """
 
     run: Callable[[Pending, Any], None]
     arguments: type[BaseModel]
     timeout_s: float = 10.0
+    is_audited: bool = False
 
 
 def read_address(message: Received, base: str) -> Address:

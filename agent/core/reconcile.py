@@ -55,6 +55,7 @@ class Record:
     Attributes:
         current: in force, None for the settings of the device alone.
         good: the last proven one; equal to `current` once that is proven.
+        previous: the one that was proven before `good`: what somebody who takes a proven document back gets.
         is_proven: whether `current` is.
         version_max: the highest that was ever accepted, given up or not; 0 for none.
         digest_max: of its values.
@@ -66,6 +67,7 @@ class Record:
 
     current: Document | None = None
     good: Document | None = None
+    previous: Document | None = None
     is_proven: bool = True
     version_max: int = 0
     digest_max: str = ""
@@ -98,6 +100,7 @@ def accepted(
     return Record(
         current=document,
         good=record.current if record.is_proven else record.good,
+        previous=record.previous,
         is_proven=False,
         version_max=document.version,
         digest_max=document.digest,
@@ -108,7 +111,10 @@ def accepted(
 
 def proven(record: Record) -> Record:
     """The current document has passed its probation."""
-    return replace(record, good=record.current, is_proven=True, starts=0, on_time={}, must_deliver=())
+    before = record.previous if record.is_proven else record.good
+    return replace(
+        record, good=record.current, previous=before, is_proven=True, starts=0, on_time={}, must_deliver=()
+    )
 
 
 def survived(record: Record) -> Record:
@@ -116,15 +122,20 @@ def survived(record: Record) -> Record:
     return replace(record, starts=0)
 
 
+def follower(record: Record) -> Document | None:
+    """Return what is in force once the current document is given up; None for the settings of the device alone."""
+    return record.previous if record.is_proven else record.good
+
+
 def stepped_down(record: Record, check: str, figures: Mapping[str, Any]) -> Record:
-    """Give up the current document: the last good one follows, then the settings of the device alone."""
+    """Give up the current document: the last good one follows, at last the settings of the device alone."""
     if record.current is None:
         return record
-    follower = None if record.is_proven else record.good
     given_up = GivenUp(record.current.version, check, figures)
     return Record(
-        current=follower,
-        good=follower,
+        current=follower(record),
+        good=follower(record),
+        previous=None if record.is_proven else record.previous,
         version_max=record.version_max,
         digest_max=record.digest_max,
         given_up=given_up,

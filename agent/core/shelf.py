@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 STARTS_MAX = 2
 """Starts of the agent that one trial may see. The first start after the switch may be a power cut; a third is a crash
 that comes again."""
+
+_FOLDER = re.compile(r".+-(\d{1,16})-[0-9a-f]{12}")
+
+
+def folder_name(model: str, seq: int, digest: str) -> str:
+    """Return what the folder of a release is called, from the digest of its manifest."""
+    return f"{model}-{seq}-{digest[:12]}"
+
+
+def seq_of(folder: str) -> int:
+    """Return the `seq` of the release in a folder, 0 for the folder that the settings name."""
+    found = _FOLDER.fullmatch(folder)
+    return 0 if found is None else int(found[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +132,15 @@ class Shelf:
         """Remember a release that never served."""
         return replace(self, ended=Ended(digest, seq, "rejected", code, reason))
 
-    def revert(self) -> Shelf:
-        """Go back to the release before the current one, by hand; `seq_max` stays, so nothing brings it again."""
-        return replace(self, current=self.previous, previous=self.current, trial=None)
+    def revert(self, code: str, reason: str) -> Shelf:
+        """Give up the committed release for the one before it, and that one for the settings' own.
+
+        `seq_max` stays, so an older manifest does not come in by itself. What is given up is not the way back from
+        the way back: two releases that cannot be loaded would take turns for ever.
+        """
+        assert self.current
+        ended = self.ended
+        if ended is not None and ended.phase == "committed":
+            # Of this very release; another one that was refused since stays remembered as refused.
+            ended = replace(ended, phase="rolled_back", code=code, reason=reason)
+        return replace(self, current=self.previous, previous="", trial=None, ended=ended)

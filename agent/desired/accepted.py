@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 FILE = "remote-settings.json"
 FORMAT = 1
 BYTES_MAX = 1 << 20
-"""Two documents of 64 KiB, escaped, and some figures."""
+"""Three documents of 64 KiB, escaped to three times that, and some figures."""
 
 
 class AcceptedStore:
@@ -81,6 +81,7 @@ def _decode(body: Any) -> Record:
     return Record(
         current=_document(body["current"]),
         good=_document(body["good"]),
+        previous=_document(body.get("previous")),
         is_proven=bool(body["is_proven"]),
         version_max=int(body["version_max"]),
         digest_max=str(body["digest_max"]),

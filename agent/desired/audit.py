@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,13 @@ from agent.durable import append_line
 
 log = logging.getLogger(__name__)
 
-FILE = "settings-audit.jsonl"
+FILE = "audit.jsonl"
 BYTES_MAX = 1 << 20
 """Of a file; the one before is kept as `.1`, so 2 MiB in all: some 5,000 changes."""
 
 
 class Audit:
-    """Appends to `settings-audit.jsonl` in the state folder. One thread at a time.
+    """Appends changes of settings and models, and commands, to `audit.jsonl` in the state folder. Any thread.
 
     Args:
         folder: `state.dir`.
@@ -28,6 +29,7 @@ class Audit:
 
     def __init__(self, folder: Path, clock: Clock) -> None:
         self._file = folder / FILE
+        self._lock = threading.Lock()
         self._clock = clock
         self.failures = 0
         """Lines that the disk did not take."""
@@ -36,6 +38,10 @@ class Audit:
         """Append one line; a disk that takes none is said and counted, and stops nothing."""
         entry = {"at": iso_utc(self._clock.wall_ns()), "action": action, **body}
         line = json.dumps(entry, separators=(",", ":"), default=str).encode() + b"\n"
+        with self._lock:
+            self._append(line)
+
+    def _append(self, line: bytes) -> None:
         try:
             append_line(self._file, line, bytes_max=BYTES_MAX, durable=True)
         except OSError as error:

@@ -5,16 +5,17 @@ What becomes of it is said on `settings/reported`, as an event, in the audit and
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from agent.clock import NS_PER_S
 from agent.core.desired import Document, InvalidDocumentError, parse_desired
 from agent.core.field_errors import FieldError, as_body, cut, field_error
 from agent.core.probation import Before, Bounds, Failed, Passed, Probation, Readings
-from agent.core.reconcile import Record, Verdict, accepted, judge, proven, stepped_down, survived
+from agent.core.reconcile import Record, Verdict, accepted, follower, judge, proven, stepped_down, survived
 from agent.desired.audit import Audit
 from agent.desired.local_file import Unproven, Waiting, local_changes, usable, waiting
 from agent.desired.reporting import Reporting, told
@@ -97,11 +98,18 @@ class SettingsReceiver:
         self._unproven = None if good is None else Unproven(good)
         self._started_layers = layers
         self._reload_is_asked = threading.Event()
+        self._is_changing = False
 
     @property
     def settings(self) -> Settings:
         """The settings in force."""
         return self._loaded.settings
+
+    @property
+    def may_change(self) -> bool:
+        """Whether what is in force may be taken back soon: a run must not end with its streams. Any thread."""
+        is_on_trial = not self._record.is_proven and not self._waiting.of_document
+        return self._is_changing or self._probation is not None or self._unproven is not None or is_on_trial
 
     def connected(self) -> None:
         """See `Receiver.connected`: the retained report may be gone with the broker's memory."""
@@ -123,7 +131,8 @@ class SettingsReceiver:
         self._seen_version = document.version
         verdict = judge(self._record, document)
         if verdict is Verdict.NEW:
-            self._take(document)
+            with self._changing():
+                self._take(document)
         elif verdict is Verdict.SAME:
             self._rejected = ()
             self._report_state()
@@ -133,7 +142,8 @@ class SettingsReceiver:
     def turn(self, now_ns: int) -> int:
         """See `Receiver.turn`: looks at the device once a second, and reads the settings file when that was asked."""
         if self._reload_is_asked.is_set():
-            self._reload()
+            with self._changing():
+                self._reload()
         if now_ns - self._looked_ns >= LOOK_EVERY_NS:
             self._looked_ns = now_ns
             self._look(self._around.read(), now_ns)
@@ -161,11 +171,20 @@ class SettingsReceiver:
             return []
         return [file_given_up(self._layers.place, self._record, "hung", {"reason": reason})]
 
-    def give_up(self, asked_by: str = "") -> bool:
-        """Go back to the settings before the current document because somebody asks; False when there is none."""
-        if self._record.current is None:
+    def way_back(self) -> tuple[int, int] | None:
+        """Return the version in force and the one that follows when it is given up, 0 for the device's own settings.
+
+        None where nothing came from afar. The control thread.
+        """
+        current = self._record.current
+        return None if current is None else (current.version, _version(follower(self._record)))
+
+    def give_up(self, version: int, asked_by: str) -> bool:
+        """Go back to the settings before a document because somebody asks; False when it is not in force."""
+        if _version(self._record.current) != version or not version:
             return False
-        self._roll_back("operator", {"asked_by": cut(asked_by, ASKED_BY_CHARS_MAX)})
+        with self._changing():
+            self._roll_back("operator", {"asked_by": cut(asked_by, ASKED_BY_CHARS_MAX)})
         return True
 
     def stopped(self) -> None:
@@ -183,6 +202,14 @@ class SettingsReceiver:
             "is_proving": self._probation is not None,
             "starts": record.starts,
         }
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        self._is_changing = True
+        try:
+            yield
+        finally:
+            self._is_changing = False
 
     def _take(self, document: Document) -> None:
         """Validate, keep, apply, watch, say."""
@@ -331,7 +358,8 @@ class SettingsReceiver:
             return
         outcome = self._probation.update(readings, now_ns)
         if isinstance(outcome, Failed):
-            self._roll_back(outcome.check, outcome.figures)
+            with self._changing():
+                self._roll_back(outcome.check, outcome.figures)
         elif isinstance(outcome, Passed):
             self._conclude()
 

@@ -28,6 +28,7 @@ from agent.loops.quiet_log import QuietLog
 
 log = logging.getLogger(__name__)
 
+ASKED_BY_CHARS_MAX = 200
 PENDING_MAX = 8
 """Commands begun and not answered; a snapshot waits for a frame."""
 
@@ -79,6 +80,7 @@ class CommandReceiver:
         emit: hands an answer to egress.
         wake: lets the control thread call `turn` soon.
         on_connection: called with each connection that was made.
+        note: writes who had something done to the audit.
         clock: the agent's.
     """
 
@@ -95,6 +97,7 @@ class CommandReceiver:
         emit: Callable[[Message], None],
         wake: Callable[[], None],
         on_connection: Callable[[], None],
+        note: Callable[[str, Mapping[str, Any]], None],
         clock: Clock,
     ) -> None:
         self._registry = registry
@@ -104,6 +107,7 @@ class CommandReceiver:
         self._emit = emit
         self._wake = wake
         self._on_connection = on_connection
+        self._note = note
         self._clock = clock
         self._faults = QuietLog(log, clock)
         self._pending: dict[str, _Pending] = {}
@@ -216,6 +220,8 @@ class CommandReceiver:
         at = iso_utc(self._clock.wall_ns())
         kept = self._memory.add(Answered(request.key, request.name, pending.body, at, request.asked_by))
         self._journal.append(kept, self._memory.entries(), durable=pending.then is not None)
+        if pending.body["state"] == "ok" and self._registry[request.name].is_audited:
+            self._note("command", _noted(request, pending.body))
         log.info("command %s of %s: %s", request.name, _who(request), pending.body["state"])
         self._answer(f"commands/{request.name}", request.address, pending.body)
         if pending.then is not None:
@@ -239,6 +245,12 @@ class CommandReceiver:
 def error_body(error: CommandError) -> dict[str, Any]:
     """Return the fields of an answer that is an error."""
     return {"state": "error", "code": error.code, "message": error.text}
+
+
+def _noted(request: Request, answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a line of the audit; what a command brings forth, such as a rollback, has lines of its own."""
+    who = {"client": request.address.client, "asked_by": request.asked_by[:ASKED_BY_CHARS_MAX]}
+    return {"command": request.name, **who, "arguments": dict(request.arguments), "answer": dict(answer)}
 
 
 def _who(request: Request) -> str:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
-from agent.clock import NS_PER_S, Clock
+from agent.clock import NS_PER_S
 from agent.core.backoff import Backoff
 from agent.core.message import Message
-from agent.core.probation import Before, Bounds, Failed, Passed, Probation, Readings
-from agent.core.release import Release, ReleaseFile, ReleaseRefusedError
-from agent.core.shelf import Ended, Shelf
+from agent.core.probation import Before, Bounds, Failed, Passed, Probation
+from agent.core.release import ReleaseFile, ReleaseRefusedError
+from agent.core.shelf import Ended, Shelf, seq_of
 from agent.errors import ConfigError, TransientError
+from agent.loops.update_seams import Figures, Offer, Store, Surroundings, WayBack
 
 log = logging.getLogger(__name__)
 
@@ -23,77 +22,6 @@ LOOK_EVERY_NS = NS_PER_S
 """Between two looks at the streams on probation."""
 PROGRESS_EVERY_NS = 2 * NS_PER_S
 """Between two reports of a download's progress."""
-
-Figures = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """A manifest whose signature holds and whose terms fit.
-
-    Attributes:
-        release: what it says.
-        digest: SHA-256 of its payload, in hex.
-        asked_by: who published it, as far as the broker tells.
-    """
-
-    release: Release
-    digest: str
-    asked_by: str = ""
-
-
-class Store(Protocol):
-    """See `updates.store.ReleaseStore`. Everything but `folder`, `content` and `partial` may raise OSError."""
-
-    def save(self, shelves: Mapping[str, Shelf]) -> None:
-        """Write the shelves down."""
-
-    def folder(self, release: str) -> Path:
-        """Return where a release's folder is."""
-
-    def content(self, file: ReleaseFile) -> Path:
-        """Return where a file's content is."""
-
-    def partial(self, file: ReleaseFile) -> Path:
-        """Return where its first bytes are."""
-
-    def make_room(self, release: Release) -> None:
-        """See that it fits. Raises ReleaseRefusedError."""
-
-    def accept(self, file: ReleaseFile) -> None:
-        """Verify a partial file. Raises ReleaseRefusedError."""
-
-    def assemble(self, release: Release, digest: str) -> str:
-        """Make the release's folder and return its name."""
-
-    def prune(self, shelves: Mapping[str, Shelf]) -> None:
-        """Remove what no shelf keeps."""
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What the updater needs of the agent.
-
-    Attributes:
-        fetch: gets what is missing of a file into its partial file, calling back with the bytes that are there;
-            raises TransientError, ReleaseRefusedError or OSError.
-        qualify: tries a release's folder in a child process; returns figures, raises ReleaseRefusedError.
-        canary: lets it see live frames beside the model that serves; likewise.
-        serve: lets the models serve that the shelves name; raises ConfigError, and then nothing was changed.
-        read: looks at streams, memory and broker.
-        emit: hands a message to egress.
-        report: sends an event.
-        clock: the agent's.
-    """
-
-    fetch: Callable[[ReleaseFile, Path, Callable[[int], bool]], None]
-    qualify: Callable[[str, Path], Figures]
-    canary: Callable[[str, Path], Figures]
-    serve: Callable[[Mapping[str, Shelf]], None]
-    read: Callable[[], Readings]
-    emit: Callable[[Message], None]
-    report: Callable[[str, Figures], None]
-    clock: Clock
 
 
 class UpdateLoop:
@@ -129,6 +57,7 @@ class UpdateLoop:
         self._is_stopping = False
         self._next: Offer | None = None
         self._current: Offer | None = None
+        self._unwanted: WayBack | None = None
         self._before = Before()
         self._state: dict[str, Any] = {}
 
@@ -139,6 +68,27 @@ class UpdateLoop:
             if known is not None and known.digest == offer.digest and self._next in (None, known):
                 return  # A retained manifest comes again with each connection.
             self._next = offer
+        self._wake.set()
+
+    def way_back(self, model: str, asked_by: str) -> WayBack | None:
+        """Return what giving up the newest release of a model means; None where there is none. Any thread.
+
+        The newest is the one that is being brought in, then the one on trial, then the committed one.
+        """
+        with self._lock:
+            coming = [known for known in (self._next, self._current) if known and known.release.name == model]
+            shelf = self.shelf(model)
+        trial = "" if shelf.trial is None else shelf.trial.folder
+        if coming and coming[0].folder != trial:
+            return WayBack(model, coming[0].folder, shelf.serving, asked_by)
+        if trial:
+            return WayBack(model, trial, shelf.current, asked_by)
+        return WayBack(model, shelf.current, shelf.previous, asked_by) if shelf.current else None
+
+    def give_up(self, way: WayBack) -> None:
+        """Ask that a release be given up; never waits, the end is told on `model/state`. Any thread."""
+        with self._lock:
+            self._unwanted = way
         self._wake.set()
 
     def stop(self) -> None:
@@ -157,6 +107,7 @@ class UpdateLoop:
                 with self._lock:
                     self._current = None
                 continue
+            self._give_up_committed()
             self._before.add(self._around.read())
             self._around.clock.wait(self._wake, LOOK_EVERY_NS)
             self._wake.clear()
@@ -165,6 +116,11 @@ class UpdateLoop:
         """Send the last state again: the retained one may be gone with the broker's memory. Any thread."""
         if self._state:
             self._send(self._state)
+
+    @property
+    def models(self) -> list[str]:
+        """The models that releases may come for."""
+        return sorted(self._bases)
 
     def shelf(self, name: str) -> Shelf:
         """Return the state of one model. Any thread."""
@@ -236,14 +192,16 @@ class UpdateLoop:
                 told_ns = now_ns
                 share = round((done + have) / release.size_bytes, 3)
                 self._tell(release.name, release.seq, "downloading", progress=share)
-            return not self._has_to_end()
+            return not self._has_to_end() and self._unwanted is None
 
         while not self._has_to_end():
+            self._check_wanted(offer)
             try:
                 self._around.fetch(file, self._store.partial(file), on_progress)
             except TransientError as error:
                 if self._has_to_end():
                     return False
+                self._check_wanted(offer)
                 if clock.now_ns() >= give_up_at_ns:
                     raise ReleaseRefusedError("download", f"given up: {error}") from error
                 reason = f"tried again soon: {error}"
@@ -268,10 +226,12 @@ class UpdateLoop:
         figures = dict(self._around.qualify(name, path))
         if self._has_to_end():
             return
+        self._check_wanted(offer)
         self._tell(name, release.seq, "canary", figures=figures)
         figures |= self._around.canary(name, path)
         if self._has_to_end():
             return
+        self._check_wanted(offer)
         before = self.shelf(name)
         self._keep(name, before.begin(folder, release.seq, offer.digest))
         try:
@@ -281,7 +241,8 @@ class UpdateLoop:
             self._keep(name, self.shelf(name).roll_back("cannot_serve", reason))
             self._conclude(name)
             return
-        self._around.report("model_trial", {"model": name, "seq": release.seq, "asked_by": offer.asked_by})
+        told = {"model": name, "seq": release.seq, "asked_by": offer.asked_by, "before_seq": seq_of(before.serving)}
+        self._around.report("model_trial", told)
         self._watch(name, figures)
 
     def _watch(self, name: str, figures: Figures) -> None:
@@ -304,6 +265,8 @@ class UpdateLoop:
             if self._is_stopping:
                 return
             outcome = probation.update(self._around.read(), clock.now_ns())
+            if (way := self._taken_way_back(trial.folder)) is not None:
+                outcome = Failed("operator", {"asked_by": way.asked_by or "unknown"})
         self._before.clear()
         if isinstance(outcome, Passed):
             self._keep(name, self.shelf(name).commit())
@@ -312,6 +275,37 @@ class UpdateLoop:
             self._keep(name, self.shelf(name).roll_back(outcome.check, reason), must=False)
             self._serve_again(name)
         self._conclude(name)
+
+    def _give_up_committed(self) -> None:
+        """Bring the release before the committed one back, where somebody asked for it."""
+        with self._lock:
+            way, self._unwanted = self._unwanted, None
+        if way is None:
+            return
+        shelf = self.shelf(way.model)
+        if shelf.trial is not None or shelf.current != way.folder:
+            log.info("%s: release %d, which %s, serves no more", way.model, way.seq, _asked(way))
+            return
+        reason = _asked(way)
+        self._keep(way.model, shelf.revert("operator", reason), must=False)
+        self._serve_again(way.model)
+        self._before.clear()
+        self._tell_end(way.model, Ended("", way.seq, "rolled_back", "operator", reason))
+
+    def _taken_way_back(self, folder: str) -> WayBack | None:
+        """Return and forget that somebody wants this release to be given up."""
+        with self._lock:
+            way = self._unwanted
+            if way is None or not folder or way.folder != folder:
+                return None
+            self._unwanted = None
+            return way
+
+    def _check_wanted(self, offer: Offer) -> None:
+        """Act on what somebody wants to be given up before a release is on trial: this one, or another model's."""
+        if (way := self._taken_way_back(offer.folder)) is not None:
+            raise ReleaseRefusedError("operator", _asked(way))
+        self._give_up_committed()
 
     def _serve_again(self, name: str) -> None:
         try:
@@ -328,8 +322,12 @@ class UpdateLoop:
     def _conclude(self, name: str) -> None:
         ended = self.shelf(name).ended
         assert ended is not None
+        self._tell_end(name, ended)
+
+    def _tell_end(self, name: str, ended: Ended) -> None:
         self._tell(name, ended.seq, ended.phase, code=ended.code, reason=ended.reason)
-        self._around.report(f"model_{ended.phase}", {"model": name, **_told(ended)})
+        serving_seq = seq_of(self.shelf(name).serving)
+        self._around.report(f"model_{ended.phase}", {"model": name, **_told(ended), "serving_seq": serving_seq})
         level = logging.INFO if ended.phase == "committed" else logging.WARNING
         log.log(
             level,
@@ -370,6 +368,10 @@ class UpdateLoop:
         self._around.emit(
             Message(kind="state", topic="model/state", body=body, captured_at_ns=now_ns, qos=1, retain=True)
         )
+
+
+def _asked(way: WayBack) -> str:
+    return f"{way.asked_by or 'somebody unknown'} asked for it"
 
 
 def _told(ended: Ended) -> dict[str, Any]:

@@ -25,6 +25,9 @@ class UpdatesSettings(Section):
     give_up_hours: LocalOnly[float] = Field(default=24.0, gt=0.0, le=720.0)
     """How long a download is tried while the server or the network is away, hours, above 0 to 720. Default 24: a day
     at a mobile link."""
+    qualification_s: LocalOnly[float] = Field(default=180.0, ge=5.0, le=900.0)
+    """How long the child process that tries a release may take to load, warm, verify and time every variant, seconds,
+    5 to 900. Default 180: a network of 100 MB on a slow SD card takes a minute; an endless loop ends here."""
     canary_frames: LocalOnly[int] = Field(default=20, ge=0, le=1000)
     """Live frames that a new model sees in the pauses of the old one before it serves, 0 to 1000. Default 20: a
     second or two, enough to see it fail on what the camera shows."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.core.release import Release, ReleaseFile, ReleaseRefusedError
-from agent.core.shelf import Ended, Shelf, Trial
+from agent.core.shelf import Ended, Shelf, Trial, folder_name
 from agent.durable import replace_file, sync_folder
 
 log = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ class ReleaseStore:
         Raises:
             OSError: the disk.
         """
-        name = f"{release.name}-{release.seq}-{digest[:12]}"
+        name = folder_name(release.name, release.seq, digest)
         folder, partial = self.folder(name), self._releases / f".{name}.part"
         if folder.is_dir():
             return name

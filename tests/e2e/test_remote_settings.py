@@ -220,7 +220,7 @@ def test_a_setting_that_makes_every_frame_late_is_taken_back(site: Site) -> None
         site.reported(lambda body: body["state"] == "rolled_back" and body["seen_version"] == 5)
         site.subscriber.wait_for("results/door", deadline_ms=250.0)
         agent.terminate()
-    lines = (site.folder / "state/settings-audit.jsonl").read_text().splitlines()
+    lines = (site.folder / "state/audit.jsonl").read_text().splitlines()
     actions = [json.loads(line)["action"] for line in lines]
     assert actions == ["applied", "rolled_back"]
 
@@ -236,6 +236,22 @@ def test_a_setting_that_kills_the_source_is_taken_back(site: Site) -> None:
         assert report["rolled_back"]["figures"]["stream"] == "door"
         site.subscriber.wait_for("results/door", timeout_s=30)
         agent.terminate()
+
+
+def test_a_source_that_can_never_work_is_taken_back_although_no_other_stream_is_left(site: Site) -> None:
+    """The agent does not end with its last stream while a change is on probation."""
+    clip = site.folder / "broken.mp4"
+    clip.write_bytes(bytes(1000))
+    with site.agent(more="[remote]\nprobation_s = 8") as agent:
+        site.subscriber.wait_for("results/door")
+        site.ask(6, {"streams": {"door": {"source": str(clip)}}})
+        report = site.reported(lambda body: body["state"] == "rolled_back")
+        assert report["rolled_back"]["check"] == "streams"
+        assert not report["rolled_back"]["figures"]["is_open"]
+        site.subscriber.wait_for("events/settings_rolled_back")
+        site.subscriber.wait_for("results/door")
+        summary = agent.terminate()
+    assert summary["restarts"] == 0
 
 
 def test_what_no_run_survives_is_given_up_and_told(site: Site) -> None:

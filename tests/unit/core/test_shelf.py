@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.core.shelf import STARTS_MAX, Shelf
+from agent.core.shelf import STARTS_MAX, Shelf, folder_name, seq_of
 
 
 def test_a_trial_serves_and_is_committed() -> None:
@@ -39,11 +39,27 @@ def test_starts_of_a_trial_are_counted() -> None:
     assert shelf.start() == shelf
 
 
-def test_going_back_by_hand_and_again() -> None:
-    """Two releases are kept; a lower `seq` does not come in by itself."""
-    shelf = Shelf("base").begin("m-1", 1, "d1").commit().begin("m-2", 2, "d2").commit().revert()
-    assert (shelf.serving, shelf.previous, shelf.seq_max) == ("m-1", "m-2", 2)
-    assert shelf.revert().serving == "m-2"
+def test_going_back_by_hand_goes_down_to_the_settings_own() -> None:
+    """What was given up is not the way back from the way back; a lower `seq` does not come in by itself."""
+    shelf = Shelf("base").begin("m-1", 1, "d1").commit().begin("m-2", 2, "d2").commit().revert("operator", "ada")
+    assert (shelf.serving, shelf.previous, shelf.seq_max) == ("m-1", "", 2)
+    assert shelf.ended is not None
+    assert (shelf.ended.digest, shelf.ended.phase, shelf.ended.code) == ("d2", "rolled_back", "operator")
+    assert shelf.revert("operator", "ada").serving == ""
+
+
+def test_going_back_keeps_in_mind_what_was_refused_since() -> None:
+    """Its manifest is the one that the broker keeps: it must not be tried again."""
+    shelf = Shelf("base").begin("m-1", 1, "d1").commit().reject(2, "d2", "crashes", "").revert("operator", "ada")
+    assert shelf.serving == ""
+    assert shelf.ended is not None
+    assert (shelf.ended.digest, shelf.ended.phase) == ("d2", "rejected")
+
+
+def test_a_folders_name_tells_its_seq() -> None:
+    """Whatever the model's name holds."""
+    assert seq_of(folder_name("a-1-b", 42, "0123456789abcdef")) == 42
+    assert seq_of("") == 0
 
 
 def test_the_release_in_service_committed_again_keeps_its_way_back() -> None:

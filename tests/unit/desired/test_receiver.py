@@ -190,11 +190,30 @@ def test_without_a_disk_nothing_is_accepted_and_a_way_back_goes_on(tmp_path: Pat
     assert device.applied == []
     device.saves_until_full = 1
     device.ask(3)
-    assert device.receiver.give_up("ada")
+    assert device.receiver.give_up(3, "ada")
     assert device.fps is None
     assert (device.last["state"], device.last["rolled_back"]["check"]) == ("rolled_back", "operator")
     assert "settings_not_kept" in device.events
-    assert not device.receiver.give_up()
+    assert not device.receiver.give_up(0, "ada")
+
+
+def test_a_proven_document_gives_way_to_the_one_that_was_proven_before(tmp_path: Path) -> None:
+    """One step at a time, down to the device's own; a version that is not in force gives nothing up."""
+    device = Device(tmp_path)
+    device.wait(10)
+    for version in (1, 2):
+        device.ask(version, 6.0 + version)
+        device.wait(10)
+        assert device.last["proven"]
+    assert device.receiver.way_back() == (2, 1)
+    assert not device.receiver.give_up(1, "ada")
+    assert device.receiver.give_up(2, "ada")
+    assert (device.fps, device.last["version"], device.last["proven"]) == (7.0, 1, True)
+    assert device.last["rolled_back"] == {"version": 2, "check": "operator", "figures": {"asked_by": "ada"}}
+    assert device.ask(2, 8.0)["version"] == 1  # The retained document comes again with each connection.
+    assert device.receiver.give_up(1, "ada")
+    assert (device.fps, device.last["version"]) == (None, 0)
+    assert device.receiver.way_back() is None
 
 
 def test_a_newer_document_during_a_probation_does_not_make_the_first_one_good(tmp_path: Path) -> None:
@@ -357,7 +376,7 @@ def test_a_document_stays_above_the_file(tmp_path: Path) -> None:
     stream = device.applied[-1].streams[0]
     assert (stream.max_fps, stream.deadline_ms) == (7.0, 300.0)
     assert device.bodies[-1]["version"] == 1
-    assert device.receiver.give_up()
+    assert device.receiver.give_up(1, "desk")
     assert device.fps is None  # The file was not proven yet: both go.
     device.reload()
     device.wait(11)

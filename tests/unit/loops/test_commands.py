@@ -28,13 +28,15 @@ class Bench:
         self.sent: list[Message] = []
         self.written: list[tuple[str, bool]] = []
         self.order: list[str] = []
+        self.noted: list[tuple[str, Any]] = []
         self.waiting: list[Pending] = []
         self.memory = CommandMemory()
         registry = {
             "grow": Command(self._grow, _Size),
             "wait": Command(lambda pending, _: self.waiting.append(pending), _Size, timeout_s=5),
             "once": Command(lambda pending, _: pending.done({}, then=lambda: self.order.append("done")), _Size),
-            "no": Command(self._refuse, _Size),
+            "no": Command(self._refuse, _Size, is_audited=True),
+            "change": Command(self._grow, _Size, is_audited=True),
         }
         self.receiver = CommandReceiver(
             registry,
@@ -44,6 +46,7 @@ class Bench:
             emit=self._emit,
             wake=lambda: None,
             on_connection=lambda: None,
+            note=lambda action, body: self.noted.append((action, body)),
             clock=self.clock,
         )
 
@@ -159,3 +162,16 @@ def test_commands_that_wait_are_bounded() -> None:
     bench.waiting[0].done({})
     bench.receiver.turn(bench.clock.now_ns())
     assert bench.ask("grow", b'{"id":"x","reply":"desk"}')[0]["state"] == "ok"
+
+
+def test_who_had_something_changed_is_in_the_audit() -> None:
+    """Once, whatever is delivered again; not what was refused, nor what changes nothing."""
+    bench = Bench()
+    for _ in range(2):
+        bench.ask("change", b'{"id":"1","reply":"desk","size":4}', user_properties=(("asked_by", "ada"),))
+    bench.ask("no", b'{"id":"2","reply":"desk"}')
+    bench.ask("grow", b'{"id":"3","reply":"desk"}')
+    ((action, body),) = bench.noted
+    assert action == "command"
+    assert (body["command"], body["client"], body["asked_by"]) == ("change", "desk", "asked_by=ada")
+    assert (body["arguments"], body["answer"]["size"]) == ({"size": 4}, 5)

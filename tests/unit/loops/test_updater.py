@@ -16,7 +16,8 @@ from agent.core.probation import Bounds, Readings, StreamReading
 from agent.core.release import Release, ReleaseFile, ReleaseRefusedError
 from agent.core.shelf import Shelf
 from agent.errors import ConfigError, TransientError
-from agent.loops.updater import Offer, Surroundings, UpdateLoop
+from agent.loops.update_seams import Offer, Surroundings
+from agent.loops.updater import UpdateLoop
 from agent.updates.store import ReleaseStore
 from tests.fakes import ManualClock
 
@@ -65,6 +66,7 @@ class Device:
         self.faults: dict[str, Exception] = {}
         self.readings: Callable[[], Readings] = self._all_in_time
         self.cut_after: int | None = None
+        self.gives_up_at = ""
         self.start()
 
     def start(self) -> None:
@@ -112,6 +114,13 @@ class Device:
         self.clock.wait = wait  # type: ignore[method-assign]
         self.loop.run()
 
+    def give_up(self) -> int:
+        """Ask for the way back and return the `seq` that it is meant to leave."""
+        way = self.loop.way_back("coco", "ada")
+        assert way is not None
+        self.loop.give_up(way)
+        return way.seq
+
     @property
     def last(self) -> tuple[str, str]:
         """The phase and code that the operator sees."""
@@ -123,6 +132,9 @@ class Device:
             self.cut_after -= 1
             if self.cut_after < 0:
                 raise PowerCutError
+        if name == self.gives_up_at:
+            self.gives_up_at = ""
+            self.give_up()
         if name in self.faults:
             raise self.faults[name]
 
@@ -242,6 +254,71 @@ def test_a_release_that_makes_frames_late_goes_back(tmp_path: Path) -> None:
     assert "before 1.0" in device.states[-1]["reason"]
     assert device.serving == good
     assert device.events[-1] == "model_rolled_back"
+
+
+@pytest.mark.parametrize(
+    ("call", "phase"),
+    [
+        ("fetch", "rejected"),
+        ("half", "rejected"),
+        ("qualify", "rejected"),
+        ("canary", "rejected"),
+        ("serve", "rolled_back"),
+    ],
+)
+def test_a_release_that_is_being_brought_in_is_given_up_on_demand(tmp_path: Path, call: str, phase: str) -> None:
+    """Wherever it stands; what served before serves, and the retained manifest does not bring it again."""
+    device = Device(tmp_path)
+    device.run(offer(1))
+    good = device.serving
+    device.start()
+    device.gives_up_at = call
+    device.run(offer(2))
+    assert device.last == (phase, "operator")
+    assert device.states[-1]["reason"] in ("ada asked for it", "asked_by ada")
+    assert device.serving == good
+    device.start()
+    device.run(offer(2))
+    assert device.last == (phase, "operator")
+    assert device.serving == good
+
+
+def test_a_committed_release_is_given_up_on_demand_one_step_at_a_time(tmp_path: Path) -> None:
+    """Back to the one before, then to the settings' own; then there is nothing to give up."""
+    device = Device(tmp_path)
+    device.run(offer(1))
+    first = device.serving
+    device.start()
+    device.run(offer(2))
+    device.start()
+    assert device.give_up() == 2
+    device.run()
+    assert device.serving == first
+    assert device.last == ("rolled_back", "operator")
+    device.start()
+    device.run(offer(2))
+    assert (device.serving, device.last) == (first, ("rolled_back", "operator"))
+    device.start()
+    assert device.give_up() == 1
+    device.run()
+    assert device.serving == ""
+    assert device.loop.way_back("coco", "ada") is None
+    assert list((tmp_path / "updates/releases").iterdir()) == []
+
+
+def test_a_wish_that_came_too_late_gives_nothing_up(tmp_path: Path) -> None:
+    """It names its release: what was committed meanwhile stays."""
+    device = Device(tmp_path)
+    device.run(offer(1))
+    device.start()
+    way = device.loop.way_back("coco", "ada")
+    assert way is not None
+    device.run(offer(2))
+    good = device.serving
+    device.start()
+    device.loop.give_up(way)
+    device.run()
+    assert device.serving == good
 
 
 def test_a_newer_release_takes_the_place_of_one_that_is_fetched(tmp_path: Path) -> None:
