@@ -183,7 +183,10 @@ def peer() -> Iterator[Callable[..., Peer]]:
 
 
 def network_threads() -> list[str]:
-    """Return threads that a connection left: none of paho's, and no dialer."""
+    """Return threads that a connection left: none of paho's, and no dialer once it had time to end."""
+    for thread in threading.enumerate():
+        if thread.name == "mqtt-dial":
+            thread.join(10)
     return [thread.name for thread in threading.enumerate() if thread.name.startswith(("paho", "mqtt-dial"))]
 
 
