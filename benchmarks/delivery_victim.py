@@ -1,10 +1,13 @@
 """An egress loop under load with a spool and no broker worth the name: made to be killed at any moment.
 
-python -m benchmarks.delivery_victim FOLDER BOOT [SECONDS]
+python -m benchmarks.delivery_victim FOLDER BOOT [SECONDS] [mute]
+
+`mute`: the broker acknowledges nothing, and every event that it was given is told on standard output.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 import threading
@@ -77,13 +80,29 @@ class FickleSink:
         return {}
 
 
+class MuteSink(FickleSink):
+    """Takes everything, acknowledges nothing, and says which events it was given."""
+
+    def advance(self, now_ns: int) -> list[SinkEvent]:
+        """See `interfaces.Sink`."""
+        return [event for event in super().advance(now_ns) if not isinstance(event, Acknowledged)]
+
+    def send(self, packet: Packet) -> Hashable | None:
+        """See `interfaces.Sink`."""
+        if packet.topic.startswith("events/"):
+            body = json.loads(packet.payload)
+            sys.stdout.write(f"{body['boot']}-{body['seq']}\n")
+            sys.stdout.flush()
+        return super().send(packet)
+
+
 def main() -> int:
     """Run until somebody kills us, or for the given seconds."""
     folder, boot = Path(sys.argv[1]), sys.argv[2]
     clock, never = SystemClock(), threading.Event()
     end_ns = clock.now_ns() + int(float(sys.argv[3] if len(sys.argv) > 3 else 60) * NS_PER_S)
     loop = EgressLoop(
-        sink=FickleSink(boot),
+        sink=MuteSink(boot) if sys.argv[4:] == ["mute"] else FickleSink(boot),
         outbox=Outbox(2000),
         clock=clock,
         boot=boot,

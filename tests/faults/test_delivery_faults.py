@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import signal
 import sqlite3
@@ -158,3 +159,24 @@ def test_killed_again_and_again_under_load(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     assert compare(tmp_path, seen) == 0
     assert seen
+
+
+def test_no_event_that_was_sent_is_lost_at_a_kill(tmp_path: Path) -> None:
+    """It is on disk before the broker has it, so that the next run sends it again until it is acknowledged."""
+    rng = random.Random(11)
+    clock, never = SystemClock(), threading.Event()
+    sent: set[str] = set()
+    for number in range(5):
+        command = [sys.executable, "-m", "benchmarks.delivery_victim", str(tmp_path), f"boot{number}", "60", "mute"]
+        with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as victim:
+            assert victim.stdout is not None
+            assert victim.stdout.readline() == b"running\n"
+            sent.add(victim.stdout.readline().decode().strip())
+            clock.wait(never, int(rng.uniform(0, 0.4) * NS_PER_S))
+            victim.kill()
+            lines = victim.stdout.read().decode().split("\n")
+            sent |= set(lines[:-1])  # The last one may be half of one.
+        with contextlib.closing(sqlite3.connect(tmp_path / "spool.db")) as database:
+            kept = {f"{boot}-{seq}" for boot, seq in database.execute("SELECT boot, seq FROM event")}
+        assert sent <= kept
+    assert len(sent) > 5
