@@ -43,7 +43,7 @@ class NetworkSource:
 
     def open(self) -> None:
         """See `Source.open`."""
-        self._backlog = BacklogClock()
+        self._backlog.restart()
         self._before_ns = None
         look_us = LOOK_LONG_US if self._looks_long else LOOK_US
         began_ns = self._clock.now_ns()
