@@ -502,3 +502,65 @@ def test_gaps_that_leave_no_window_are_errors(tmp_path: Path) -> None:
     assert events == []
     assert seen == [(0.02, True), (8.0, False)]
     assert failed == 10
+
+
+def test_a_serial_line_is_read_again_after_its_return(tmp_path: Path) -> None:
+    """Under the same name as in /dev/serial/by-id; what follows is no continuation, and half a line is forgotten."""
+    link = tmp_path / "usb-watch"
+    first, second = SerialPair(), SerialPair()
+    link.symlink_to(first.device)
+    source = built(f"serial:{link}", WATCH, samples={"format": "csv"})
+    source.open()
+    first.write(b"1,1\n2,2\n3,")
+    capture = source.read()
+    assert capture is not None
+    np.testing.assert_array_equal(capture.pixels, [[1, 1], [2, 2]])
+    first.close()
+    with pytest.raises(TransientError, match="usb-watch: lost"):
+        source.read()
+    source.close()
+    link.unlink()
+    with pytest.raises(TransientError, match="usb-watch: cannot be opened"):
+        source.open()
+    link.symlink_to(second.device)
+    source.open()
+    second.write(b"5,5\n6,6\n")
+    capture = source.read()
+    assert capture is not None
+    np.testing.assert_array_equal(capture.pixels, [[5, 5], [6, 6]])
+    assert not capture.follows
+    source.close()
+    second.close()
+
+
+@pytest.mark.parametrize("has_buffer", [False, True])
+def test_a_sensor_of_the_kernel_that_vanishes_is_lost_and_may_come_back(tmp_path: Path, has_buffer: bool) -> None:
+    """Unbound from its driver: its folder goes, and is there again."""
+    tree = IioTree(tmp_path, has_buffer=has_buffer)
+    source = iio(tree, "accel_x", "accel_y")
+    source.open()
+    if has_buffer:
+        tree.push(4, 0, 10**9)
+    block = source.read()
+    assert block is not None
+    away = tmp_path / "away"
+    tree.device.rename(away)
+    if has_buffer:
+        tree.close()  # The last writer: the device's file ends.
+    with pytest.raises(TransientError, match=r"iio:imu: (lost|its buffer ended)"):
+        source.read()
+    source.close()
+    with pytest.raises(TransientError, match="there is no such device; known are none"):
+        source.open()
+    away.rename(tree.device)
+    if has_buffer:
+        tree.reopen()
+    source.open()
+    if has_buffer:
+        tree.push(6, 0, 2 * 10**9)
+    block = source.read()
+    assert block is not None
+    assert not block.follows
+    assert block.samples[0, 0] == (3 if has_buffer else 50)
+    source.close()
+    tree.close()
