@@ -323,8 +323,8 @@ def test_an_interrupted_source_ends(source: Source) -> None:
     if isinstance(source, NetworkSource):
         assert source.read() is not None
     else:
-        # At most what was read already.
-        assert any(source.read() is None for _ in range(3))
+        # At most what was read already: a full pipe of sound is 64 windows.
+        assert any(source.read() is None for _ in range(66))
 
 
 @pytest.fixture
