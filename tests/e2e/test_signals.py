@@ -93,7 +93,8 @@ def jpeg(number: int) -> bytes:
 
 def shown(result: Message) -> int:
     """Return the number that a picture was filled with, from the mean of its first channel."""
-    return round(result.body["values"][0]["values"][0] * 255)
+    mean: float = result.body["values"][0]["values"][0]
+    return round(mean * 255)
 
 
 @needs_mosquitto
