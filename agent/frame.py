@@ -17,8 +17,10 @@ Samples = npt.NDArray[np.float32]
 Content = npt.NDArray[Any]
 """What a frame holds: `Pixels` of a picture, or `Samples` of a signal. Their dtypes tell them apart."""
 
-PIXELS_MAX = 100_000_000
-"""A picture above 100 megapixels (300 MB in BGR) is refused before anything is allocated for it."""
+PIXELS_MAX = 8192 * 8192
+"""A picture above 67 megapixels is refused before anything is allocated for it. Those of the largest camera modules
+have 64; one takes 201 MB in BGR, and the three that a live stream holds (one waits, one is in inference, one is being
+read) 604 MB, what a device of 1 GiB has."""
 
 Tensor = npt.NDArray[Any]
 """A model's input or output; shape and dtype are the model's."""

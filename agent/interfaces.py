@@ -188,13 +188,19 @@ class Memory(Protocol):
     """Feeds what a model says of the past back to it, apart for each stream. Inference thread."""
 
     resets: int
-    """Frames that started from the initial state because something was lost before them."""
+    """Frames that started from the initial state, because something was lost before them or a state was forgotten."""
+    broken: int
+    """States that were forgotten because they held NaN or infinity."""
 
     def recall(self, frame: Frame) -> Mapping[str, Tensor]:
         """Return the state inputs for a frame; the initial ones where it does not follow the last one that ran."""
 
     def remember(self, frame: Frame, outputs: Sequence[Tensor]) -> None:
-        """Keep the state outputs of a run that ended well."""
+        """Keep the state outputs of a frame that was preprocessed, run and decoded well.
+
+        Raises:
+            PermanentError: the state has grown beyond its limit; it is forgotten.
+        """
 
 
 @dataclass(frozen=True, slots=True, eq=False)

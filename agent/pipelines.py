@@ -477,5 +477,9 @@ def _model_figures(loop: InferenceLoop) -> Figures:
         "fastest_ms": round(variant.fastest_ns / NS_PER_MS, 3),
         "abort_overshoot_ms": {**loop.overshoot.summary_ms(), "count": loop.overshoot.count},
         "warm_runs": loop.warm_runs,
-        **({} if variant.memory is None else {"state_resets": variant.memory.resets}),
+        **(
+            {}
+            if variant.memory is None
+            else {"state_resets": variant.memory.resets, "states_not_finite": variant.memory.broken}
+        ),
     }

@@ -101,8 +101,12 @@ def has_time_outs(stream: StreamSettings) -> bool:
     Those of cameras do within 10 s (V4L2's select), those of network streams within 5 s (`sources/opencv.py`).
     """
     text = stream.source
-    is_network = text.partition("://")[0] in ("rtsp", "rtsps", "http", "https")
-    return is_network or text.isdigit() or text.startswith("/dev/video")
+    return _is_camera(text) or text.partition("://")[0] in NETWORK_SCHEMES
+
+
+def _is_camera(text: str) -> bool:
+    """Return whether a source's text is a V4L2 device: an index, /dev/video0, or a link as in /dev/v4l/by-id."""
+    return text.isdigit() or text.startswith("/dev/")
 
 
 def _gated(source: Source, stream: StreamSettings) -> Source:
@@ -118,7 +122,7 @@ def _pictures(stream: StreamSettings, clock: Clock, mqtt: MqttSettings) -> Sourc
         raise ConfigError(f"samples is for signals, and {stream.model} takes pictures: leave it out")
     size = {"width": stream.width, "height": stream.height, "fps": stream.fps}
     source: Source
-    if text.isdigit() or text.startswith("/dev/"):
+    if _is_camera(text):
         wishes = {**size, "pixel_format": stream.pixel_format}
         source = _load("guarded")(lambda: _load("camera")(text, clock, **wishes), stream.name)
     elif text.partition("://")[0] in NETWORK_SCHEMES:

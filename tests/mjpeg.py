@@ -19,6 +19,8 @@ class MjpegServer:
         outer = self
         self._interval_ns = interval_ms * NS_PER_MS
         self.size = size
+        self.picture: bytes | None = None
+        """Sent in the place of the numbered ones."""
         self._hang_up = threading.Event()
         self._closing = threading.Event()
 
@@ -65,7 +67,8 @@ class MjpegServer:
         clock, ended, number = SystemClock(), self._hang_up, 0
         while not clock.wait(ended, self._interval_ns) and not self._closing.is_set():
             width, height = self.size
-            _, jpeg = cv2.imencode(".jpg", np.full((height, width, 3), number % 256, np.uint8))
+            _, encoded = cv2.imencode(".jpg", np.full((height, width, 3), number % 256, np.uint8))
+            jpeg = self.picture or encoded.tobytes()
             head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
-            handler.wfile.write(head.encode() + jpeg.tobytes() + b"\r\n")
+            handler.wfile.write(head.encode() + jpeg + b"\r\n")
             number += 1

@@ -91,17 +91,22 @@ class IioTree:
                 self._write(f"scan_elements/in_{name}_index", index)
                 self._write(f"scan_elements/in_{name}_type", kind)
             os.mkfifo(self.dev / "iio:device0")
-            # Opened for both, so that neither end waits for the other, nor ends with it.
-            self._fifo = os.open(self.dev / "iio:device0", os.O_RDWR)
+            self.reopen()
 
     def push(self, x: int, y: int, time_ns: int) -> None:
         """Put one sample into the buffer."""
         word = np.array([(x & 0xFFF) << 4], "<u2").tobytes() + np.array([y], ">i2").tobytes()
         os.write(self._fifo, word + b"\0" * 4 + np.array([time_ns], "<i8").tobytes())
 
+    def reopen(self) -> None:
+        """Be the buffer's writer, at first or again after `close`."""
+        # Opened for both, so that neither end waits for the other, nor ends with it.
+        self._fifo = os.open(self.dev / "iio:device0", os.O_RDWR)
+
     def close(self) -> None:
         if self._fifo >= 0:
             os.close(self._fifo)
+            self._fifo = -1
 
     def _write(self, name: str, value: object) -> None:
         (self.device / name).write_text(f"{value}\n")

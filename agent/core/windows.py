@@ -83,6 +83,8 @@ class Windower:
         self._follows = True
         self.gaps = 0
         """Gaps after which it started anew."""
+        self.untold = 0
+        """Those of them that no window tells of: another gap came before the next window was complete."""
         self.filled = 0
         """Samples that were put into short gaps."""
 
@@ -120,14 +122,18 @@ class Windower:
         self._last_ns = None
         self._follows = False
 
+    def _start_anew(self) -> None:
+        self.gaps += 1
+        self.untold += not self._follows
+        self.reset()
+
     def _mind_the_gap(self, block: Block) -> Samples:
         """Start anew after a gap, or return float32 [samples, channels] that bridge it."""
         nothing = block.samples[:0]
         if self._last_ns is None:
             return nothing
         if not block.follows:
-            self.gaps += 1
-            self.reset()
+            self._start_anew()
             return nothing
         late_ns = _time_ns(block) - len(block.samples) * self._policy.period_ns - self._last_ns
         has_restarted = block.time_ns is not None and late_ns < -self._policy.gap_ns - NS_PER_S
@@ -135,8 +141,7 @@ class Windower:
             return nothing
         missing = round(late_ns / self._policy.period_ns)
         if not 0 < missing <= self._policy.fill_samples:  # Below 0: the sender's clock was started anew.
-            self.gaps += 1
-            self.reset()
+            self._start_anew()
             return nothing
         self.filled += missing
         share = np.arange(1, missing + 1, dtype=np.float32)[:, None] / np.float32(missing + 1)

@@ -231,8 +231,6 @@ class InferenceLoop:
             marks.append(self._clock.now_ns())
             stage = "run"
             outputs = variant.engine.run(inputs, abort)
-            if variant.memory is not None:
-                variant.memory.remember(frame, outputs)
             marks.append(self._clock.now_ns())
             stage = "decode"
             payload = variant.decoder.decode(outputs, placement)
@@ -241,6 +239,10 @@ class InferenceLoop:
             payload, happened = self._steps.observe(frame, payload)
             if self._steps.has(frame.stream):
                 marks.append(self._clock.now_ns())
+            stage = "state"
+            if variant.memory is not None:
+                # Last: a frame that fails leaves a hole in the numbers, which is a gap.
+                variant.memory.remember(frame, outputs)
         except InferenceAbortedError:
             outcome = self._inbox.finish(frame, started_ns, Ending.ABORTED)
             self._record_overshoot(abort_at_ns)

@@ -8,11 +8,15 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from agent.errors import ConfigError
+from agent.errors import ConfigError, PermanentError
 from agent.frame import Frame, Tensor
 from agent.interfaces import TensorSpec
 
 Constants = Mapping[str, bool | int | float | list[float]]
+
+
+STATE_BYTES_MAX = 64 * 1024 * 1024
+"""Of one stream: a KV cache of a small speech decoder has 10 to 40 MiB, a recurrent state 1 to 100 KiB."""
 
 
 class StateSpec(BaseModel):
@@ -64,9 +68,14 @@ class StateStore:
                 raise ConfigError(f"{place}: [state] output {given} cannot be the next input {taken}")
             self._initial[name] = np.zeros([1 if size is None else size for size in taken.shape], taken.dtype)
             self._output_at[name] = outputs_by_name[output]
+        self._check_size(self._initial, f"{place}: [state]", ConfigError)
         self._kept: dict[str, tuple[int, dict[str, Tensor]]] = {}
         self.resets = 0
-        """Frames that started from zeros because something was lost before them."""
+        """Frames that started from zeros because something was lost before them, or a state was forgotten."""
+        self.broken = 0
+        """States that held NaN or infinity: each was forgotten."""
+        self._forgotten: set[str] = set()
+        """Streams whose state was thrown away."""
 
     @property
     def initial(self) -> Mapping[str, Tensor]:
@@ -77,6 +86,7 @@ class StateStore:
         """See `Memory.recall`."""
         kept = self._kept.get(frame.stream)
         if kept is None:
+            self.resets += frame.stream in self._forgotten
             return self._initial
         last, tensors = kept
         is_next = frame.follows and frame.sequence == last + 1
@@ -86,5 +96,20 @@ class StateStore:
         return self._initial
 
     def remember(self, frame: Frame, outputs: Sequence[Tensor]) -> None:
-        """See `Memory.remember`."""
-        self._kept[frame.stream] = frame.sequence, {name: outputs[at] for name, at in self._output_at.items()}
+        """See `Memory.remember`; 2 us for a state of 1 KiB."""
+        tensors = {name: outputs[at] for name, at in self._output_at.items()}
+        self._kept.pop(frame.stream, None)
+        self._forgotten.add(frame.stream)
+        self._check_size(tensors, "state", PermanentError)
+        # What a model makes of NaN is NaN: it would stay for ever where no gap resets it.
+        if not all(tensor.dtype.kind != "f" or np.isfinite(tensor).all() for tensor in tensors.values()):
+            self.broken += 1
+            return
+        self._forgotten.discard(frame.stream)
+        self._kept[frame.stream] = frame.sequence, tensors
+
+    @staticmethod
+    def _check_size(tensors: Mapping[str, Tensor], what: str, error: type[ConfigError | PermanentError]) -> None:
+        size_bytes = sum(tensor.nbytes for tensor in tensors.values())
+        if size_bytes > STATE_BYTES_MAX:
+            raise error(f"{what} has {size_bytes} bytes, more than {STATE_BYTES_MAX}")

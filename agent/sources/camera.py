@@ -7,7 +7,7 @@ from pathlib import Path
 
 import cv2
 
-from agent.clock import Clock
+from agent.clock import NS_PER_S, Clock
 from agent.core.backlog import BacklogClock
 from agent.errors import TransientError
 from agent.frame import Capture
@@ -48,7 +48,7 @@ class CameraSource:
             cv2.CAP_PROP_BUFFERSIZE: 1,
         }
         self._capture: cv2.VideoCapture | None = None
-        self._backlog = BacklogClock()
+        self._backlog = BacklogClock(None if fps is None else NS_PER_S / fps)
 
     def open(self) -> None:
         """See `Source.open`; every failure may pass: a cable, a hub, another program."""
@@ -64,7 +64,7 @@ class CameraSource:
             if value is not None:
                 capture.set(wish, value)
         self._capture = capture
-        self._backlog = BacklogClock()
+        self._backlog.restart()
 
     def read(self) -> Capture | None:
         """See `Source.read`."""

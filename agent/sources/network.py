@@ -11,6 +11,7 @@ from agent.core.backlog import BacklogClock
 from agent.errors import TransientError
 from agent.frame import Capture
 from agent.sources.opencv import grab, open_with_ffmpeg, retrieve
+from agent.sources.pictures import decode_picture
 
 LOOK_US = 500_000
 """What FFmpeg may look at of a stream before it gives frames; its own 5 s make each opening 3 s long."""
@@ -37,13 +38,14 @@ class NetworkSource:
         self._transport = transport
         self._looks_long = False
         self._comes_late = False
+        self._is_jpeg = False
         self._before_ns: int | None = None
         self._capture: cv2.VideoCapture | None = None
         self._backlog = BacklogClock()
 
     def open(self) -> None:
         """See `Source.open`."""
-        self._backlog = BacklogClock()
+        self._backlog.restart()
         self._before_ns = None
         look_us = LOOK_LONG_US if self._looks_long else LOOK_US
         began_ns = self._clock.now_ns()
@@ -57,6 +59,9 @@ class NetworkSource:
             raise TransientError(f"{self._name}: does not answer, or sends nothing that FFmpeg can read")
         fourcc = int(self._capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little").decode("latin-1").lower()
         self._comes_late = self._url.startswith("rtsp") and fourcc in PARSED_CODECS
+        # Each JPEG as it came: its size is looked at before it is decoded, and a damaged one is one frame.
+        is_jpeg = self._url.startswith("http") and fourcc == "mjpg"
+        self._is_jpeg = is_jpeg and self._capture.set(cv2.CAP_PROP_FORMAT, -1)
 
     def read(self) -> Capture | None:
         """See `Source.read`: FFmpeg gives up after `READ_TIMEOUT_MS` without data."""
@@ -67,7 +72,8 @@ class NetworkSource:
             # It was complete when the frame before it was given to us.
             before_ns, self._before_ns = self._before_ns, captured_at_ns
             captured_at_ns = captured_at_ns if before_ns is None else before_ns
-        return retrieve(self._capture, captured_at_ns)
+        capture = retrieve(self._capture, captured_at_ns)
+        return capture._replace(pixels=decode_picture(capture.pixels.tobytes())) if self._is_jpeg else capture
 
     def close(self) -> None:
         """See `Source.close`."""

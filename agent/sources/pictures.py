@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 
 import cv2
@@ -15,6 +16,18 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp"})
 
 _JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """Markers that begin with a picture's size: SOF0 to SOF15 (ITU-T T.81, table B.1)."""
+
+
+_JPEG_MARKER = re.compile(rb"\xff+[^\xff]", re.DOTALL)
+"""Any number of fill bytes may come before a marker (T.81, B.1.1.2)."""
+
+_JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xD8)})
+"""Markers without a length: TEM and RST0 to RST7."""
+
+_JPEG_SCAN = 0xDA
+
+_JPEG_SEGMENTS_MAX = 4096
+"""Before the size: cameras write ten, a colour profile in pieces up to 255."""
 
 
 def decode_picture(data: bytes) -> Pixels:
@@ -52,10 +65,18 @@ def _size(data: bytes) -> tuple[int, int]:
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
     at = 2
-    while at < len(data):
-        marker, length = struct.unpack_from(">xBH", data, at)
+    for _ in range(_JPEG_SEGMENTS_MAX):
+        begin = _JPEG_MARKER.match(data, at)
+        if begin is None:
+            break
+        marker, at = data[begin.end() - 1], begin.end()
+        if marker in _JPEG_ALONE:
+            continue
+        (length,) = struct.unpack_from(">H", data, at)
         if marker in _JPEG_SIZES:
-            height, width = struct.unpack_from(">HH", data, at + 5)
+            height, width = struct.unpack_from(">HH", data, at + 3)
             return width, height
-        at += 2 + length
-    raise PermanentError(f"picture of {len(data)} bytes is cut off")
+        if length < 2 or marker == _JPEG_SCAN:
+            break
+        at += length
+    raise PermanentError(f"picture of {len(data)} bytes is cut off or damaged: nothing in it tells its size")

@@ -2,54 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 
 from agent.clock import NS_PER_MS, NS_PER_S, SystemClock
 from agent.frame import Content
 from agent.sinks.embedded import free_ports
 from agent.sources.network import NetworkSource
-from tests.paths import REPOSITORY
+from tests.rtsp import NO_SERVER, has_server, rtsp_camera
 
-PYTHON = shutil.which("python3", path="/usr/bin")
-BINDINGS = """
-import gi
-gi.require_version("GstRtspServer", "1.0")
-from gi.repository import Gst, GstRtspServer
-Gst.init()
-assert Gst.ElementFactory.find("x264enc") and Gst.ElementFactory.find("rtph264pay")
-"""
-
-
-def has_server() -> bool:
-    """Whether the system's Python can serve RTSP."""
-    if PYTHON is None:
-        return False
-    return subprocess.run([PYTHON, "-c", BINDINGS], capture_output=True, timeout=60, check=False).returncode == 0
-
-
-pytestmark = pytest.mark.skipif(
-    not has_server(),
-    reason="no RTSP server: apt-get install python3-gi gir1.2-gst-rtsp-server-1.0, plugins-{good,bad,ugly}",
-)
-
-
-@contextmanager
-def camera(port: int, side: int) -> Iterator[None]:
-    """Serve 10 pictures a second of this size."""
-    assert PYTHON is not None
-    command = [PYTHON, str(REPOSITORY / "benchmarks/rtsp_server.py"), str(port), str(side), "10"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"ready\n"
-            yield
-        finally:
-            process.kill()
+pytestmark = pytest.mark.skipif(not has_server(), reason=NO_SERVER)
 
 
 def made_at_ms(pixels: Content) -> int:
@@ -68,7 +29,7 @@ def test_frames_are_as_old_as_their_stamps_say(transport: str) -> None:
     clock = SystemClock()
     (port,) = free_ports(1)
     source = NetworkSource(f"rtsp://127.0.0.1:{port}/camera", clock, transport=transport)
-    with camera(port, 256):
+    with rtsp_camera(port, 256):
         source.open()
         errors_ms = []
         for _ in range(10):

@@ -18,7 +18,7 @@ from agent.sources.network import NetworkSource
 from agent.sources.synthetic import SyntheticPictures
 from agent.sources.video_file import VideoFileSource
 from agent.sources.windowed import WindowedSource
-from agent.sourcing import build_source
+from agent.sourcing import build_source, has_time_outs
 from tests.paths import CLIP, SPEECH
 
 VOICE = Signal(rate_hz=16_000, channels=("mono",), units=(), length=512, hop=512, context=64)
@@ -51,6 +51,18 @@ def test_sources_of_pictures_are_told_apart_by_their_text(source: object, kind: 
     """A device, a number, a URL, a file, a folder, a topic."""
     built = build_source(stream(source), SystemClock())
     assert isinstance(built._make() if isinstance(built, GuardedSource) else built, kind)
+
+
+@pytest.mark.parametrize("source", ["0", "/dev/video0", "/dev/v4l/by-id/usb-cam-index0", "rtsp://h/x", "https://h/x"])
+def test_calls_of_cameras_and_streams_end_by_themselves(source: str) -> None:
+    """So that one that does not is a hang, whatever name the device goes by."""
+    assert has_time_outs(stream(source))
+
+
+@pytest.mark.parametrize("source", [CLIP, "-", "synthetic:", "mqtt:cameras/a", "serial:/dev/ttyUSB0", "alsa:default"])
+def test_calls_of_what_may_be_silent_do_not(source: object) -> None:
+    """A topic without a message, or a slow file, hangs not."""
+    assert not has_time_outs(stream(source))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,10 @@ PERIODS_MS = st.integers(10, 200)
 
 
 def stamps(
-    made_ms: list[float], freezes_ms: list[tuple[float, float]], read_ms: float
+    made_ms: list[float],
+    freezes_ms: list[tuple[float, float]],
+    read_ms: float,
+    clock: BacklogClock | None = None,
 ) -> list[tuple[float, float, float]]:
     """Let a reader take frames, each as soon as it is there and the one before was read.
 
@@ -22,11 +25,12 @@ def stamps(
         made_ms: when the camera makes each frame.
         freezes_ms: nothing is delivered from the first time to the second, but waits in a buffer.
         read_ms: what the reader needs for one frame.
+        clock: that knows of the stream already; a new one otherwise.
 
     Returns:
         For each frame when it was made, when it arrived, and when it counts as captured, ms.
     """
-    clock, free_ms, out = BacklogClock(), 0.0, []
+    clock, free_ms, out = clock or BacklogClock(), 0.0, []
     for made in made_ms:
         there = next((end for begin, end in freezes_ms if begin <= made < end), made)
         arrived = max(there, free_ms)
@@ -48,6 +52,71 @@ def test_a_backlog_is_never_presented_as_fresh(period_ms: int, frozen_periods: i
     made, arrived, captured = seen[-1]
     assert arrived == pytest.approx(made, abs=1e-3)
     assert captured == pytest.approx(made, abs=1e-3)
+
+
+FREEZES = {
+    "period_ms": PERIODS_MS,
+    "frame": st.integers(0, 8),
+    "frozen_periods": st.integers(3, 300),
+    "read_share": st.floats(0.01, 0.7),
+}
+
+
+def frozen_behind(
+    clock: BacklogClock, frame: int, period_ms: float, frozen_periods: int, read_share: float, start_ms: float = 0
+) -> list[tuple[float, float, float]]:
+    """Open a stream that freezes behind this frame, and see what its frames count as until all is long over."""
+    made_ms = [start_ms + number * float(period_ms) for number in range(60 + 6 * frozen_periods)]
+    begin_ms = start_ms + (frame + 0.5) * period_ms
+    return stamps(made_ms, [(begin_ms, begin_ms + frozen_periods * period_ms)], read_share * period_ms, clock)
+
+
+@given(**FREEZES)
+def test_a_freeze_in_the_first_frames_of_a_known_stream_is_one(
+    period_ms: int, frame: int, frozen_periods: int, read_share: float
+) -> None:
+    """Known as its settings state it, or from before it was lost: no frame is younger than it is, by two periods."""
+    stated, kept = BacklogClock(period_ms * NS_PER_MS), BacklogClock()
+    stamps([number * float(period_ms) for number in range(20)], [], 0.1, kept)
+    kept.restart()
+    for clock in (stated, kept):
+        seen = frozen_behind(clock, frame, period_ms, frozen_periods, read_share, start_ms=60_000)
+        assert all(captured <= made + 2 * period_ms for made, _, captured in seen)
+        assert seen[-1][1] == pytest.approx(seen[-1][2], abs=1e-3)
+
+
+@given(**FREEZES)
+def test_a_freeze_in_the_first_frames_of_an_unknown_stream_is_one(
+    period_ms: int, frame: int, frozen_periods: int, read_share: float
+) -> None:
+    """Nothing is known behind the first frame but that 0.2 s is long; behind the second its first interval is.
+
+    What waited is over after four times the pause, and all is fresh again.
+    """
+    seen = frozen_behind(BacklogClock(), frame, period_ms, frozen_periods, read_share)
+    limit_ms = max(2 * period_ms, 200 if frame == 0 else 0)
+    assert all(captured <= made + limit_ms for made, _, captured in seen)
+    assert seen[-1][1] == pytest.approx(seen[-1][2], abs=1e-3)
+
+
+@given(**FREEZES)
+def test_each_opening_may_begin_with_a_freeze(
+    period_ms: int, frame: int, frozen_periods: int, read_share: float
+) -> None:
+    """Lost and back three times, each time frozen in its first frames."""
+    clock = BacklogClock(period_ms * NS_PER_MS)
+    for opening in range(3):
+        seen = frozen_behind(clock, frame, period_ms, frozen_periods, read_share, start_ms=opening * 1e6)
+        assert all(captured <= made + 2 * period_ms for made, _, captured in seen)
+        clock.restart()
+
+
+def test_a_camera_that_is_slower_than_stated_is_learnt() -> None:
+    """Asked for 30 fps it gives 5, as in the dark, or one each two seconds."""
+    for period_ms in (200.0, 2000.0):
+        for clock in (BacklogClock(33 * NS_PER_MS), BacklogClock()):
+            seen = stamps([number * period_ms for number in range(40)], [], 1, clock)
+            assert all(arrived - captured < 1e-3 for _, arrived, captured in seen[5:])
 
 
 @given(
@@ -89,7 +158,16 @@ def test_another_frame_rate_is_learnt(period_ms: int, factor: float) -> None:
 
 @given(seed=st.integers(0, 10_000))
 def test_jitter_costs_little(seed: int) -> None:
-    """On a bad network frames come up to a period late: none counts as more than two periods old."""
+    """On a bad network frames come up to a period late: once a stream is known, none counts as two periods old.
+
+    Before, with half of that jitter, none counts as three periods old, and from the ninth frame on none as two.
+    """
     jitter = np.random.default_rng(seed).uniform(0, 0.8, 100)
-    seen = stamps([100 * (number + late) for number, late in enumerate(jitter.tolist())], [], 1)
+    known = BacklogClock()
+    stamps([100.0 * number for number in range(40)], [], 1, known)
+    known.restart()
+    seen = stamps([100 * (1000 + number + late) for number, late in enumerate(jitter.tolist())], [], 1, known)
     assert all(arrived - captured <= 200 for _, arrived, captured in seen)
+    seen = stamps([100 * (number + late / 2) for number, late in enumerate(jitter.tolist())], [], 1)
+    assert all(arrived - captured <= 300 for _, arrived, captured in seen)
+    assert all(arrived - captured <= 200 for _, arrived, captured in seen[8:])

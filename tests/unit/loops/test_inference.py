@@ -15,11 +15,13 @@ from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, SystemClock
 from agent.core.outbox import Message
 from agent.core.scheduler import Overflow, StreamPolicy
 from agent.errors import PermanentError
-from agent.frame import Capture
-from agent.interfaces import LoadedModel
+from agent.frame import Capture, Frame
+from agent.interfaces import LoadedModel, TensorSpec
 from agent.loops.abort import AbortTimer
 from agent.loops.inbox import NO_PIXELS, Inbox
 from agent.loops.inference import InferenceLoop
+from agent.models.state import StateSpec, StateStore
+from agent.result import Payload
 from agent.settings.steps import StepsSettings
 from tests.fakes import PICTURE, ManualClock, OneBox, ScriptedAbort, ScriptedEngine, fake_model, wait_for_abort
 
@@ -323,3 +325,104 @@ def test_late_results_that_say_nothing_new_stay_late() -> None:
     bench.capture()
     assert bench.run() == {"captured": 2, "late": 2}
     assert [message.kind for message in bench.emitted] == ["result", "event"]
+
+
+class Counting:
+    """A model with a state that counts the frames that it remembers; frame N may fail, hang or give NaN."""
+
+    def __init__(self, on_gap: str, *, fails: int = 0, hangs: int = 0, breaks: int = 0) -> None:
+        spec = StateSpec.model_validate({"tensors": {"h": "h_out"}, "on_gap": on_gap})
+        known = TensorSpec("h", np.dtype(np.float32), (1,))
+        self.memory = StateStore(spec, [known], [replace(known, name="h_out")], "m")
+        self.seen: list[float] = []
+        """The state that each run was given."""
+        self.providers, self.is_loaded = ("CPUExecutionProvider",), True
+        self._fails, self.hangs, self._breaks = fails, hangs, breaks
+
+    def new_abort(self) -> ScriptedAbort:
+        return ScriptedAbort()
+
+    def run(self, inputs: dict[str, Any], abort: ScriptedAbort) -> list[Any]:
+        self.seen.append(float(inputs["h"][0]))
+        if len(self.seen) == self.hangs:
+            wait_for_abort(abort)
+        return [np.array([np.nan], np.float32) if len(self.seen) == self._breaks else inputs["h"] + 1]
+
+    def decode(self, outputs: list[Any], placement: Any) -> Payload:
+        if len(self.seen) == self._fails:
+            raise PermanentError("scores are NaN")
+        return {}
+
+
+def count_states(model: Counting, *captures: Capture, lost: int = 0) -> tuple[list[float], dict[str, int]]:
+    """Serve these captures and return the states that the runs were given, and the ledger."""
+    budget_ns = NS_PER_S if model.hangs else 60 * NS_PER_S
+    bench = Bench(policy=replace(LIVE, budget_ns=budget_ns, queue_frames=8 - lost))
+    loaded = fake_model(model)
+    (variant,) = loaded.variants
+    variant = replace(variant, decoder=model, memory=model.memory)
+    bench.loop = InferenceLoop(
+        model=replace(loaded, variants=(variant,)),
+        inbox=bench.inbox,
+        timer=bench.timer,
+        emit=bench.emitted.append,
+        show=lambda frame, payload: None,
+        clock=bench.clock,
+    )
+    for capture in captures:
+        bench.inbox.offer("s", capture._replace(captured_at_ns=bench.clock.now_ns()))
+    return model.seen, bench.run()
+
+
+FRAME = Capture(0, PICTURE)
+BEHIND_A_LOSS = Capture(0, PICTURE, follows=False)
+
+
+@pytest.mark.parametrize(("on_gap", "after"), [("reset", 0), ("keep", 1)])
+def test_a_frame_that_fails_leaves_no_state(on_gap: str, after: int) -> None:
+    """In its decoder, after the run: the next one starts anew, or goes on from the one before it."""
+    model = Counting(on_gap, fails=2)
+    seen, ledger = count_states(model, FRAME, FRAME, FRAME, FRAME)
+    assert ledger == {"captured": 4, "published": 3, "failed": 1}
+    assert seen == [0, 1, after, after + 1]
+    assert model.memory.resets == (on_gap == "reset")
+
+
+@pytest.mark.parametrize(("on_gap", "after"), [("reset", 0), ("keep", 1)])
+def test_an_aborted_run_leaves_no_state(on_gap: str, after: int) -> None:
+    """As one that failed; the frames behind it are served."""
+    model = Counting(on_gap, hangs=2)
+    bench_seen, ledger = count_states(model, FRAME, FRAME)
+    assert ledger == {"captured": 2, "published": 1, "aborted": 1}
+    assert bench_seen == [0, 1]
+    frame = Frame("s", 3, 0, NEVER_NS, PICTURE)
+    assert model.memory.recall(frame)["h"][0] == after
+
+
+@pytest.mark.parametrize(("on_gap", "after"), [("reset", 0), ("keep", 2)])
+def test_a_source_that_was_lost_resets_the_state(on_gap: str, after: int) -> None:
+    """The first frame behind the loss says so."""
+    model = Counting(on_gap)
+    seen, _ = count_states(model, FRAME, FRAME, BEHIND_A_LOSS, FRAME)
+    assert seen == [0, 1, after, after + 1]
+    assert model.memory.resets == (on_gap == "reset")
+
+
+def test_a_dropped_frame_resets_the_state() -> None:
+    """The oldest of a full queue is the first: what is left begins with a hole."""
+    model = Counting("reset")
+    model.memory.remember(Frame("s", 0, 0, NEVER_NS, PICTURE), [np.array([9], np.float32)])
+    seen, ledger = count_states(model, FRAME, FRAME, FRAME, lost=6)
+    assert ledger == {"captured": 3, "published": 2, "queue_full": 1}
+    assert seen == [0, 1]
+    assert model.memory.resets == 1
+
+
+@pytest.mark.parametrize("on_gap", ["reset", "keep"])
+def test_a_state_of_nan_does_not_stay(on_gap: str) -> None:
+    """The frame that gave it was decoded well and is published; the next one starts from zeros."""
+    model = Counting(on_gap, breaks=2)
+    seen, ledger = count_states(model, FRAME, FRAME, FRAME, FRAME)
+    assert ledger == {"captured": 4, "published": 4}
+    assert seen == [0, 1, 0, 1]
+    assert (model.memory.broken, model.memory.resets) == (1, 1)

@@ -132,6 +132,33 @@ def test_a_lost_frame_and_a_lost_sample_reset_the_state(on_gap: str, after: int)
         assert run(memory, frame(gap.sequence + 1)) == after + 1
 
 
+@pytest.mark.parametrize("on_gap", ["reset", "keep"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_state_that_is_no_number_is_forgotten(on_gap: str, value: float) -> None:
+    """It would stay for ever, since a model makes NaN of NaN; the other streams keep theirs."""
+    memory = store(on_gap)
+    run(memory, frame(1))
+    run(memory, frame(1, stream="t"))
+    memory.remember(frame(2), [np.zeros(1, np.float32), np.full((1, 1), value, np.float32)])
+    assert [run(memory, frame(number)) for number in (3, 4)] == [0, 1]
+    assert run(memory, frame(2, stream="t")) == 1
+    assert (memory.broken, memory.resets) == (1, 1)
+
+
+def test_a_state_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that grows with each frame fails a frame and starts anew; one that is too large at once fails the load."""
+    memory = store()
+    run(memory, frame(1))
+    monkeypatch.setattr("agent.models.state.STATE_BYTES_MAX", 4)
+    with pytest.raises(PermanentError, match="state has 8 bytes, more than 4"):
+        memory.remember(frame(2), [np.zeros(1, np.float32), np.zeros((1, 2), np.float32)])
+    assert run(memory, frame(3)) == 0
+    assert memory.resets == 1
+    monkeypatch.setattr("agent.models.state.STATE_BYTES_MAX", 3)
+    with pytest.raises(ConfigError, match=r"m: \[state\] has 4 bytes, more than 3"):
+        store()
+
+
 def test_a_state_that_does_not_fit_the_network_is_refused() -> None:
     """Names, shapes and types."""
     inputs, outputs = [TensorSpec("h", FLOAT, (1, 4))], [TensorSpec("o", FLOAT, (1, 5)), TensorSpec("i", FLOAT, (4,))]

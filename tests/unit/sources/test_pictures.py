@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import zlib
 from pathlib import Path
@@ -13,7 +14,9 @@ import pytest
 from agent.clock import SystemClock
 from agent.errors import PermanentError
 from agent.sources.image_folder import ImageFolderSource
+from agent.sources.network import NetworkSource
 from agent.sources.pictures import decode_picture
+from tests.mjpeg import MjpegServer
 
 
 def encoded(suffix: str, width: int = 64, height: int = 48) -> bytes:
@@ -42,7 +45,8 @@ def test_pictures_of_each_kind_are_decoded(suffix: str) -> None:
         (b"GIF89a", "are no JPEG"),
         (encoded(".png")[:18], "is cut off"),
         (encoded(".jpg")[:30], "is cut off"),
-        (png_of_size(20_000, 20_000), "picture is 20000x20000, more than 100000000 pixels"),
+        (png_of_size(20_000, 20_000), "picture is 20000x20000, more than 67108864 pixels"),
+        (png_of_size(10_000, 10_000), "picture is 10000x10000"),
         (png_of_size(64, 48), "is damaged"),
         (b"\xff\xd8" + b"\xff\xc0" + struct.pack(">HBHHB", 11, 8, 30_000, 30_000, 1) + bytes(99), "30000x30000"),
         (b"BM" + bytes(16) + struct.pack("<ii", 30_000, -30_000), "30000x30000"),
@@ -50,9 +54,60 @@ def test_pictures_of_each_kind_are_decoded(suffix: str) -> None:
     ],
 )
 def test_what_is_no_picture_is_refused_before_it_is_decoded(data: bytes, reason: str) -> None:
-    """Nothing of 100 megapixels is allocated."""
+    """Nothing of 67 megapixels is allocated."""
     with pytest.raises(PermanentError, match=reason):
         decode_picture(data)
+
+
+def test_fill_bytes_and_markers_without_a_length_may_come_before_any_marker() -> None:
+    """As the standard allows; one library writes them to align what follows."""
+    jpeg = encoded(".jpg")
+    at = 2
+    while jpeg[at + 1] not in (0xC0, 0xDA):
+        jpeg = jpeg[:at] + b"\xff\x01" + b"\xff" * at + jpeg[at:]
+        at += 2 + at
+        at += 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+    assert decode_picture(jpeg[:at] + b"\xff\xff" + jpeg[at:]).shape == (48, 64, 3)
+
+
+def test_a_jpeg_that_never_comes_to_its_size_is_refused() -> None:
+    """Empty segments without an end, or only fill bytes."""
+    for tail in (b"\xff\xe0\0\2" * 100_000, b"\xff" * 100_000, b"\xff\x01" * 100_000, encoded(".jpg")[-200:]):
+        with pytest.raises(PermanentError, match="cut off or damaged"):
+            decode_picture(b"\xff\xd8" + tail)
+
+
+def announced(width: int, height: int) -> bytes:
+    """Return a small JPEG whose header says that it is larger."""
+    jpeg = encoded(".jpg")
+    at = jpeg.index(b"\xff\xc0") + 5
+    return jpeg[:at] + struct.pack(">HH", height, width) + jpeg[at + 4 :]
+
+
+@pytest.mark.parametrize("is_from_the_start", [False, True])
+def test_a_picture_of_a_camera_on_the_net_is_looked_at_before_it_is_decoded(is_from_the_start: bool) -> None:
+    """As in a folder: each is one frame that failed, with its size; the others are served."""
+    with MjpegServer() as server:
+        large = announced(10_000, 10_000)
+        server.picture = large if is_from_the_start else None
+        source = NetworkSource(server.url, SystemClock())
+        source.open()
+        server.picture = large
+        with pytest.raises(PermanentError, match="picture is 10000x10000, more than 67108864"):
+            read_until_refused(source)
+        server.picture = None
+        seen = None
+        while seen is None:
+            with contextlib.suppress(PermanentError):
+                seen = source.read()
+        assert seen.pixels.shape == (48, 64, 3)
+        source.close()
+
+
+def read_until_refused(source: NetworkSource) -> None:
+    """Read past the frames that are on their way."""
+    while True:
+        source.read()
 
 
 def test_a_folder_is_read_in_the_order_of_its_names(tmp_path: Path) -> None:

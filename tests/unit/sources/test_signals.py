@@ -12,14 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.clock import NS_PER_MS, NS_PER_S, Clock, SystemClock
+from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, Clock, SystemClock
+from agent.core.backoff import Backoff
 from agent.core.conversion import Plan
 from agent.core.samples import CsvCodec, JsonCodec, RawCodec, SenderTime
+from agent.core.scheduler import Overflow, StreamPolicy
 from agent.core.wav import parse_header
 from agent.core.windows import window_policy
 from agent.errors import ConfigError, PermanentError, TransientError
-from agent.frame import Block, Samples
+from agent.frame import Block, Frame, Samples
 from agent.interfaces import SampleSource, Signal, SignalForm, Source
+from agent.loops.capture import CaptureLoop
+from agent.loops.inbox import Inbox
 from agent.settings import StreamSettings
 from agent.sources.alsa import Recorder
 from agent.sources.byte_stream import ByteStreamSource
@@ -414,3 +418,149 @@ def test_the_demo_speech_is_what_its_header_says() -> None:
     """7.1 s at 16 kHz."""
     form = parse_header(SPEECH.read_bytes())
     assert (form.rate_hz, form.channels, form.bits, form.data_bytes) == (16_000, 1, 16, 227_200)
+
+
+def lose_and_find(
+    file: Path, clock: ManualClock, **settings: object
+) -> tuple[list[str], list[tuple[float, bool]], str | None, int]:
+    """Let a capture loop read a file; return events with reasons, windows' first values, why it ended, failures."""
+    source = built(file, WATCH, clock, samples={"time_key": "t", "time_base": "own", **settings})
+    inbox = Inbox({"s": StreamPolicy(10**15, 10_000, Overflow.DROP_OLDEST)}, clock)
+    events: list[str] = []
+    loop = CaptureLoop(
+        "s", source, inbox, clock, lambda name, body: events.append(f"{name} {body.get('reason', '')}"), Backoff()
+    )
+    loop.run()
+    seen = []
+    while isinstance(frame := inbox.take("", NEVER_NS), Frame):
+        seen.append((round(float(frame.pixels[0, 0]), 4), frame.follows))
+        inbox.settle(frame, inbox.finish(frame, clock.now_ns()))
+    return events, seen, loop.failure, inbox.snapshot()["s"]["ledger"]["failed"]
+
+
+def recording(file: Path, *parts: tuple[float, int]) -> Path:
+    """Write so many samples at each of these rates, one after the other; x is the time."""
+    lines, at_s = ["t,x,y"], 0.0
+    for rate_hz, count in parts:
+        for _ in range(count):
+            at_s += 1 / rate_hz
+            lines.append(f"{at_s:.6f},{at_s:.6f},0")
+    file.write_text("\n".join(lines))
+    return file
+
+
+@pytest.mark.parametrize("rate_hz", [25, 45, 55, 100, 200])
+def test_the_rate_that_the_samples_tell_is_refused_as_a_stated_one(tmp_path: Path, rate_hz: float) -> None:
+    """The stream fails, and says what it saw; 40 samples of a file that ends are enough."""
+    for count in (40, 400):
+        file = recording(tmp_path / "watch.csv", (rate_hz, count))
+        events, seen, failure, _ = lose_and_find(file, ManualClock())
+        assert [event.partition(" ")[0] for event in events] == ["source_lost", "stream_failed"]
+        assert len(seen) < 20
+        assert failure is not None
+        assert f"gives {rate_hz} samples a second by its own times, not 50: set samples.rate_hz" in failure
+
+
+@pytest.mark.parametrize("rate_hz", [48.5, 50, 51.5])
+def test_an_oscillator_may_be_off(tmp_path: Path, rate_hz: float) -> None:
+    """By 3%, as those in sensors are."""
+    events, seen, failure, _ = lose_and_find(recording(tmp_path / "watch.csv", (rate_hz, 400)), ManualClock())
+    assert (events, failure, len(seen)) == ([], None, 200)
+
+
+def test_a_rate_that_changes_in_the_middle_is_a_loss(tmp_path: Path) -> None:
+    """Told as one; what comes at the wrong rate becomes no window, and the next one says that it follows nothing."""
+    file = recording(tmp_path / "watch.csv", (50, 200), (100, 200), (50, 200))
+    events, seen, failure, _ = lose_and_find(file, ManualClock())
+    assert [event.partition(" ")[0] for event in events] == ["source_lost", "source_back"]
+    assert "gives 100 samples a second by its own times, not 50" in events[0]
+    assert failure is None
+    at_wrong_rate = [at_s for at_s, _ in seen if 4.2 < at_s < 6]
+    assert at_wrong_rate == []
+    assert [follows for _, follows in seen].count(False) == 1
+    assert len(seen) > 100 + (200 - 40) / 2
+
+
+def test_a_rate_that_changes_is_resampled_where_that_is_asked_for(tmp_path: Path) -> None:
+    """From the measured rate on: as many windows a second as before."""
+    file = recording(tmp_path / "watch.csv", (50, 200), (100, 600), (25, 200))
+    events, seen, failure, _ = lose_and_find(file, ManualClock(), on_rate="resample")
+    assert [event.partition(" ")[0] for event in events] == ["source_lost", "source_back"] * 2
+    assert failure is None
+    (second,) = np.diff([at_s for at_s, _ in seen if 7 < at_s < 9.5]).reshape(1, -1)
+    np.testing.assert_allclose(second, 0.04, atol=2e-3)
+    (third,) = np.diff([at_s for at_s, _ in seen if at_s > 14]).reshape(1, -1)
+    np.testing.assert_allclose(third, 0.04, atol=2e-3)
+
+
+def test_gaps_that_leave_no_window_are_errors(tmp_path: Path) -> None:
+    """Nobody would see them: `gaps` counts windows that follow nothing. Here each sample stands alone."""
+    file = tmp_path / "watch.csv"
+    times_s = [0.02, 0.04, *(1 + 0.5 * number for number in range(10)), 8, 8.02]
+    file.write_text("t,x,y\n" + "".join(f"{at_s},{at_s},0\n" for at_s in times_s))
+    events, seen, _, failed = lose_and_find(file, ManualClock())
+    assert events == []
+    assert seen == [(0.02, True), (8.0, False)]
+    assert failed == 10
+
+
+def test_a_serial_line_is_read_again_after_its_return(tmp_path: Path) -> None:
+    """Under the same name as in /dev/serial/by-id; what follows is no continuation, and half a line is forgotten."""
+    link = tmp_path / "usb-watch"
+    first, second = SerialPair(), SerialPair()
+    link.symlink_to(first.device)
+    source = built(f"serial:{link}", WATCH, samples={"format": "csv"})
+    source.open()
+    first.write(b"1,1\n2,2\n3,")
+    capture = source.read()
+    assert capture is not None
+    np.testing.assert_array_equal(capture.pixels, [[1, 1], [2, 2]])
+    first.close()
+    with pytest.raises(TransientError, match="usb-watch: lost"):
+        source.read()
+    source.close()
+    link.unlink()
+    with pytest.raises(TransientError, match="usb-watch: cannot be opened"):
+        source.open()
+    link.symlink_to(second.device)
+    source.open()
+    second.write(b"5,5\n6,6\n")
+    capture = source.read()
+    assert capture is not None
+    np.testing.assert_array_equal(capture.pixels, [[5, 5], [6, 6]])
+    assert not capture.follows
+    source.close()
+    second.close()
+
+
+@pytest.mark.parametrize("has_buffer", [False, True])
+def test_a_sensor_of_the_kernel_that_vanishes_is_lost_and_may_come_back(tmp_path: Path, has_buffer: bool) -> None:
+    """Unbound from its driver: its folder goes, and is there again."""
+    tree = IioTree(tmp_path, has_buffer=has_buffer)
+    source = iio(tree, "accel_x", "accel_y")
+    source.open()
+    if has_buffer:
+        tree.push(4, 0, 10**9)
+    block = source.read()
+    assert block is not None
+    away = tmp_path / "away"
+    tree.device.rename(away)
+    if has_buffer:
+        tree.close()  # The last writer: the device's file ends.
+    with pytest.raises(TransientError, match=r"iio:imu: (lost|its buffer ended)"):
+        source.read()
+    source.close()
+    with pytest.raises(TransientError, match="there is no such device; known are none"):
+        source.open()
+    away.rename(tree.device)
+    if has_buffer:
+        tree.reopen()
+    source.open()
+    if has_buffer:
+        tree.push(6, 0, 2 * 10**9)
+    block = source.read()
+    assert block is not None
+    assert not block.follows
+    assert block.samples[0, 0] == (3 if has_buffer else 50)
+    source.close()
+    tree.close()
