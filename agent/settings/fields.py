@@ -72,7 +72,9 @@ ProtocolVersion = Annotated[
 class Section(BaseModel):
     """Base of every section: unknown keys, infinities and true for 1 are refused; values never change."""
 
-    model_config = ConfigDict(defer_build=True, extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        defer_build=True, extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
 
     @field_validator("*", mode="before")
     @classmethod
