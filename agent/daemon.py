@@ -29,7 +29,7 @@ from agent.desired.start import Start
 from agent.device.notify import ServiceManager
 from agent.device.signals import DeviceSignals
 from agent.engine.memory import MemoryGauge, MemoryKeeper, resident_bytes
-from agent.engine.process import lock_memory, prepare_serving
+from agent.engine.process import MEMORY_LOCK, prepare_serving
 from agent.handover import Handover
 from agent.loops.control import ControlLoop
 from agent.loops.governor import GovernorLoop
@@ -121,9 +121,8 @@ class Daemon:
         self._cores = provision.cores.in_force()
         sources = build_sources(settings, models, self._clock, must_all_be_known=before is None)
         prepare_serving()
-        self._lock_refusal = lock_memory() if settings.limits.lock_memory else "not asked for"
-        if settings.limits.lock_memory and self._lock_refusal is not None:
-            log.warning("limits.lock_memory: refused: %s: raise LimitMEMLOCK", self._lock_refusal)
+        if settings.limits.lock_memory:
+            MEMORY_LOCK.ask()
         scheduling = scheduler_policy(settings, provision)
         policies = {
             stream.name: stream_policy(stream, is_stateful=models[stream.model].is_stateful)
@@ -293,7 +292,7 @@ class Daemon:
             "updates": self._updates.snapshot(),
             "settings": {} if self._receiver is None else self._receiver.snapshot(),
             "degradation": self._governor.snapshot(),
-            "process": {**process, "memory_locked": self._lock_refusal is None},
+            "process": {**process, "memory_locked": MEMORY_LOCK.refusal is None},
             "versions": versions(),
         }
 
