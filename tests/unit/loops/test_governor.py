@@ -130,6 +130,8 @@ def test_heat_thins_out_frames_then_changes_the_variant_then_pauses() -> None:
     bench.signals.now = Signals(temperature_c=30.0, temperature_limit_c=80.0)
     bench.read(100)
     assert [event for event, _ in bench.events[3:]] == ["restored"] * 3
+    for (_, down), (_, up) in zip(bench.events[:3], reversed(bench.events[3:]), strict=True):
+        assert (up["step"], up["cause"]) == (down["step"], down["cause"])
     assert bench.capture("yard")["skipped"] == 4
 
 
