@@ -30,7 +30,7 @@ from agent.desired.surroundings import Surroundings, no_file
 from agent.device.notify import ServiceManager
 from agent.device.signals import DeviceSignals
 from agent.engine.memory import MemoryGauge, MemoryKeeper, resident_bytes
-from agent.engine.process import lock_memory, prepare_serving
+from agent.engine.process import MEMORY_LOCK, prepare_serving
 from agent.handover import Handover
 from agent.history import HealthHistory
 from agent.layers import Layers
@@ -113,6 +113,7 @@ class Daemon:
         self._stop_reason = ""
         self._hang_reason = ""
         self._restart_reason = ""
+        self._restart_asked_ns = 0
         # OpenCV's own pool would come on top of the inference threads.
         cv2.setNumThreads(1)
 
@@ -129,9 +130,8 @@ class Daemon:
         self._cores = provision.cores.in_force()
         sources = build_sources(settings, models, self._clock, must_all_be_known=before is None)
         prepare_serving()
-        self._lock_refusal = lock_memory() if settings.limits.lock_memory else "not asked for"
-        if settings.limits.lock_memory and self._lock_refusal is not None:
-            log.warning("limits.lock_memory: refused: %s: raise LimitMEMLOCK", self._lock_refusal)
+        if settings.limits.lock_memory:
+            MEMORY_LOCK.ask()
         scheduling = scheduler_policy(settings, provision)
         policies = {
             stream.name: stream_policy(stream, is_stateful=models[stream.model].is_stateful)
@@ -267,7 +267,7 @@ class Daemon:
         """End `run` in order so that a new run can take over settings and messages. Any thread."""
         if self._stop_reason or self._restart_reason:
             return  # It ends already.
-        self._restart_reason = reason
+        self._restart_reason, self._restart_asked_ns = reason, self._clock.now_ns()
         self._egress.carries_over = True
         self.request_stop(reason)
 
@@ -305,6 +305,8 @@ class Daemon:
             reason=self._restart_reason,
             restarts=1 + (0 if self._before is None else self._before.restarts),
             end_ns=None if self._end_ns == NEVER_NS else self._end_ns,
+            asked_at_ns=self._restart_asked_ns,
+            drained_at_ns=self._clock.now_ns(),
         )
 
     def health(self) -> dict[str, Any]:
@@ -328,7 +330,7 @@ class Daemon:
             "updates": self._updates.snapshot(),
             "settings": {} if self._receiver is None else self._receiver.snapshot(),
             "degradation": self._governor.snapshot(),
-            "process": {**process, "memory_locked": self._lock_refusal is None},
+            "process": {**process, "memory_locked": MEMORY_LOCK.refusal is None},
             "versions": versions(),
         }
 
@@ -336,8 +338,7 @@ class Daemon:
         """Say what is wrong from the start, and take over what the run before left."""
         if self._before is not None:
             log.warning("restarted: %s", self._before.reason)
-            figures = {"reason": self._before.reason, "restarts": self._before.restarts}
-            self._egress.report("restarted", {**figures, "messages_dropped": self._before.messages_dropped})
+            self._egress.report("restarted", self._restart_figures(self._before))
             for message in self._before.messages:
                 self._egress.emit(message)
             # In a thread of its own, which nobody waits for: a disk that hangs may be why we are here.
@@ -350,6 +351,16 @@ class Daemon:
         for event, body in self._pipelines.provision.events():
             self._egress.report(event, body)
         self._pipelines.report_unreachable()
+
+    def _restart_figures(self, before: Handover) -> dict[str, Any]:
+        """Tell what the stated bound of a restart is made of: draining, 5 s at most, and this start."""
+        return {
+            "reason": before.reason,
+            "restarts": before.restarts,
+            "drain_s": round((before.drained_at_ns - before.asked_at_ns) / NS_PER_S, 3),
+            "start_s": round((self._clock.now_ns() - before.drained_at_ns) / NS_PER_S, 3),
+            "messages_dropped": before.messages_dropped,
+        }
 
     def _place_threads(self) -> None:
         """Bring every thread to its CPUs; one that starts later inherits those of the thread that starts it."""

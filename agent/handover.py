@@ -41,6 +41,8 @@ class Handover:
         reason: of the restart.
         restarts: how many there were before the next run, this one included.
         end_ns: when `--duration` is over, None without one. The clock goes on over a restart.
+        asked_at_ns: when the restart was asked for, on the agent's clock, which goes on over it.
+        drained_at_ns: when this run had ended.
         messages_dropped: those that did not fit.
         commands: the answered ones, as `journal` writes them: where no state folder keeps them.
     """
@@ -51,6 +53,8 @@ class Handover:
     reason: str
     restarts: int
     end_ns: int | None
+    asked_at_ns: int = 0
+    drained_at_ns: int = 0
     messages_dropped: int = 0
     commands: list[dict[str, Any]] = field(default_factory=list)
     costs: dict[str, Any] = field(default_factory=dict)

@@ -34,12 +34,13 @@ class ManualClock:
 
     def __init__(self, now_ns: int = 1_000_000_000) -> None:
         self.ns = now_ns
+        self.wall_step_ns = 0
 
     def now_ns(self) -> int:
         return self.ns
 
     def wall_ns(self) -> int:
-        return 1_700_000_000_000_000_000 + self.ns
+        return 1_700_000_000_000_000_000 + self.ns + self.wall_step_ns
 
     def wait(self, event: Waitable, timeout_ns: int) -> bool:
         self.ns += max(0, timeout_ns)

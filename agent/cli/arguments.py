@@ -26,3 +26,11 @@ def count(text: str) -> int:
     if not 1 <= value <= 1024:
         raise argparse.ArgumentTypeError(f"{text} is not from 1 to 1024")
     return value
+
+
+def share(text: str) -> float:
+    """Return a number above 0, to 1."""
+    value = positive(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a share: above 0, to 1")
+    return value

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from agent.cli import exit_codes
-from agent.cli.arguments import count, positive
+from agent.cli.arguments import count, positive, share
 from agent.clock import NS_PER_MS, NS_PER_S
 from agent.core.bound import jain_index, published_bound
 from agent.core.ledger import Outcome
-from agent.core.predictor import PredictorPolicy
 from agent.core.scheduler import SchedulerPolicy, StreamPolicy
 from agent.core.simulation import Arrival, Report, Simulation, World
 from agent.core.synthetic import Camera, arrivals_of, machine_speed, overshoot_of
@@ -48,15 +47,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     made.add_argument("--noise", type=float, default=0.1, help="deviation of the machine's speed (default 0.1)")
     made.add_argument("--stalls", type=int, default=0, metavar="N", help="stalls of up to 5 s (default 0)")
     made.add_argument("--drops", type=int, default=0, metavar="N", help="drops to a third of the speed (default 0)")
+    made.add_argument(
+        "--bursts", type=share, metavar="SHARE", help="frames that come at once after another (default 0)"
+    )
     made.add_argument("--seed", type=int, default=0, help="of the trouble (default 0)")
     policy = parser.add_argument_group("what if (default: as recorded, or as the agent's own defaults)")
     policy.add_argument("--deadline-ms", type=positive, metavar="MS", help="of every stream that has a deadline")
     policy.add_argument("--max-fps", type=positive, metavar="HZ", help="of every stream")
     policy.add_argument("--threads", type=count, metavar="N", help="inferences of one thread at the same time")
     policy.add_argument("--speed", type=positive, default=1.0, help="of the machine, such as 0.25 for a smaller box")
-    policy.add_argument("--confidence", type=positive, help="see scheduler.confidence")
+    policy.add_argument("--stride", type=count, metavar="N", help="of every stream")
+    policy.add_argument(
+        "--priority", type=_priority, action="append", metavar="STREAM=N", help="0 to 9; s0, s1, ... are made streams"
+    )
+    policy.add_argument("--min-share", type=share, metavar="SHARE", help="see scheduler.min_share")
+    policy.add_argument("--confidence", type=share, metavar="SHARE", help="see scheduler.confidence")
+    policy.add_argument("--window-s", type=positive, metavar="S", help="see scheduler.window_s")
+    policy.add_argument("--probe-share", type=share, metavar="SHARE", help="see scheduler.probe_share")
+    policy.add_argument("--probe-interval-s", type=positive, metavar="S", help="see scheduler.probe_interval_s")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw ages and outcomes over time, .png or .svg")
+
+
+def _priority(text: str) -> tuple[str, int]:
+    stream, _, number = text.rpartition("=")
+    if not stream or number not in tuple("0123456789"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not STREAM=N with a priority from 0 to 9")
+    return stream, int(number)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -84,15 +101,16 @@ def _recorded(file: Path) -> _Input:
     except ValueError as error:
         raise ConfigError(f"--trace {file}: {error}") from error
     world = World(overshoot_ns=overshoot_of(random.Random(0)))  # noqa: S311
-    return _Input(
-        recording.policies, recording.arrivals, world, recording.scheduling, f"{file}, {recording.runs} runs"
-    )
+    origin = f"{file}, {recording.runs} runs"
+    if not recording.has_scheduling:
+        origin += ", recorded without the scheduler's settings: these are the defaults"
+    return _Input(recording.policies, recording.arrivals, world, recording.scheduling, origin)
 
 
 def _made(args: argparse.Namespace) -> _Input:
     rng = random.Random(args.seed)  # noqa: S311  Simulated trouble is no secret.
     span_ns, work_ns = int(args.seconds * NS_PER_S), int(args.service_ms * NS_PER_MS)
-    cameras = [Camera(f"s{index}", args.fps) for index in range(args.streams)]
+    cameras = [Camera(f"s{index}", args.fps, burst_share=args.bursts or 0.0) for index in range(args.streams)]
     arrivals = [arrival for camera in cameras for arrival in arrivals_of(camera, work_ns, span_ns, rng)]
     speed = machine_speed(span_ns, rng, noise=args.noise, stalls=args.stalls, drops=args.drops)
     policy = StreamPolicy(250 * NS_PER_MS)
@@ -106,24 +124,49 @@ def _made(args: argparse.Namespace) -> _Input:
 
 
 def _what_if(given: _Input, args: argparse.Namespace) -> _Input:
-    """Apply the changes that were asked for."""
+    """Apply the changes that were asked for; everything else stays as it was."""
+    priorities = dict(args.priority or ())
+    for stream, number in priorities.items():
+        if stream not in given.policies:
+            known = ", ".join(given.policies)
+            raise ConfigError(f"--priority {stream}={number}: there is no stream {stream}, only {known}")
 
-    def changed(policy: StreamPolicy) -> StreamPolicy:
-        if args.deadline_ms is not None and policy.budget_ns is not None:
-            policy = replace(policy, budget_ns=int(args.deadline_ms * NS_PER_MS))
-        return policy if args.max_fps is None else replace(policy, max_hz=args.max_fps)
+    def changed(name: str, policy: StreamPolicy) -> StreamPolicy:
+        has_deadline = policy.budget_ns is not None
+        asked = {
+            "budget_ns": _ns(args.deadline_ms, NS_PER_MS) if has_deadline else None,
+            "max_hz": args.max_fps,
+            "stride": args.stride,
+            "priority": priorities.get(name),
+        }
+        return replace(policy, **_given(asked))
 
-    scheduling = given.scheduling
-    if args.threads is not None:
-        scheduling = replace(scheduling, threads=args.threads, run_threads=1)
-    if args.confidence is not None:
-        scheduling = replace(scheduling, predictor=PredictorPolicy(confidence=min(1.0, args.confidence)))
+    predictor = {
+        "confidence": args.confidence,
+        "window_ns": _ns(args.window_s, NS_PER_S),
+        "probe_share": args.probe_share,
+        "probe_interval_ns": _ns(args.probe_interval_s, NS_PER_S),
+    }
+    scheduler = {
+        "threads": args.threads,
+        "run_threads": None if args.threads is None else 1,
+        "min_share": args.min_share,
+        "predictor": replace(given.scheduling.predictor, **_given(predictor)),
+    }
     return replace(
         given,
-        policies={name: changed(policy) for name, policy in given.policies.items()},
+        policies={name: changed(name, policy) for name, policy in given.policies.items()},
         arrivals=[replace(arrival, work_ns=int(arrival.work_ns / args.speed)) for arrival in given.arrivals],
-        scheduling=scheduling,
+        scheduling=replace(given.scheduling, **_given(scheduler)),
     )
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _ns(value: float | None, unit_ns: int) -> int | None:
+    return None if value is None else max(1, int(value * unit_ns))
 
 
 def _figures(given: _Input, report: Report) -> dict[str, Any]:

@@ -124,15 +124,15 @@ class Change:
     Attributes:
         step: which.
         is_down: taken, not taken back.
-        cause: why it was taken; None when it is taken back.
+        cause: why it was taken, also when it is taken back.
         target: the model that misses; empty for the device's own causes.
-        value: the reading that was bad.
-        limit: what it was compared with.
+        value: the reading that was bad; None when it is taken back.
+        limit: what it was compared with; None when it is taken back.
     """
 
     step: Step
     is_down: bool
-    cause: Cause | None = None
+    cause: Cause
     target: str = ""
     value: float | None = None
     limit: float | None = None
@@ -210,7 +210,7 @@ class Ladder:
             return None
         self.taken.pop()
         self._useless.add((last.step, last.target))
-        return Change(last.step, False)
+        return Change(last.step, False, last.cause, last.target)
 
     def _take(self, step: Step, complaint: _Complaint, now_ns: int) -> Change:
         policy = self._policy
@@ -227,10 +227,10 @@ class Ladder:
         return change
 
     def _take_back(self, now_ns: int) -> Change:
-        step = self.taken.pop().step
-        self._taken_back_at_ns[step] = now_ns
+        last = self.taken.pop()
+        self._taken_back_at_ns[last.step] = now_ns
         self._changed_at_ns = now_ns
-        return Change(step, False)
+        return Change(last.step, False, last.cause, last.target)
 
     def _next_step(self, complaint: _Complaint) -> Step | None:
         in_force = {change.step for change in self.taken}

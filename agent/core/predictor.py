@@ -51,16 +51,23 @@ class ServicePredictor:
         self._policy = policy
         self._samples: deque[tuple[int, int]] = deque()
         self._ordered: list[int] = []  # The same service times by length, so that a judgement is a bisection.
+        self.fastest_ns = 0
+        """Of all runs that ended by themselves, however long ago; 0 before the first."""
 
     def observe(self, service_ns: int, now_ns: int, *, aborted: bool = False) -> None:
         """Learn one finished or aborted run.
 
         An aborted run shows a lower bound only: it counts half as much again, so that a frame with no more time
-        than it had is not taken for one that fits.
+        than it had is not taken for one that fits. And it would not have been faster than any run before it: a stream
+        with a tiny deadline has short runs of a slow model.
         """
         if len(self._samples) == SAMPLES_MAX:
             self._forget_oldest()
-        learnt_ns = service_ns * 3 // 2 if aborted else service_ns
+        if aborted:
+            learnt_ns = max(service_ns * 3 // 2, self.fastest_ns)
+        else:
+            learnt_ns = service_ns
+            self.fastest_ns = min(self.fastest_ns or service_ns, service_ns)
         self._samples.append((now_ns, learnt_ns))
         insort(self._ordered, learnt_ns)
 
@@ -94,15 +101,22 @@ class ServicePredictor:
             return True
         return not fit_best and len(self._ordered) < SAMPLES_MIN
 
-    def is_probe_due(self, now_ns: int) -> bool:
+    def is_probe_due(self, time_best_ns: int, now_ns: int) -> bool:
         """Return whether nothing ran for so long that a frame should be tried which is not expected to make it.
 
-        Whoever refuses for long must try, or it never learns again.
+        Whoever refuses for long must try, or it never learns again. A share of the time is spent on what a run once
+        kept; for anything shorter than every run ever seen, a try in the longest pause is enough.
+
+        Args:
+            time_best_ns: what a frame of the stream that asks has when it arrives.
+            now_ns: the present.
         """
         if not self._samples:
             return True
         ended_ns, service_ns = self._samples[-1]
-        pause_ns = min(self._policy.probe_interval_ns, int(service_ns / self._policy.probe_share))
+        pause_ns = self._policy.probe_interval_ns
+        if 0 < self.fastest_ns <= time_best_ns:
+            pause_ns = min(pause_ns, int(service_ns / self._policy.probe_share))
         return now_ns - ended_ns >= pause_ns
 
     def _forget(self, now_ns: int) -> None:

@@ -146,7 +146,14 @@ class _Lane:
         """
         time_best_ns = last_ns - frame.captured_at_ns - self.latency_ns
         is_admitted = self.predictor(now_ns).admits(last_ns - now_ns, time_best_ns, now_ns)
-        return is_admitted or self.shared.is_probe_due(now_ns)
+        return is_admitted or self.shared.is_probe_due(time_best_ns, now_ns)
+
+    def is_out_of_reach(self) -> bool:
+        """Return whether even a fresh frame cannot make it: the stream's budget is below every run ever seen."""
+        if self.policy.budget_ns is None:
+            return False
+        time_ns = self.policy.budget_ns - EGRESS_RESERVE_NS
+        return time_ns <= 0 or time_ns < self.shared.fastest_ns
 
 
 class _Foresight:
@@ -391,7 +398,7 @@ class Scheduler:
             frame = lane.waiting[0]
             last_ns = publish_by_ns(frame)
             if now_ns >= last_ns:
-                outcome = Outcome.EXPIRED
+                outcome = Outcome.UNREACHABLE if lane.is_out_of_reach() else Outcome.EXPIRED
             elif last_ns == NEVER_NS or lane.admits(frame, last_ns, now_ns):
                 return
             else:

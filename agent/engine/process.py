@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import os
 from collections.abc import Iterator
+
+log = logging.getLogger(__name__)
 
 LOADING_THRESHOLD_BYTES = 1 << 17
 """While models are loaded, blocks of 128 KiB and more go back to the system when freed.
@@ -55,12 +58,13 @@ def prepare_serving() -> None:
 
 @contextlib.contextmanager
 def loading() -> Iterator[None]:
-    """Load something while frames are served: what that needed goes back to the system at its end."""
+    """Load something while frames are served: in the end what that needed goes back, and the rest is locked."""
     set_frugal(True)
     try:
         yield
     finally:
         prepare_serving()
+        MEMORY_LOCK.renew()
 
 
 def set_frugal(is_frugal: bool) -> None:
@@ -75,15 +79,42 @@ def give_back() -> None:
         libc.malloc_trim(0)
 
 
-def lock_memory() -> str | None:
-    """Keep in memory what is mapped now, once it was touched; return why that was refused, None when it holds.
+class MemoryLock:
+    """Keeps in memory what is mapped, once it was touched, where that was asked for (`limits.lock_memory`).
 
-    Pages that were never touched are left alone (MCL_ONFAULT), so that this costs no memory by itself.
+    Pages that were never touched are left alone (MCL_ONFAULT), so that this costs no memory by itself. It is renewed
+    after each load, as it holds for what is mapped at that moment. MCL_FUTURE would spare that, and would let every
+    later allocation fail that goes past RLIMIT_MEMLOCK: a frame is worth more than a lock.
     """
+
+    def __init__(self) -> None:
+        self._is_asked = False
+        self.refusal: str | None = "not asked for"
+        """Why it does not hold for everything that was loaded; None when it does. Any thread may read it."""
+
+    def ask(self) -> None:
+        """Lock now and after each load from now on."""
+        self._is_asked = True
+        self.renew()
+
+    def renew(self) -> None:
+        """Lock what was mapped since, where that was asked for (about 1 ms); any thread, after it loaded a model."""
+        if not self._is_asked:
+            return
+        before, self.refusal = self.refusal, _mlockall(_MCL_CURRENT | _MCL_ONFAULT)
+        if self.refusal is not None and self.refusal != before:
+            log.warning("limits.lock_memory: refused: %s: raise LimitMEMLOCK", self.refusal)
+
+
+MEMORY_LOCK = MemoryLock()
+"""Of this process."""
+
+
+def _mlockall(flags: int) -> str | None:
     libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "mlockall") or libc.mlockall(_MCL_CURRENT | _MCL_ONFAULT) == 0:
-        return None if hasattr(libc, "mlockall") else "mlockall is missing"
-    return os.strerror(ctypes.get_errno())
+    if not hasattr(libc, "mlockall"):
+        return "mlockall is missing"
+    return None if libc.mlockall(flags) == 0 else os.strerror(ctypes.get_errno())
 
 
 def _set_thresholds(mmap_bytes: int) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from agent.engine.digest import sha256_of
 from agent.engine.external import check_external_data
+from agent.engine.process import MEMORY_LOCK
 from agent.engine.providers import CPU, Provider
 from agent.errors import ConfigError, InferenceAbortedError, PermanentError
 from agent.frame import Tensor
@@ -222,6 +223,7 @@ class OrtEngine:
                     if self._compiled is None:
                         verified_sha256(self._file, self.sha256)
                     self._session = self._open()
+                    MEMORY_LOCK.renew()
                 except ConfigError as error:
                     raise PermanentError(f"cannot be loaded again: {error}") from error
             return self._session

@@ -187,7 +187,7 @@ class GovernorLoop:
         if change.is_down:
             log.warning("doing less: %(step)s, because of %(cause)s (%(value)s, limit %(limit)s)", described)
         else:
-            log.info("doing more again: %s is over", change.step.label)
+            log.info("doing more again: %(step)s, which was because of %(cause)s, is over", described)
 
 
 def _worse(one: float | None, other: float | None) -> float | None:
@@ -203,17 +203,14 @@ def _unload_others(model: LoadedModel, selected: int) -> None:
 
 
 def _described(change: Change) -> dict[str, Any]:
-    if not change.is_down:
-        return {"step": change.step.label}
-    assert change.value is not None
-    assert change.limit is not None
-    return {
+    described = {
         "step": change.step.label,
         "cause": str(change.cause),
         **({"model": change.target} if change.cause is Cause.MISSES else {}),
-        "value": round(change.value, 3),
-        "limit": round(change.limit, 3),
     }
+    if change.value is None or change.limit is None:
+        return described  # Taken back.
+    return {**described, "value": round(change.value, 3), "limit": round(change.limit, 3)}
 
 
 def _recent_misses(counted: Sequence[Mapping[str, tuple[int, int]]]) -> dict[str, float]:

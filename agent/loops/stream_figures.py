@@ -50,12 +50,11 @@ class StreamFigures:
     _mark: _Mark | None = None
     _mark_before: _Mark | None = None
 
-    def record_stages(self, durations_ns: Mapping[str, int]) -> None:
-        """Add one frame's stage durations."""
-        for stage, duration_ns in durations_ns.items():
-            if stage not in self.stages:  # Not setdefault: a histogram is 1,050 integers.
-                self.stages[stage] = RollingHistogram()
-            self.stages[stage].record(duration_ns)
+    def record_stage(self, stage: str, duration_ns: int) -> None:
+        """Add the duration of one frame's stage."""
+        if stage not in self.stages:  # Not setdefault: a histogram is 1,050 integers.
+            self.stages[stage] = RollingHistogram()
+        self.stages[stage].current.record(duration_ns)
 
     def turn(self, ledger: Ledger, now_ns: int) -> None:
         """Begin a new period where the one that runs is over. To be called more often than that."""

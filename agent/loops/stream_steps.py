@@ -46,8 +46,10 @@ class StreamSteps:
     def is_news(self, frame: Frame, payload: Payload) -> bool:
         """Return whether a payload from `observe` is to be sent; if so, it is taken as sent."""
         steps = self._of.get(frame.stream)
+        if steps is None:
+            return True
         height, width = frame.pixels.shape[:2]
-        return steps is None or steps.is_news(payload, frame.captured_at_ns, width, height)
+        return steps.is_news(payload, frame.captured_at_ns, width, height)
 
     def reset(self) -> list[Noticed]:
         """Begin anew under another model; return events."""

@@ -31,8 +31,9 @@ class LimitsSettings(Section):
     counts as hung, 1 to 600, and never below ten times its warm-up run; the agent then restarts itself. Default 10:
     a machine that stalls for seconds comes back by itself."""
     lock_memory: Restart[bool] = False
-    """Keep the loaded models in memory (mlockall), so that an idle model is not paged out. Needs RLIMIT_MEMLOCK or
-    CAP_IPC_LOCK; health says whether it holds. Default false: it takes memory from everything else."""
+    """Keep the loaded models in memory (mlockall, after each load), so that an idle model is not paged out. Needs
+    RLIMIT_MEMLOCK or CAP_IPC_LOCK; health says whether it holds. Default false: it takes memory from everything
+    else."""
 
     @field_validator("inference_cores")
     @classmethod

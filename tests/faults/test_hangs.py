@@ -42,8 +42,12 @@ def test_a_model_that_hangs_twice_is_left_out_and_the_others_go_on(tmp_path: Pat
             first = subscriber.wait_for("results/yard").body["boot"]
             hang = subscriber.wait_for("events/inference_hung").body
             assert (hang["model"], hang["stream"], hang["hangs"]) == ("seen", "door", 1)
-            assert hang["overdue_s"] <= 2
-            assert subscriber.wait_for("events/restarted").body["restarts"] == 1
+            assert hang["overdue_s"] == 1.0
+            restarted = subscriber.wait_for("events/restarted").body
+            assert restarted["restarts"] == 1
+            # With `overdue_s`, the parts of the bound in docs/scheduling.md: how long each was.
+            assert restarted["drain_s"] > 0
+            assert restarted["start_s"] > 0
             assert subscriber.wait_for("results/yard").body["boot"] != first
             assert subscriber.wait_for("events/inference_hung").body["hangs"] == 2
             assert subscriber.wait_for("events/model_marked").body["model"] == "seen"

@@ -137,3 +137,29 @@ def test_a_model_that_is_always_too_slow_reports_unreachable_and_keeps_probing()
     assert ledger.count(Outcome.PUBLISHED) == 0
     assert ledger.count(Outcome.UNREACHABLE) > 100
     assert 20 <= ledger.count(Outcome.ABORTED) <= 35
+
+
+@pytest.mark.parametrize("budget_ms", [1, 2, 3, 10, 25])
+@pytest.mark.parametrize("overshoot_ms", [0, 5])
+def test_a_deadline_that_no_run_can_keep_reports_unreachable(budget_ms: int, overshoot_ms: int) -> None:
+    """A model of 30 ms at 10 fps: two probes in a second at most, however short the aborted runs are."""
+    arrivals = [Arrival(index * 100 * NS_PER_MS, "s", 30 * NS_PER_MS) for index in range(200)]
+    world = World(overshoot_ns=lambda: overshoot_ms * NS_PER_MS)
+    report = Simulation({"s": StreamPolicy(budget_ms * NS_PER_MS)}, world).run(arrivals)
+    ledger = report.intake.ledgers["s"]
+    assert ledger.count(Outcome.UNREACHABLE) >= 150
+    assert ledger.count(Outcome.UNREACHABLE) + ledger.count(Outcome.ABORTED) + ledger.count(Outcome.LATE) == 200
+
+
+def test_a_stream_that_no_run_can_serve_teaches_its_neighbours_nothing_wrong() -> None:
+    """Its runs of 1 ms are aborted, not fast: a stream with 100 ms beside it is judged by the model's 30 ms."""
+    arrivals = [
+        Arrival(index * 50 * NS_PER_MS + offset_ms * NS_PER_MS, stream, 30 * NS_PER_MS)
+        for index in range(200)
+        for stream, offset_ms in (("good", 0), ("tiny", 40))
+    ]
+    policies = {"good": StreamPolicy(100 * NS_PER_MS), "tiny": StreamPolicy(3 * NS_PER_MS)}
+    report = Simulation(policies, World()).run(arrivals)
+    assert report.intake.ledgers["good"].count(Outcome.PUBLISHED) == 200
+    assert report.intake.ledgers["tiny"].count(Outcome.UNREACHABLE) >= 190
+    assert report.intake.scheduler.predicted_ns("tiny", report.end_ns) == 30 * NS_PER_MS

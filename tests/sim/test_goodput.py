@@ -9,6 +9,7 @@ import pytest
 from agent.clock import NS_PER_MS, NS_PER_S
 from agent.core.bound import jain_index, published_bound
 from agent.core.ledger import Outcome
+from agent.core.machine import MachineSpeed
 from agent.core.scheduler import StreamPolicy
 from agent.core.simulation import Arrival, Simulation, World
 from agent.core.synthetic import Camera, arrivals_of, random_scenario
@@ -62,3 +63,19 @@ def test_a_thousand_frames_a_second_and_none() -> None:
     assert ledgers["flood"].count(Outcome.PUBLISHED) >= 390
     assert ledgers["silent"].snapshot()["captured"] == 0
     assert all(ledger.is_exact() for ledger in ledgers.values())
+
+
+def test_a_threefold_drop_of_the_clock_frequency_costs_two_seconds_at_most_and_so_does_its_end() -> None:
+    """30 fps against 60 ms: 16 a second, 5 while a run takes 180 of the 250 ms; both are reached within 2 s."""
+    drop_ns, back_ns = 10 * NS_PER_S, 20 * NS_PER_S
+    world = World(speed=MachineSpeed([(drop_ns, 1 / 3), (back_ns, 1.0)]))
+    arrivals = [Arrival(int(index * NS_PER_S / 30), "s", 60 * NS_PER_MS) for index in range(30 * 30)]
+    report = Simulation({"s": StreamPolicy(250 * NS_PER_MS)}, world).run(arrivals)
+    published = [end.at_ns for end in report.ends if end.outcome is Outcome.PUBLISHED]
+
+    def rate_hz(begin_ns: int, end_ns: int) -> float:
+        return sum(begin_ns <= at_ns < end_ns for at_ns in published) / ((end_ns - begin_ns) / NS_PER_S)
+
+    assert rate_hz(0, drop_ns) >= 0.95 / 0.06
+    assert rate_hz(drop_ns + 2 * NS_PER_S, back_ns) >= 0.95 / 0.18
+    assert rate_hz(back_ns + 2 * NS_PER_S, 30 * NS_PER_S) >= 0.95 / 0.06

@@ -24,14 +24,14 @@ if before is None:
     leaked = os.open(sys.argv[1], os.O_RDONLY)
     os.set_inheritable(leaked, True)
     message = Message("event", "events/x", {"boot": "b"}, captured_at_ns=5, seq=7)
-    restart(Handover({"a": 1}, [message], {"m": {}}, "hung", 1, 12345678901234567))
+    restart(Handover({"a": 1}, [message], {"m": {}}, "hung", 1, 12345678901234567, asked_at_ns=3, drained_at_ns=4))
 def is_open(number):
     try:
         return os.readlink(f"/proc/self/fd/{number}") == sys.argv[1]
     except OSError:
         return False
 print(any(is_open(number) for number in range(3, 100)), before.end_ns, before.messages[0].topic, before.reason,
-      receive() is None)
+      receive() is None, before.asked_at_ns, before.drained_at_ns)
 """
 
 
@@ -42,7 +42,7 @@ def test_a_restart_hands_over_and_leaves_nothing_open(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(leaked)], capture_output=True, text=True, cwd=REPOSITORY, check=True
     )
-    assert done.stdout.split() == ["False", "12345678901234567", "events/x", "hung", "True"]
+    assert done.stdout.split() == ["False", "12345678901234567", "events/x", "hung", "True", "3", "4"]
 
 
 def memory_file(text: str) -> dict[str, str]:

@@ -36,11 +36,11 @@ def test_what_rolls_tells_of_late_and_of_all(periods: list[list[int]], recent: b
         if number:
             rolling.turn()
         for duration in durations:
-            rolling.record(duration)
+            rolling.current.record(duration)
     for durations in periods[-2:] if recent else periods:
         for duration in durations:
             plain.record(duration)
     parts = rolling.parts(recent=recent)
-    rolling.record(10**12)
+    rolling.current.record(10**12)
     assert summed(parts).summary_ms() == plain.summary_ms()
     assert summed(parts).total_ns == plain.total_ns

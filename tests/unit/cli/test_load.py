@@ -93,6 +93,7 @@ model = "a"
         ("[mqtt\n", "is not valid TOML"),
         ("", "streams: is empty"),
         ("streams = 3\n", "streams: 3"),
+        ('[[streams]]\nname = "door"\ndeadline_ms = 0\n', "deadline_ms: 0: input should be greater than 0"),
         ("models = [1]\nstreams = [{}]\n", "models.0: 1"),
         ('[mqtt]\nurl = "http://x"\n', "is not a broker's URL"),
         ('[mqtt]\nurl = "mqtt://user:secret@x"\n', "must not hold credentials"),

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from agent.__main__ import run_command
-from agent.clock import NS_PER_MS
+from agent.clock import NS_PER_MS, NS_PER_S
+from agent.core.predictor import PredictorPolicy
 from agent.core.scheduler import Ending, SchedulerPolicy, StreamPolicy
 from agent.core.trace import arrival_line, header, run_line
 
@@ -66,6 +67,63 @@ def test_a_recorded_trace_answers_what_ifs(tmp_path: Path, capsys: pytest.Captur
     assert strict["goodput"] is None
 
 
+def ledger(values: dict[str, object], stream: str) -> dict[str, int]:
+    """Return the outcomes of a stream."""
+    streams: dict[str, dict[str, dict[str, int]]] = values["streams"]  # type: ignore[assignment]
+    return streams[stream]["ledger"]
+
+
+def test_priority_and_minimum_share_divide_an_overloaded_box(capsys: pytest.CaptureFixture[str]) -> None:
+    """One camera before another: it gets most, and the other more of it when more is divided evenly."""
+    made = [*MADE, "--streams", "2", "--service-ms", "60", "--priority", "s0=9"]
+    first, second = (ledger(figures(capsys, *made), stream)["published"] for stream in ("s0", "s1"))
+    assert first > 2 * second > 0
+    assert ledger(figures(capsys, *made, "--min-share", "1"), "s1")["published"] > 2 * second
+
+
+def test_stride_and_bursts_of_a_made_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every third frame asks for inference; frames of a burst supersede each other."""
+    made = [*MADE, "--streams", "1", "--fps", "20"]
+    plain, thinned = figures(capsys, *made), figures(capsys, *made, "--stride", "3")
+    assert ledger(plain, "s0")["published"] >= 95
+    assert ledger(thinned, "s0")["skipped"] == pytest.approx(67, abs=2)
+    assert ledger(plain, "s0")["superseded"] == 0
+    assert ledger(figures(capsys, *made, "--bursts", "0.3"), "s0")["superseded"] >= 10
+
+
+def test_probes_and_window_can_be_tried(capsys: pytest.CaptureFixture[str]) -> None:
+    """A model that is too slow is tried as often as is asked; one change leaves the others as recorded."""
+    made = [*MADE, "--streams", "1", "--fps", "10", "--service-ms", "400"]
+    often = ledger(figures(capsys, *made, "--probe-interval-s", "0.3"), "s0")["aborted"]
+    seldom = ledger(figures(capsys, *made, "--probe-interval-s", "2"), "s0")["aborted"]
+    assert often > 2 * seldom
+    shaky = [*MADE, "--noise", "0.3", "--drops", "2", "--fps", "8", "--service-ms", "110", "--deadline-ms", "200"]
+    assert figures(capsys, *shaky, "--window-s", "0.1") != figures(capsys, *shaky)
+    assert figures(capsys, *shaky, "--probe-share", "1") != figures(capsys, *shaky)
+
+
+def test_a_trace_is_simulated_by_the_policy_that_it_was_recorded_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the box was set to, unless something else is asked for; an older trace says that it does not tell."""
+    policy = SchedulerPolicy(predictor=PredictorPolicy(probe_interval_ns=60 * NS_PER_S))
+    lines = [header({"door": StreamPolicy(250 * NS_PER_MS, session="seen")}, policy)]
+    for index in range(100):
+        at_ns = index * 100 * NS_PER_MS
+        ran = run_line("door", at_ns, at_ns, at_ns + 400 * NS_PER_MS, Ending.DONE)
+        lines += [arrival_line("door", at_ns, at_ns), ran]
+    file = tmp_path / "trace.ndjson"
+    file.write_text("\n".join(lines) + "\n")
+    values = figures(capsys, "simulate", "--trace", str(file), "--probe-share", "0.01")
+    assert ledger(values, "door")["aborted"] <= 5
+    asked = figures(capsys, "simulate", "--trace", str(file), "--probe-interval-s", "0.5")
+    assert ledger(asked, "door")["aborted"] >= 10
+    assert "default" not in str(values["trace"])
+    head = json.loads(lines[0]) | {"edgebeat_trace": 1, "threads": 1, "run_threads": 1}
+    file.write_text("\n".join([json.dumps(head), *lines[1:]]) + "\n")
+    assert "default" in str(figures(capsys, "simulate", "--trace", str(file))["trace"])
+
+
 def test_the_table_names_the_causes_that_occur(capsys: pytest.CaptureFixture[str]) -> None:
     """For people: a line a stream, and what the goodput is of."""
     assert run_command(MADE) == 0
@@ -87,6 +145,7 @@ def test_it_draws(tmp_path: Path, name: str, begins: bytes) -> None:
     [
         (["--trace", "/no/such/trace"], "--trace /no/such/trace: cannot be read: No such file or directory"),
         (["--trace", __file__], "line 1: "),
+        (["--synthetic", "--priority", "door=9"], "--priority door=9: there is no stream door, only s0, s1, s2, s3"),
         (["--synthetic", "--plot", "picture.jpg"], "--plot picture.jpg: the name must end in .png or .svg"),
         (["--synthetic", "--seconds", "1", "--plot", "/no/such/folder/plot.svg"], "cannot be written"),
     ],
@@ -98,7 +157,20 @@ def test_what_it_refuses(arguments: list[str], said: str, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--fps", "0"], ["--streams", "0"], ["--service-ms", "-1"], ["--speed", "0"], ["--threads", "1025"]]
+    "arguments",
+    [
+        ["--fps", "0"],
+        ["--streams", "0"],
+        ["--service-ms", "-1"],
+        ["--speed", "0"],
+        ["--threads", "1025"],
+        ["--min-share", "0"],
+        ["--confidence", "1.5"],
+        ["--bursts", "nan"],
+        ["--priority", "s0"],
+        ["--priority", "s0=10"],
+        ["--stride", "0"],
+    ],
 )
 def test_wrong_numbers_are_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 2, as for any wrong argument."""

@@ -57,14 +57,33 @@ def test_one_stall_is_not_all_that_is_known() -> None:
 
 def test_without_hope_it_refuses_and_asks_for_probes() -> None:
     """A probe for a fifth of the time, and after half a second at the latest."""
-    seen, now_ns = after(60, 60, 60, 60)
-    assert not seen.admits(50 * MS, 50 * MS, now_ns)
-    assert not seen.is_probe_due(now_ns + 5 * 60 * MS - 1)
-    assert seen.is_probe_due(now_ns + 5 * 60 * MS)
+    seen, now_ns = after(40, 60, 60, 60, 60)
+    assert not seen.admits(50 * MS, 50 * MS, now_ns + 2 * NS_PER_S)
+    assert not seen.is_probe_due(50 * MS, now_ns + 5 * 60 * MS - 1)
+    assert seen.is_probe_due(50 * MS, now_ns + 5 * 60 * MS)
     slow, now_ns = after(900, 900, 900, every_ms=900)
-    assert not slow.is_probe_due(now_ns + NS_PER_S // 2 - 1)
-    assert slow.is_probe_due(now_ns + NS_PER_S // 2)
-    assert predictor().is_probe_due(0)
+    assert not slow.is_probe_due(900 * MS, now_ns + NS_PER_S // 2 - 1)
+    assert slow.is_probe_due(900 * MS, now_ns + NS_PER_S // 2)
+    assert predictor().is_probe_due(1, 0)
+
+
+def test_what_no_run_ever_kept_is_probed_at_the_longest_pause() -> None:
+    """The share of the time would be a fifth of nothing: runs under a deadline of 3 ms are aborted after 1 ms."""
+    seen, now_ns = after(30)
+    seen.observe(1 * MS, now_ns, aborted=True)
+    assert not seen.is_probe_due(29 * MS, now_ns + NS_PER_S // 2 - 1)
+    assert seen.is_probe_due(29 * MS, now_ns + NS_PER_S // 2)
+    assert seen.is_probe_due(30 * MS, now_ns + 5 * 30 * MS)
+
+
+def test_an_aborted_run_was_no_faster_than_the_fastest() -> None:
+    """It counts for the fastest run seen at least, or a stream with a tiny deadline would make its model fast."""
+    seen, now_ns = after(30, 40)
+    for _ in range(3):
+        now_ns += 3 * NS_PER_S
+        seen.observe(1 * MS, now_ns, aborted=True)
+    assert seen.fastest_ns == 30 * MS
+    assert seen.predict_ns(now_ns) == 30 * MS
 
 
 def test_two_misses_are_no_reason_to_refuse_everything() -> None:

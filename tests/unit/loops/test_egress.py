@@ -8,8 +8,9 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 import cbor2
+import pytest
 
-from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, SystemClock
+from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, SystemClock, iso_utc
 from agent.core.cbor import CBOR
 from agent.core.envelope import Encoding
 from agent.core.outbox import Message, Outbox
@@ -84,6 +85,19 @@ def test_captured_at_is_wall_time_at_capture() -> None:
     bench.clock.ns += 40 * NS_PER_MS
     (sent,) = bench.step()
     assert sent["captured_at"].endswith(f".{captured_wall_ns // NS_PER_MS % 1000:03}Z")
+
+
+@pytest.mark.parametrize("step_s", [-3600, 3600])
+def test_a_step_of_the_wall_clock_moves_the_stamp_and_never_the_age(step_s: int) -> None:
+    """Set by an hour between capture and sending: age and freshness are those of the clock that nobody sets."""
+    bench = Bench(MemorySink())
+    bench.emit()
+    bench.clock.ns += 40 * NS_PER_MS
+    bench.clock.wall_step_ns = step_s * NS_PER_S
+    (sent,) = bench.step()
+    assert sent["age_ms"] == 40.0
+    assert "replay" not in sent
+    assert sent["captured_at"] == iso_utc(bench.clock.wall_ns() - 40 * NS_PER_MS)
 
 
 def test_kinds_go_out_in_their_own_form() -> None:

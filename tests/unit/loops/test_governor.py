@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from agent.clock import NS_PER_MS, NS_PER_S
 from agent.core.degradation import Ladder, Step, StepKind
 from agent.core.scheduler import StreamPolicy
-from agent.device.signals import Signals
+from agent.device.signals import DeviceSignals, Signals
 from agent.engine.memory import MemoryReading
 from agent.frame import Capture
 from agent.loops.abort import AbortTimer
@@ -69,7 +72,7 @@ class Giving:
 class Bench:
     """A governor over one real, idle inference loop."""
 
-    def __init__(self, steps: tuple[Step, ...] = STEPS) -> None:
+    def __init__(self, steps: tuple[Step, ...] = STEPS, device: DeviceSignals | None = None) -> None:
         self.clock = ManualClock()
         policies = {name: StreamPolicy(250 * NS_PER_MS, session="fake") for name in ("door", "yard")}
         self.inbox = Inbox(policies, self.clock)
@@ -91,7 +94,7 @@ class Bench:
             inbox=self.inbox,
             live_streams=["door", "yard"],
             ladder=Ladder(steps),
-            signals=self.signals,
+            signals=device or self.signals,
             memory=self.memory,
             giving=self.giving,
             report=lambda event, body: self.events.append((event, body)),
@@ -130,6 +133,8 @@ def test_heat_thins_out_frames_then_changes_the_variant_then_pauses() -> None:
     bench.signals.now = Signals(temperature_c=30.0, temperature_limit_c=80.0)
     bench.read(100)
     assert [event for event, _ in bench.events[3:]] == ["restored"] * 3
+    for (_, down), (_, up) in zip(bench.events[:3], reversed(bench.events[3:]), strict=True):
+        assert (up["step"], up["cause"]) == (down["step"], down["cause"])
     assert bench.capture("yard")["skipped"] == 4
 
 
@@ -229,3 +234,31 @@ def _expire(bench: Bench, count: int) -> None:
     for _ in range(count):
         bench.inbox.offer("door", Capture(bench.clock.now_ns() - NS_PER_S, PICTURE))
         bench.inbox.take("fake", 0)
+
+
+@pytest.mark.parametrize(
+    ("cause", "file", "bad", "good"),
+    [
+        ("temperature", "sys/class/thermal/thermal_zone0/temp", "90000", "40000"),
+        ("frequency", "sys/devices/system/cpu/cpufreq/policy0/scaling_max_freq", "600000", "1500000"),
+        ("cpu", "proc/pressure/cpu", "some avg10=95.00 avg60=0 avg300=0 total=1", "some avg10=10.00 total=2"),
+        ("memory", "proc/pressure/memory", "some avg10=30.00 avg60=0 avg300=0 total=1", "some avg10=1.00 total=2"),
+    ],
+)
+def test_each_file_of_the_kernel_is_a_cause_and_its_end(
+    tmp_path: Path, cause: str, file: str, bad: str, good: str
+) -> None:
+    """From a made /sys and /proc to the events, with the agent's own reader; all other files are missing."""
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).with_name("cpuinfo_max_freq").write_text("1500000")
+    (tmp_path / file).write_text(bad)
+    bench = Bench((Step(StepKind.STREAM, "yard", 0, "yard paused"),), DeviceSignals(root=tmp_path))
+    bench.read(5)
+    assert bench.capture("yard")["skipped"] == 1
+    (tmp_path / file).write_text(good)
+    bench.read(60)
+    assert bench.capture("yard")["skipped"] == 1
+    assert [(event, body["step"], body["cause"]) for event, body in bench.events] == [
+        ("degraded", "yard paused", cause),
+        ("restored", "yard paused", cause),
+    ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
-from agent.clock import NS_PER_S
+from agent.clock import NS_PER_MS, NS_PER_S
 from agent.core.scheduler import StreamPolicy
 from agent.frame import Frame
 from agent.loops.abort import AbortTimer
@@ -60,6 +61,24 @@ def test_a_run_that_is_overdue_for_its_limit_is_hung_once() -> None:
     ((run, overdue_s),) = bench.hung
     assert run is bench.loop.current
     assert overdue_s == 5.0
+
+
+@pytest.mark.parametrize("due_in_ms", [0, 1, 250, 499, 500, 501, 1000])
+@pytest.mark.parametrize(("fastest_ms", "limit_s"), [(1, 5.0), (2000, 20.0)])
+def test_the_bound_of_a_restart_begins_with_a_hang_that_is_seen_half_a_second_late_at_most(
+    due_in_ms: int, fastest_ms: int, limit_s: float
+) -> None:
+    """Wherever the deadline lies between two looks; what the event says is at most half a second from the truth."""
+    bench = Watch()
+    due_ns = bench.clock.now_ns() + due_in_ms * NS_PER_MS
+    variant = replace(bench.loop.variant, fastest_ns=fastest_ms * NS_PER_MS)
+    bench.loop.current = CurrentRun(None, variant, due_ns)
+    while not bench.hung:
+        tick(bench, 1)
+    true_overdue_s = (bench.clock.now_ns() - due_ns) / NS_PER_S
+    ((_, overdue_s),) = bench.hung
+    assert overdue_s == limit_s
+    assert abs(true_overdue_s - limit_s) <= TICK_NS / NS_PER_S
 
 
 def test_runs_that_end_are_never_hung() -> None:
