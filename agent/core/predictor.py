@@ -73,14 +73,16 @@ class ServicePredictor:
 
     def is_current(self, now_ns: int) -> bool:
         """Return whether enough was learnt within the window to judge by it alone."""
-        self._forget(now_ns)
+        if self._samples and now_ns - self._samples[0][0] > self._policy.window_ns:
+            self._forget(now_ns)
         if len(self._samples) < CURRENT_MIN:
             return False
         return now_ns - self._samples[-CURRENT_MIN][0] <= self._policy.window_ns
 
     def predict_ns(self, now_ns: int) -> int:
         """Return the service time that a share of `confidence` of the recent runs kept; 0 when nothing is known."""
-        self._forget(now_ns)
+        if self._samples and now_ns - self._samples[0][0] > self._policy.window_ns:
+            self._forget(now_ns)
         if not self._ordered:
             return 0
         return self._ordered[math.ceil(self._policy.confidence * len(self._ordered)) - 1]
@@ -93,7 +95,8 @@ class ServicePredictor:
             time_best_ns: what a frame of this stream has when it arrives.
             now_ns: the present.
         """
-        self._forget(now_ns)
+        if self._samples and now_ns - self._samples[0][0] > self._policy.window_ns:
+            self._forget(now_ns)
         if not self._ordered:
             return True
         fit_best = bisect_right(self._ordered, time_best_ns)

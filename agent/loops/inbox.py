@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Protocol
 
@@ -314,19 +314,17 @@ class Inbox:
             is_open=self._figures[name].is_open,
         )
 
-    def record_stages(self, stream: str, durations_ns: Mapping[str, int]) -> None:
-        """Add one frame's stage durations."""
+    def record_stages(self, stream: str, names: Iterable[str], marks: Sequence[int]) -> None:
+        """Add the durations of one frame's stages, ns: each from one mark to the next."""
         with self._lock:
-            figures = self._figures[stream]
-            for stage, duration_ns in durations_ns.items():
-                figures.record_stage(stage, duration_ns)
+            self._figures[stream].record_stages(names, marks)
 
     def record_sent(self, stream: str, age_ns: int, hand_over_ns: int) -> None:
         """Add the age of a live result when the sink had it, and how long that took after inference."""
         with self._lock:
             figures = self._figures[stream]
             figures.age.current.record(age_ns)
-            figures.record_stage("hand_over", hand_over_ns)
+            figures.record_stages(("hand_over",), (0, hand_over_ns))
 
     def source_lost(self, stream: str) -> None:
         """Count one loss of a stream's source."""

@@ -249,7 +249,7 @@ class InferenceLoop:
                 variant.memory.remember(frame, outputs)
         except InferenceAbortedError:
             outcome = self._inbox.finish(frame, started_ns, Ending.ABORTED)
-            self._record_overshoot(abort_at_ns)
+            self._record_overshoot(self._clock.now_ns() - abort_at_ns)
             self._inbox.settle(frame, Outcome.SHUTDOWN if self._stopping.is_set() else outcome)
             return
         except (PermanentError, MemoryError) as error:
@@ -260,17 +260,13 @@ class InferenceLoop:
         finally:
             self._timer.disarm(abort)
             self.current = None
-        self._record_overshoot(abort_at_ns)
+        self._record_overshoot(marks[2] - abort_at_ns)
         self._conclude(frame, variant, started_ns, payload)
         for event in happened:
             self._report(event, frame.sequence)
-        self._inbox.record_stages(
-            frame.stream,
-            {name: end - start for name, start, end in zip(STAGES, marks, marks[1:], strict=False)},
-        )
+        self._inbox.record_stages(frame.stream, STAGES, marks)
 
-    def _record_overshoot(self, abort_at_ns: int) -> None:
-        overshoot_ns = self._clock.now_ns() - abort_at_ns
+    def _record_overshoot(self, overshoot_ns: int) -> None:
         if overshoot_ns > 0 and not self._stopping.is_set():
             self.overshoot.record(overshoot_ns)
 

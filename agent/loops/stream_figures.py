@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,11 +50,14 @@ class StreamFigures:
     _mark: _Mark | None = None
     _mark_before: _Mark | None = None
 
-    def record_stage(self, stage: str, duration_ns: int) -> None:
-        """Add the duration of one frame's stage."""
-        if stage not in self.stages:  # Not setdefault: a histogram is 1,050 integers.
-            self.stages[stage] = RollingHistogram()
-        self.stages[stage].current.record(duration_ns)
+    def record_stages(self, names: Iterable[str], marks: Sequence[int]) -> None:
+        """Add the durations of one frame's stages, ns: each from one mark to the next."""
+        stages, start_ns = self.stages, marks[0]
+        for name, end_ns in zip(names, marks[1:], strict=False):
+            if name not in stages:  # Not setdefault: a histogram is 1,050 integers.
+                stages[name] = RollingHistogram()
+            stages[name].current.record(end_ns - start_ns)
+            start_ns = end_ns
 
     def turn(self, ledger: Ledger, now_ns: int) -> None:
         """Begin a new period where the one that runs is over. To be called more often than that."""

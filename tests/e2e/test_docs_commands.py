@@ -41,6 +41,8 @@ ENDS = {
     "edgebeat model verify models/coco-ssd": "the golden sample comes out right",
     "edgebeat run --config agent.toml --duration 60 --record-trace trace.ndjson": '"stop_reason":"duration reached"',
     "edgebeat simulate --trace trace.ndjson --speed 0.5 --plot half.svg": "goodput",
+    "EDGEBEAT_STATE__DIR=state edgebeat model tune coco-ssd --fps 3 --deadline-ms 400": "ms",
+    "edgebeat simulate --synthetic --bursts 0.1 --priority s0=9 --min-share 0.4": "goodput",
     "edgebeat simulate --synthetic --streams 6 --fps 15 --service-ms 40 --drops 1": "goodput",
     "edgebeat settings show --device porch --mqtt mqtt://broker:1883": "streams.door.max_fps",
     "edgebeat settings set --device porch --mqtt mqtt://broker:1883 streams.door.max_fps=5 "
@@ -135,6 +137,7 @@ class Desk:
             "/etc/edgebeat/agent.toml": "agent.toml",
             "--source 0": f"--source {CLIP}",  # No test has a camera.
             "--duration 60": "--duration 3",
+            "tune coco-ssd --fps 3 --deadline-ms 400": "tune models/coco-ssd --fps 0.1 --deadline-ms 5000 --seconds 3",
             "--host 0.0.0.0": "--host 127.0.0.1 --port 0",  # Nobody else is to come in meanwhile.
             ".venv/bin/": "",
             "mosquitto_sub": f"mosquitto_sub -p {broker.port}",
