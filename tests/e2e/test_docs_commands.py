@@ -60,14 +60,15 @@ ENDS = {
 }
 """Commands that end by themselves, in the order in which they run, and what they print."""
 
-ROLLBACKS = [line for line in (REPOSITORY / "docs/remote.md").read_text().splitlines() if "commands/rollback" in line]
 ENDLESS = {
     ".venv/bin/edgebeat run --model config/models/coco-ssd --source 0 --mqtt mqtt://127.0.0.1:1883": "ready: ",
     ".venv/bin/edgebeat run --config agent.toml": "ready: door",
     ".venv/bin/edgebeat watch --mqtt mqtt://127.0.0.1:1883": "porch",
     "edgebeat watch --mqtt mqtt://127.0.0.1:1883": "porch",
     "edgebeat model serve models --cert cert.pem --key key.pem --host 0.0.0.0": "serving models at https://",
-    **dict.fromkeys(ROLLBACKS, '"state":"error"'),
+    "mosquitto_sub -t 'edgebeat/v1/porch/responses/desk' &\n"
+    "mosquitto_pub -q 1 -t edgebeat/v1/porch/commands/rollback -m "
+    '\'{"id":"2","reply":"desk","what":"settings","version":42}\'': '"state":"error"',
     "mosquitto_sub -t 'edgebeat/v1/porch/responses/desk' &\n"
     'mosquitto_pub -q 1 -t \'edgebeat/v1/porch/commands/ping\' -m \'{"id":"1","reply":"desk"}\'': '"state":"ok"',
 }

@@ -45,7 +45,8 @@ def test_a_source_of_a_thousand_frames_a_second(tmp_path: Path) -> None:
         code, lines = agent.wait()
     stream = checked_summary(lines)["streams"]["door"]
     assert code == 0
-    assert stream["ledger"]["superseded"] > stream["ledger"]["published"] > 0
+    # On a machine that is busy with other things the ladder leaves frames out before a newer one replaces them.
+    assert stream["ledger"]["superseded"] + stream["ledger"]["skipped"] > stream["ledger"]["published"] > 0
     assert stream["age_ms"]["max"] <= 250
 
 
