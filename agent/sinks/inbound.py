@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any
@@ -115,6 +116,7 @@ class Inbound:
         )
 
 
+@functools.lru_cache(maxsize=256)  # Of a device's own topics, for each message.
 def absolute(base: str, topic: str) -> str:
     """Return a topic as the broker knows it."""
     return topic[1:] if topic.startswith("/") else f"{base}/{topic}"

@@ -8,6 +8,7 @@ which `advance` reads afterwards.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections import deque
 from collections.abc import Hashable, Mapping, Sequence
@@ -165,9 +166,9 @@ class MqttSink:
 
     def payload_bytes_max(self, packet: Packet, /) -> int:
         """See `Sink.payload_bytes_max`."""
-        topic_bytes = len(absolute(self._base, packet.topic).encode())
-        properties_bytes = PublishProperties.bytes_max(packet) if self._is_v5 else 0
-        return self._packet_bytes_max - HEADER_BYTES - topic_bytes - properties_bytes
+        correlation_bytes = len(packet.correlation)
+        overhead = _overhead_bytes(self._base, packet.topic, packet.content_type, correlation_bytes, self._is_v5)
+        return self._packet_bytes_max - overhead
 
     def send(self, packet: Packet) -> Hashable | None:
         """See `Sink.send`."""
@@ -268,7 +269,14 @@ class MqttSink:
             return self._fail(f"{self._settings.url}: {error}")
         events: list[SinkEvent] = []
         while connection.reports and connection is self._connection:
-            events += self._hear(*connection.reports.popleft())
+            kind, first, second = connection.reports.popleft()
+            if kind == "puback":
+                if self._window.remove(first):  # Else one of our own status, or of QoS 0 that is on the wire now.
+                    # The reason's name is worth looking up only where somebody will read it.
+                    is_refused = second.is_failure
+                    events.append(Acknowledged(first, not is_refused, str(second) if is_refused else ""))
+            else:
+                events += self._hear(kind, first, second)
         if events and self._window.is_half_free():
             self._wake.rest(PUBACK_REST_S)
         return events
@@ -296,12 +304,6 @@ class MqttSink:
         return [Disconnected(f"{self._settings.url}: connecting anew with changed credentials")]
 
     def _hear(self, kind: str, first: Any, second: Any) -> list[SinkEvent]:
-        if kind == "puback":
-            if not self._window.remove(first):
-                return []  # A status message of our own, or one of QoS 0 that is on the wire now.
-            # The reason's name is worth looking up only where somebody will read it.
-            is_refused = second.is_failure
-            return [Acknowledged(first, not is_refused, str(second) if is_refused else "")]
         if kind == "disconnect":
             is_taken_over = getattr(first, "value", 0) == SESSION_TAKEN_OVER
             assert self._connection is not None
@@ -398,3 +400,10 @@ class MqttSink:
             if now_ns >= by_ns:
                 return False
             self._clock.wait(self._wake, min(by_ns - now_ns, 100 * NS_PER_MS))
+
+
+@functools.lru_cache(maxsize=256)  # Of a device's topics; counted anew for each message it cost 3 us.
+def _overhead_bytes(base: str, topic: str, content_type: str, correlation_bytes: int, is_v5: bool) -> int:
+    """Return what a PUBLISH takes at most beside its payload."""
+    properties_bytes = PublishProperties.bytes_max(content_type, correlation_bytes) if is_v5 else 0
+    return HEADER_BYTES + len(absolute(base, topic).encode()) + properties_bytes

@@ -53,9 +53,9 @@ class PublishProperties:
         return self._cached[key]
 
     @staticmethod
-    def bytes_max(packet: Packet) -> int:
+    def bytes_max(content_type: str, correlation_bytes: int) -> int:
         """Return what they take at most: their length, two texts with theirs, two numbers (MQTT 5, 3.3.2.3)."""
-        return 2 + 3 + len(packet.content_type.encode()) + 3 + len(packet.correlation) + 2 + 5
+        return 2 + 3 + len(content_type.encode()) + 3 + correlation_bytes + 2 + 5
 
     @staticmethod
     def _build(content_type: str, expiry_s: int | None, correlation: bytes = b"") -> Properties:
