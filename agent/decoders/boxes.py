@@ -39,6 +39,10 @@ class BoxOptions(DecoderOptions):
     """Give `box_normalized` too: the box in shares of the frame's width and height."""
 
 
+CLASS_MAX = 1_000_000
+"""No list of labels comes near it; float32 holds every integer up to sixteen times as much."""
+
+
 def finite(what: str, values: npt.NDArray[Any]) -> None:
     """Refuse numbers that are none: NaN compares false with everything, and a broken model would see an empty scene.
 
@@ -47,6 +51,20 @@ def finite(what: str, values: npt.NDArray[Any]) -> None:
     """
     if not np.isfinite(values).all():
         raise PermanentError(f"model output holds NaN or infinite {what}")
+
+
+def class_numbers(values: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
+    """Return numbers of classes that a model gives as floats, rounded.
+
+    Raises:
+        PermanentError: one is NaN, infinite, or so large that it is no integer any more.
+    """
+    finite("classes", values)
+    numbers = values.astype(np.float64)  # Half precision does not know CLASS_MAX.
+    if numbers.size and not -CLASS_MAX <= numbers.min() <= numbers.max() <= CLASS_MAX:
+        raise PermanentError(f"model gives classes from {numbers.min():g} to {numbers.max():g}")
+    rounded: npt.NDArray[np.intp] = np.rint(numbers).astype(np.intp)
+    return rounded
 
 
 def strongest(scores: npt.NDArray[Any], threshold: float) -> Indexes:

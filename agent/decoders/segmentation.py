@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from agent.decoders.boxes import finite
+from agent.decoders.boxes import class_numbers, finite
 from agent.decoders.masks import MaskStyle, Window, encode, on_map, positions, sample, window
 from agent.decoders.options import DecoderInput, DecoderOptions, activate
 from agent.errors import ConfigError, PermanentError
@@ -93,7 +93,8 @@ class SegmentationDecoder:
         cells = values[:, rows[:, np.newaxis], columns]
         finite("scores", cells)
         if layout == "NHW":
-            if cells.min() < 0:
+            classes = class_numbers(cells[0])
+            if classes.min() < 0:
                 raise PermanentError("model output holds classes below 0")
-            return np.asarray(np.rint(cells[0]), np.intp)
+            return classes
         return np.asarray(cells.argmax(axis=0), np.intp)

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from agent.decoders.boxes import BoxOptions, Floats, clip, detections, finite, in_frame, to_source
+from agent.decoders.boxes import BoxOptions, Floats, class_numbers, clip, detections, finite, in_frame, to_source
 from agent.decoders.options import DecoderInput
 from agent.decoders.ssd import source_corners
 from agent.errors import ConfigError, PermanentError
@@ -72,10 +72,9 @@ class TfodDecoder:
         above = np.flatnonzero(scores >= options.score_threshold)
         boxes, scores, classes = boxes[above], scores[above], classes[above]
         finite("boxes", boxes)
-        finite("classes", classes)
         kept, corners = in_frame(self._corners(boxes, placement), placement)
         kept = kept[np.argsort(-scores[kept], kind="stable")][: options.detections_max]
-        places = np.rint(classes[kept]).astype(np.intp) - self._first_id
+        places = class_numbers(classes)[kept] - self._first_id
         shown = placement if options.normalized else None
         found = detections(corners[kept], scores[kept], places, self._labels, self._first_id, shown)
         return {"detections": found}

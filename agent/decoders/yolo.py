@@ -24,6 +24,7 @@ from pydantic import Field
 from agent.decoders.boxes import (
     BoxOptions,
     Floats,
+    class_numbers,
     corners_of,
     detections,
     finite,
@@ -151,8 +152,7 @@ class YoloDecoder:
             chosen = np.flatnonzero(chance >= threshold)
             scores = chance[chosen].astype(np.float32)
         if head == "end_to_end":
-            finite("classes", table[5, chosen])
-            classes = np.rint(table[5, chosen]).astype(np.intp)
+            classes = class_numbers(table[5, chosen])
         else:
             of_classes = table[start : start + self._classes, chosen]
             finite("scores", of_classes)
