@@ -85,26 +85,32 @@ class Histogram:
 class RollingHistogram:
     """Durations of late beside those since the start: three histograms, of which one is written to.
 
-    One lock of the caller's around every method; what `recent` and `whole` return needs none.
+    One lock of the caller's around every method; what `parts` returns needs none.
     """
 
     def __init__(self) -> None:
-        self._past: Histogram | None = None
+        self.past: tuple[Histogram, ...] = ()
+        """What is not recent, none of which is written to again: one, and more until somebody calls `fold`."""
         self._before: Histogram | None = None
         self.current = Histogram()
         """What is written to."""
 
     def turn(self) -> None:
         """Begin a new period: what was recorded before the last one is no longer recent."""
-        self._past, self._before = _sum(self._past, self._before), self.current
-        self.current = Histogram()
+        if self._before is not None:
+            self.past = (*self.past, self._before)
+        self._before, self.current = self.current, Histogram()
+
+    def fold(self, past: tuple[Histogram, ...], whole: Histogram) -> None:
+        """Keep `whole`, the sum of `past` that was taken without the lock, in its place."""
+        if self.past is past:
+            self.past = (whole,)
 
     def parts(self, *, recent: bool) -> tuple[Histogram, ...]:
         """Return what `summed` makes the figures of: of this period and the one before, or of all, 3 us."""
         current = self.current.copy()
-        kept = (self._before,) if recent else (self._past, self._before)
-        # Both are never written to again.
-        return (current, *(part for part in kept if part is not None))
+        before = () if self._before is None else (self._before,)
+        return (current, *before) if recent else (current, *before, *self.past)
 
 
 def summed(parts: Sequence[Histogram]) -> Histogram:
@@ -113,9 +119,3 @@ def summed(parts: Sequence[Histogram]) -> Histogram:
     for part in parts[1:]:
         whole = whole.plus(part)
     return whole
-
-
-def _sum(one: Histogram | None, other: Histogram | None) -> Histogram | None:
-    if one is None or other is None:
-        return one or other
-    return one.plus(other)

@@ -17,6 +17,7 @@ from agent.core.scheduler import Ending, SchedulerPolicy, StreamPolicy
 from agent.frame import Capture, Frame, Pixels
 from agent.interfaces import Abort
 from agent.loops.stream_figures import Durations, StreamFigures, snapshot
+from agent.metrics import summed
 from agent.settings.steps import StepsSettings
 
 NO_PIXELS: Pixels = np.empty((0, 0, 3), np.uint8)
@@ -373,7 +374,12 @@ class Inbox:
         for name in names:
             with self._lock:
                 state, durations = self._look(name, recent=recent)
+                aged = [(one, one.past) for one in self._figures[name].histograms() if len(one.past) > 1]
             found[name] = {**state, **durations.snapshot()}
+            for histogram, past in aged:  # Once a minute; 60 us each that need no lock.
+                whole = summed(past)
+                with self._lock:
+                    histogram.fold(past, whole)
         return found
 
     def _look(self, name: str, *, recent: bool) -> tuple[dict[str, Any], Durations]:

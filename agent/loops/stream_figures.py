@@ -69,8 +69,12 @@ class StreamFigures:
             return
         self._mark_before = self._mark
         self._mark = _Mark(now_ns, ledger.captured, ledger.count(Outcome.PUBLISHED))
-        for histogram in (self.age, *self.stages.values()):
+        for histogram in self.histograms():
             histogram.turn()
+
+    def histograms(self) -> list[RollingHistogram]:
+        """Return all of them."""
+        return [self.age, *self.stages.values()]
 
     def rates(self, ledger: Ledger, now_ns: int, *, recent: bool) -> tuple[float, float]:
         """Return captured and published frames a second; a count over a span, as gaps swing on bursty RTSP.
