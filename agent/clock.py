@@ -46,9 +46,8 @@ class Clock(Protocol):
 class SystemClock:
     """The clock of the device."""
 
-    def now_ns(self) -> int:
-        """See `Clock.now_ns`; 0.1 us a call through the vDSO."""
-        return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    # In C as a whole, since it is read ten times a frame: a method around it cost 3 us a frame.
+    now_ns = staticmethod(functools.partial(time.clock_gettime_ns, time.CLOCK_BOOTTIME))
 
     def wall_ns(self) -> int:
         """See `Clock.wall_ns`."""

@@ -364,6 +364,9 @@ class Sink(Protocol):
             TransientError: the sink broke; a `Disconnected` follows.
         """
 
+    def flush(self) -> None:
+        """Let go of what `send` held back: nothing follows for now."""
+
     def next_wake_ns(self, now_ns: int) -> int:
         """Return when `advance` wants to be called at the latest."""
 

@@ -68,6 +68,9 @@ class FickleSink:
         self._sent.append(self._token)
         return self._token
 
+    def flush(self) -> None:
+        """See `interfaces.Sink`."""
+
     def next_wake_ns(self, now_ns: int) -> int:
         """See `interfaces.Sink`."""
         return now_ns + NS_PER_MS

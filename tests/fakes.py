@@ -161,6 +161,7 @@ class MemorySink:
 
     def __init__(self, *, connected: bool = True, room: int = 1_000, acknowledges: bool = True) -> None:
         self.packets: list[Packet] = []
+        self.flushed = 0
         self.events: deque[SinkEvent] = deque([Connected("memory")] if connected else [])
         self.is_up = connected
         self.acknowledges = acknowledges
@@ -199,6 +200,9 @@ class MemorySink:
         if self.acknowledges:
             self.events.append(Acknowledged(self._tokens, accepted=True))
         return self._tokens
+
+    def flush(self) -> None:
+        self.flushed = len(self.packets)
 
     def next_wake_ns(self, now_ns: int) -> int:
         return now_ns + 1_000_000

@@ -67,7 +67,8 @@ class ServicePredictor:
             learnt_ns = max(service_ns * 3 // 2, self.fastest_ns)
         else:
             learnt_ns = service_ns
-            self.fastest_ns = min(self.fastest_ns or service_ns, service_ns)
+            if not 0 < self.fastest_ns <= service_ns:
+                self.fastest_ns = service_ns
         self._samples.append((now_ns, learnt_ns))
         insort(self._ordered, learnt_ns)
 

@@ -246,8 +246,8 @@ class Scheduler:
 
     def is_full(self, stream: str) -> bool:
         """Return whether the source must wait before it offers one more frame of a BLOCK stream."""
-        lane = self._lanes[stream]
-        return lane.policy.overflow is Overflow.BLOCK and len(lane.waiting) >= lane.policy.queue_frames
+        policy = self._lanes[stream].policy
+        return policy.overflow is Overflow.BLOCK and len(self._lanes[stream].waiting) >= policy.queue_frames
 
     def offer(self, frame: Frame, now_ns: int) -> list[Settled]:
         """Add a frame; return what it pushed out."""
@@ -282,17 +282,11 @@ class Scheduler:
             self._drop_hopeless(lane, now_ns, settled)
             if lane.waiting:
                 candidates.append(lane)
-        sessions = {lane.policy.session for lane in candidates}
-        if session not in sessions or not self._has_threads(1):
+        chosen = self._turn_of(candidates, session, now_ns)
+        if chosen is None or chosen.policy.session != session:
             return None, settled
-        if self._has_threads(len(sessions)):
-            # Nobody has to wait for another session's thread to wake up.
-            candidates = [lane for lane in candidates if lane.policy.session == session]
-        lane = self._choose(candidates, now_ns)
-        if lane.policy.session != session:
-            return None, settled
-        lane.had_turn, lane.waits_since_ns = True, now_ns
-        frame = self._running[session] = lane.waiting.popleft()
+        chosen.had_turn, chosen.waits_since_ns = True, now_ns
+        frame = self._running[session] = chosen.waiting.popleft()
         return frame, settled
 
     def finish(self, frame: Frame, started_ns: int, now_ns: int, ending: Ending = Ending.DONE) -> Outcome:
@@ -404,6 +398,20 @@ class Scheduler:
             else:
                 outcome = Outcome.UNREACHABLE
             settled.append(Settled(lane.waiting.popleft(), outcome))
+
+    def _turn_of(self, candidates: list[_Lane], session: str, now_ns: int) -> _Lane | None:
+        """Return whose frame runs next, as far as it concerns a session; None for nobody's."""
+        if not candidates or not self._has_threads(1):
+            return None
+        if len(candidates) == 1:
+            return candidates[0]
+        sessions = {lane.policy.session for lane in candidates}
+        if session not in sessions:
+            return None
+        if self._has_threads(len(sessions)):
+            # Nobody has to wait for another session's thread to wake up.
+            candidates = [lane for lane in candidates if lane.policy.session == session]
+        return self._choose(candidates, now_ns)
 
     def _choose(self, candidates: list[_Lane], now_ns: int) -> _Lane:
         if len(candidates) == 1:

@@ -164,6 +164,7 @@ class EgressLoop:
         self._turns += 1
         self._spooler.turn(now_ns)
         self._send_all()
+        self._sink.flush()
 
     def pulse(self) -> Pulse:
         """Return the heartbeat: one turn a second at least, unless a reader sets the pace. Any thread."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any, Protocol
 
@@ -17,7 +17,6 @@ from agent.core.scheduler import Ending, SchedulerPolicy, StreamPolicy
 from agent.frame import Capture, Frame, Pixels
 from agent.interfaces import Abort
 from agent.loops.stream_figures import Durations, StreamFigures, snapshot
-from agent.metrics import summed
 from agent.settings.steps import StepsSettings
 
 NO_PIXELS: Pixels = np.empty((0, 0, 3), np.uint8)
@@ -53,16 +52,6 @@ class Trace(Protocol):
         """Note a run."""
 
 
-class NoTrace:
-    """See `Trace`: nobody asked for one."""
-
-    def arrived(self, stream: str, captured_at_ns: int, now_ns: int) -> None:
-        """See `Trace.arrived`."""
-
-    def ran(self, frame: Frame, started_ns: int, ended_ns: int, ending: Ending) -> None:
-        """See `Trace.ran`."""
-
-
 class Inbox:
     """Hands captured frames to the inference threads; every method may be called by any thread.
 
@@ -70,7 +59,7 @@ class Inbox:
         policies: by stream name.
         clock: the agent's.
         scheduling: what holds for all streams.
-        trace: where arrivals and runs are written down.
+        trace: where arrivals and runs are written down; None for nowhere.
     """
 
     def __init__(
@@ -82,7 +71,7 @@ class Inbox:
     ) -> None:
         self._clock = clock
         self._intake = Intake(policies, scheduling)
-        self._trace = trace or NoTrace()
+        self._trace = trace
         self._figures = {name: StreamFigures() for name in policies}
         self._lock = threading.Lock()
         # Entered as the plain lock, which costs a tenth of the condition's own methods.
@@ -102,7 +91,7 @@ class Inbox:
         ends here: it tells of the policies that it began with.
         """
         with self._lock:
-            self._trace = NoTrace()
+            self._trace = None
             for name in self._intake.policies.keys() - policies.keys():
                 self._figures[name].reader += 1
                 self._figures[name].is_open = self._figures[name].is_off = False
@@ -136,15 +125,13 @@ class Inbox:
 
     def steps(self, stream: str) -> StepsSettings | None:
         """Return what a stream does with its results now; None for nothing."""
-        with self._lock:
-            policy = self._intake.policies.get(stream)
-            return None if policy is None else policy.steps
+        policy = self._intake.policies.get(stream)  # Replaced as a whole: needs no lock.
+        return None if policy is None else policy.steps
 
     def publishes_late(self, stream: str) -> bool:
         """Return whether a late result of the stream is published, marked."""
-        with self._lock:
-            policy = self._intake.policies.get(stream)
-            return policy is not None and policy.late_is_published
+        policy = self._intake.policies.get(stream)
+        return policy is not None and policy.late_is_published
 
     def offer(self, stream: str, capture: Capture, reader: int = 0) -> None:
         """Count a captured frame and queue it; an every_frame stream waits here for room.
@@ -158,7 +145,7 @@ class Inbox:
             frame = self._open(stream, capture, figures)
             if frame is None:
                 return
-            while not self._is_stopping and reader == figures.reader and self._intake.is_full(stream):
+            while self._intake.is_full(stream) and not self._is_stopping and reader == figures.reader:
                 self._wait(None)
             if self._is_stopping or reader != figures.reader:
                 self._intake.settle(frame, Outcome.SHUTDOWN)
@@ -166,7 +153,8 @@ class Inbox:
             self._intake.queue(frame, self._clock.now_ns())
             if self._warm_runs and self._intake.scheduler.must_wait(self._intake.policies[stream].session):
                 self._abort_warm_runs()
-            self._tell()
+            if self._waiters:
+                self._tell()
 
     def unusable(self, stream: str, captured_at_ns: int, reader: int = 0) -> None:
         """Count a frame that was captured and could not be decoded by its source."""
@@ -183,7 +171,8 @@ class Inbox:
             figures.first_at_ns = now_ns
         figures.last_at_ns = now_ns
         figures.gaps += not capture.follows
-        self._trace.arrived(stream, min(capture.captured_at_ns, now_ns), now_ns)
+        if self._trace is not None:
+            self._trace.arrived(stream, min(capture.captured_at_ns, now_ns), now_ns)
         return self._intake.open(stream, capture, now_ns)
 
     def take(self, session: str = "", idle_after_ns: int = NEVER_NS) -> Frame | Nothing:
@@ -203,8 +192,8 @@ class Inbox:
                 now_ns = self._clock.now_ns()
                 frame = self._intake.take(now_ns, session)
                 if frame is not None:
-                    # A waiting every_frame source has room now, and another session may be next.
-                    self._tell()
+                    if self._waiters:
+                        self._tell()  # A waiting every_frame source has room now, and another session may be next.
                     return frame
                 if not self._is_open(session) and not self._intake.scheduler.is_wanted(session):
                     return Nothing.ENDED
@@ -221,7 +210,7 @@ class Inbox:
             self._waiters -= 1
 
     def _tell(self) -> None:
-        """Wake whoever waits for a change: mostly nobody, and telling nobody takes 1 us three times a frame."""
+        """Wake whoever waits for a change. What is done for each frame asks first: mostly nobody does."""
         if self._waiters:
             self._changed.notify_all()
 
@@ -267,16 +256,27 @@ class Inbox:
             if self._is_closed:
                 return Outcome.SHUTDOWN
             now_ns = self._clock.now_ns()
-            self._trace.ran(frame, started_ns, now_ns, ending)
+            if self._trace is not None:
+                self._trace.ran(frame, started_ns, now_ns, ending)
             outcome = self._intake.finish(frame, started_ns, now_ns, ending)
-            self._tell()  # Threads are free: another session may be next.
+            if self._waiters:
+                self._tell()  # Threads are free: another session may be next.
             return outcome
 
-    def settle(self, frame: Frame, outcome: Outcome, *, stage: str | None = None) -> None:
-        """Record the outcome of a frame that was taken; `stage` names where it failed."""
+    def settle(self, frame: Frame, outcome: Outcome, *, stage: str | None = None, marks: Sequence[int] = ()) -> None:
+        """Record the outcome of a frame that was taken.
+
+        Args:
+            frame: from `take`.
+            outcome: of it.
+            stage: where it failed.
+            marks: when its `STAGES` began and ended, ns, none for those that did not run.
+        """
         with self._lock:
             if not self._is_closed:
                 self._intake.settle(frame, outcome, stage=stage)
+            if marks:
+                self._figures[frame.stream].record_stages(marks)
 
     def select_variant(self, session: str, variant: str, fastest_ns: int, *, is_new_model: bool = False) -> None:
         """Note that a session runs another variant or model, and how fast that was in its warm-up."""
@@ -315,17 +315,10 @@ class Inbox:
             is_open=self._figures[name].is_open,
         )
 
-    def record_stages(self, stream: str, names: Iterable[str], marks: Sequence[int]) -> None:
-        """Add the durations of one frame's stages, ns: each from one mark to the next."""
-        with self._lock:
-            self._figures[stream].record_stages(names, marks)
-
     def record_sent(self, stream: str, age_ns: int, hand_over_ns: int) -> None:
         """Add the age of a live result when the sink had it, and how long that took after inference."""
         with self._lock:
-            figures = self._figures[stream]
-            figures.age.current.record(age_ns)
-            figures.record_stages(("hand_over",), (0, hand_over_ns))
+            self._figures[stream].record_sent(age_ns, hand_over_ns)
 
     def source_lost(self, stream: str) -> None:
         """Count one loss of a stream's source."""
@@ -374,12 +367,7 @@ class Inbox:
         for name in names:
             with self._lock:
                 state, durations = self._look(name, recent=recent)
-                aged = [(one, one.past) for one in self._figures[name].histograms() if len(one.past) > 1]
             found[name] = {**state, **durations.snapshot()}
-            for histogram, past in aged:  # Once a minute; 60 us each that need no lock.
-                whole = summed(past)
-                with self._lock:
-                    histogram.fold(past, whole)
         return found
 
     def _look(self, name: str, *, recent: bool) -> tuple[dict[str, Any], Durations]:

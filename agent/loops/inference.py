@@ -25,9 +25,6 @@ from agent.result import Payload, source_size
 
 log = logging.getLogger(__name__)
 
-STAGES = ("preprocess", "run", "decode", "steps")
-"""Of a frame, as they are timed; `steps` only where its stream has some."""
-
 Emit = Callable[[Message], None]
 ShowResult = Callable[[Frame, Payload], None]
 TellTest = Callable[[dict[str, Any]], None]
@@ -177,10 +174,12 @@ class InferenceLoop:
 
     def turn(self, taken: Frame | Nothing) -> None:
         """Do what one look into the inbox asks for. The inference thread, from `run`."""
-        self._follow()
+        if self._wanted_model is not self._model or self._wanted_variant != self._selected:
+            self._follow()
         if isinstance(taken, Frame):
             self._serve(taken)
-            self._show_to_canary(taken)
+            if self.canary is not None:
+                self._show_to_canary(taken, self.canary)
         elif taken is Nothing.IDLE:
             self._keep_warm()
         if self._tell_test is not None:
@@ -260,19 +259,19 @@ class InferenceLoop:
         finally:
             self._timer.disarm(abort)
             self.current = None
-        self._record_overshoot(marks[2] - abort_at_ns)
-        self._conclude(frame, variant, started_ns, payload)
+        if marks[2] > abort_at_ns:
+            self._record_overshoot(marks[2] - abort_at_ns)
+        self._conclude(frame, variant, marks, payload)
         for event in happened:
             self._report(event, frame.sequence)
-        self._inbox.record_stages(frame.stream, STAGES, marks)
 
     def _record_overshoot(self, overshoot_ns: int) -> None:
         if overshoot_ns > 0 and not self._stopping.is_set():
             self.overshoot.record(overshoot_ns)
 
-    def _conclude(self, frame: Frame, variant: Variant, started_ns: int, payload: Payload) -> None:
+    def _conclude(self, frame: Frame, variant: Variant, marks: list[int], payload: Payload) -> None:
         """Publish, or not: the clock decides, whatever the inference returned."""
-        outcome = self._inbox.finish(frame, started_ns)
+        outcome = self._inbox.finish(frame, marks[0])
         is_marked = outcome is Outcome.LATE and self._inbox.publishes_late(frame.stream)
         is_sent = outcome is Outcome.PUBLISHED or is_marked
         if is_sent and not self._steps.is_news(frame, payload):
@@ -281,7 +280,7 @@ class InferenceLoop:
         if is_sent:
             self._emit(self._result(frame, variant, payload, is_marked=is_marked))
             self._show(frame, payload)
-        self._inbox.settle(frame, outcome)
+        self._inbox.settle(frame, outcome, marks=marks)
 
     def _result(self, frame: Frame, variant: Variant, payload: Payload, *, is_marked: bool) -> Message:
         has_deadline = frame.deadline_ns != NEVER_NS
@@ -306,10 +305,9 @@ class InferenceLoop:
             emitted_at_ns=self._clock.now_ns(),
         )
 
-    def _show_to_canary(self, frame: Frame) -> None:
+    def _show_to_canary(self, frame: Frame, canary: Canary) -> None:
         """Run another model on a frame that was served; the next frame stops it."""
-        canary = self.canary
-        if canary is None or canary.is_done:
+        if canary.is_done:
             return
         variant = canary.variant
         abort = variant.engine.new_abort()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,9 @@ from agent.clock import NS_PER_S
 from agent.core.ledger import Ledger, Outcome
 from agent.core.scheduler import StreamPolicy
 from agent.metrics import Histogram, RollingHistogram, summed
+
+STAGES = ("preprocess", "run", "decode", "steps")
+"""Of a frame, as they are timed; `steps` only where its stream has some."""
 
 RECENT_NS = 60 * NS_PER_S
 """`recent` figures are of the period of this length that runs, and the one before it: of the last one to two minutes.
@@ -50,14 +53,21 @@ class StreamFigures:
     _mark: _Mark | None = None
     _mark_before: _Mark | None = None
 
-    def record_stages(self, names: Iterable[str], marks: Sequence[int]) -> None:
-        """Add the durations of one frame's stages, ns: each from one mark to the next."""
+    def record_stages(self, marks: Sequence[int]) -> None:
+        """Add the durations of one frame's `STAGES`, ns: each from one mark to the next."""
         stages, start_ns = self.stages, marks[0]
-        for name, end_ns in zip(names, marks[1:], strict=False):
+        for name, end_ns in zip(STAGES, marks[1:], strict=False):
             if name not in stages:  # Not setdefault: a histogram is 1,050 integers.
                 stages[name] = RollingHistogram()
             stages[name].current.record(end_ns - start_ns)
             start_ns = end_ns
+
+    def record_sent(self, age_ns: int, hand_over_ns: int) -> None:
+        """Add the age of a live result when the sink had it, and how long that took after inference."""
+        self.age.current.record(age_ns)
+        if "hand_over" not in self.stages:
+            self.stages["hand_over"] = RollingHistogram()
+        self.stages["hand_over"].current.record(hand_over_ns)
 
     def turn(self, ledger: Ledger, now_ns: int) -> None:
         """Begin a new period where the one that runs is over. To be called more often than that."""

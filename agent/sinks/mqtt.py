@@ -184,6 +184,11 @@ class MqttSink:
             self._window.add(mid, len(packet.payload), self._clock.now_ns(), is_acknowledged=packet.qos > 0)
         return mid if packet.qos else None
 
+    def flush(self) -> None:
+        """See `Sink.flush`."""
+        if self._connection is not None:
+            self._connection.flush()
+
     def next_wake_ns(self, now_ns: int) -> int:
         """See `Sink.next_wake_ns`."""
         if self._phase is _Phase.IDLE:

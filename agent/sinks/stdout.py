@@ -41,6 +41,9 @@ class StdoutSink:
             self._stream.flush()
         return None
 
+    def flush(self) -> None:
+        """See `Sink.flush`: nothing is held back."""
+
     def next_wake_ns(self, now_ns: int) -> int:
         """See `Sink.next_wake_ns`."""
         del now_ns

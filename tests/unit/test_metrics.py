@@ -37,9 +37,6 @@ def test_what_rolls_tells_of_late_and_of_all(periods: list[list[int]], recent: b
             rolling.turn()
         for duration in durations:
             rolling.current.record(duration)
-        if number % 2 and len(rolling.past) > 1:
-            rolling.fold(rolling.past, summed(rolling.past))
-            assert len(rolling.past) == 1
     for durations in periods[-2:] if recent else periods:
         for duration in durations:
             plain.record(duration)

@@ -66,6 +66,15 @@ class Bench:
         return book
 
 
+def test_what_a_turn_sends_has_left_at_its_end() -> None:
+    """A sink may keep messages together while more follow; nothing waits for the next turn."""
+    bench = Bench(MemorySink())
+    for _ in range(3):
+        bench.emit()
+    bench.loop.turn()
+    assert bench.sink.flushed == 3
+
+
 def test_a_result_carries_its_age_at_the_moment_it_leaves() -> None:
     """Not when it was computed: 7 ms in the outbox are 7 ms of age."""
     bench = Bench(MemorySink())

@@ -33,7 +33,7 @@ from agent.sinks.mqtt import (
     SESSION_TAKEN_OVER,
     MqttSink,
 )
-from agent.sinks.paho_client import Link, new_client, open_connection
+from agent.sinks.paho_client import READ_AHEAD_BYTES, TOGETHER_MAX, Link, new_client, open_connection
 from agent.sinks.properties import PACKET_BYTES_IN_MAX
 from agent.wake import Wake
 from tests.fakes import ManualClock
@@ -148,6 +148,18 @@ class Bench:
             assert self.sink.advance(self.clock.now_ns()) == []
             self.wake.wait(0.05)
         raise AssertionError(f"still {self.sink.state()['phase']}")
+
+    def until_settled(self, far: Peer) -> None:
+        """Have our own status acknowledged, so that nothing is in flight."""
+        far.say(bytes([0x40, 2, 0, 1]))
+        for _ in range(200):
+            self.wake.clear()
+            self.sink.advance(self.clock.now_ns())
+            assert self.sink._connection is not None
+            if not self.sink._connection.client._out_messages:
+                return
+            self.wake.wait(0.05)
+        raise AssertionError("still in flight")
 
     def until(self, wanted: Callable[[SinkEvent], bool], others: list[Noticed] | None = None) -> SinkEvent:
         """Advance until an event comes; real time passes only while the socket is waited for.
@@ -642,6 +654,72 @@ def test_acknowledgements_may_gather_while_the_window_is_half_free(
     assert len(rests) == 2
     acknowledge(tokens[3])
     assert len(rests) == 2
+
+
+def is_corked(sink: MqttSink) -> bool:
+    """Return whether the kernel keeps small pieces back."""
+    return bool(socket_of(sink).getsockopt(socket.IPPROTO_TCP, socket.TCP_CORK))
+
+
+def test_what_follows_at_once_leaves_in_one_piece(peer: Callable[..., Peer]) -> None:
+    """The way through the kernel costs a message as much as its encoding; one that is alone waits for nobody."""
+    far = peer(CONNACK)
+    bench = Bench(far.port)
+    bench.until(is_connected)
+    bench.sink.flush()
+    bench.sink.send(PACKET)
+    assert not is_corked(bench.sink)
+    bench.sink.send(PACKET)
+    assert is_corked(bench.sink)
+    bench.sink.flush()
+    assert not is_corked(bench.sink)
+    for _ in range(TOGETHER_MAX - 1):
+        bench.sink.send(PACKET)
+    assert is_corked(bench.sink)
+    bench.sink.send(PACKET)
+    assert not is_corked(bench.sink)
+    bench.sink.send(PACKET._replace(payload=b"last"))
+    far.wait_for(b"last")
+    far.hang_up()
+    bench.until(is_disconnected)
+    bench.sink.flush()
+
+
+@pytest.mark.parametrize("piece", [1, 3, 7, READ_AHEAD_BYTES - 1, 10_000])
+def test_packets_may_come_in_any_pieces(peer: Callable[..., Peer], piece: int) -> None:
+    """What is read ahead of one packet belongs to the next ones, and none waits for more to come."""
+    far = peer(CONNACK)
+    bench = Bench(far.port, in_flight_max=64)
+    bench.until(is_connected)
+    tokens = [bench.sink.send(PACKET) for _ in range(50)]
+    # Among them a message that fills more than what is read ahead; it belongs to nobody.
+    topic, payload = b"edgebeat/v1/porch/none", b"#" * 5_000
+    body = struct.pack(">H", len(topic)) + topic + b"\x00" + payload
+    publish = bytes([0x30, len(body) & 127 | 128, len(body) >> 7]) + body
+    pubacks = [bytes([0x40, 2, 0, int(str(token))]) for token in tokens]
+    said = b"".join([*pubacks[:25], publish, *pubacks[25:]])
+    for start in range(0, len(said), piece):
+        far.say(said[start : start + piece])
+    seen: list[Hashable] = []
+    for _ in range(400):
+        bench.wake.clear()
+        seen += [event.token for event in bench.sink.advance(0) if isinstance(event, Acknowledged)]
+        if len(seen) == len(tokens):
+            break
+        bench.wake.wait(0.05)
+    assert seen == tokens
+
+
+def test_what_was_read_ahead_is_looked_at_without_more_to_come(peer: Callable[..., Peer]) -> None:
+    """paho takes as many packets at a time as it has messages in flight; poll() knows nothing of what is left."""
+    far = peer(CONNACK)
+    bench = Bench(far.port)
+    bench.until(is_connected)
+    bench.until_settled(far)
+    token = bench.sink.send(PACKET)
+    body = struct.pack(">H", 4) + b"none" + b"\x00"
+    far.say(bytes([0x30, len(body)]) + body + bytes([0x30, len(body)]) + body + bytes([0x40, 2, 0, int(str(token))]))
+    bench.until(lambda event: isinstance(event, Acknowledged) and event.token == token)
 
 
 def packets(data: bytes) -> list[bytes]:
