@@ -22,6 +22,8 @@ GROWTH_MB_HOUR_MAX = 0.2
 SETTLED_AFTER_S = 60.0
 """Queues, histograms and allocators have their size after the first minute."""
 SAMPLE_S = 0.5
+TELL_EVERY_S = 120.0
+"""Of the growth, so that a step can be told from a slope."""
 FPS = 60.0
 """More than the model can take: inference never waits."""
 DEADLINE_MS = 60_000.0
@@ -192,10 +194,14 @@ def _growth(port: int, state: str, minutes: float) -> Part:
         _agent(port, _sections(state, LIMIT_MB), []) as process,
     ):
         heard.wait_for(30, process, timeout_s=60)
-        begun_s, points = time.perf_counter(), []
+        begun_s, points, told_s = time.perf_counter(), [], 0.0
         while (at_s := time.perf_counter() - begun_s) < minutes * 60:
+            memory = harness.memory_mb(process.pid)
             if at_s > SETTLED_AFTER_S:
-                points.append((at_s, harness.memory_mb(process.pid)["Rss"]))
+                points.append((at_s, memory["Rss"]))
+            if at_s >= told_s:
+                told_s += TELL_EVERY_S
+                harness.note(f"{at_s / 60:.0f} min: {memory['Rss']:.2f} MiB, anonymous {memory['Anonymous']:.2f}")
             harness.pause(SAMPLE_S)
         frames = heard.count()
     slope = harness.slope_per_minute(points) * 60
