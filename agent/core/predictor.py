@@ -105,6 +105,11 @@ class ServicePredictor:
             return True
         return not fit_best and len(self._ordered) < SAMPLES_MIN
 
+    def is_likely(self, time_left_ns: int, time_best_ns: int, share: float) -> bool:
+        """Return whether the chance of a frame is at least a share of what a fresh one has, and any at all."""
+        fit = bisect_right(self._ordered, time_left_ns)
+        return fit > 0 and fit >= share * bisect_right(self._ordered, time_best_ns)
+
     def is_probe_due(self, time_best_ns: int, now_ns: int) -> bool:
         """Return whether nothing ran for so long that a frame should be tried which is not expected to make it.
 

@@ -22,6 +22,9 @@ The hand-over is one append, one thread switch and one JSON encoding; health sho
 PATIENCE_NS = NS_PER_S
 """A frame without a deadline is served as if it had this one, so that live streams cannot starve it."""
 
+PERIOD_FRAMES = 8
+"""A stream's period is an average that forgets as fast as one over so many frames; a pause counts as a second."""
+
 LEAD_RUNS = 2
 """A stream may be so many runs ahead of the poorest of its priority before the poorest goes first.
 
@@ -118,6 +121,8 @@ class _Lane:
         had_turn: its last frame was run, and none has come since.
         latency_ns: from the capture of its newest frame to its arrival here.
         is_behind: its newest frame pushed out one that had waited: it cannot have every frame.
+        offered_ns: when its newest frame came here; 0 before the first.
+        period_ns: between two of them, of late.
         own: learns its service times, on the variant in use.
         shared: learns those of all streams of its session.
     """
@@ -134,6 +139,8 @@ class _Lane:
         self.had_turn = True
         self.latency_ns = 0
         self.is_behind = False
+        self.offered_ns = 0
+        self.period_ns = 0
 
     def predictor(self, now_ns: int) -> ServicePredictor:
         """Return the one to judge by: its own, if it had enough runs of late."""
@@ -254,6 +261,10 @@ class Scheduler:
         lane = self._lanes[frame.stream]
         dropped: list[Settled] = []
         lane.latency_ns = now_ns - frame.captured_at_ns
+        if lane.offered_ns:
+            gap_ns = now_ns - lane.offered_ns
+            lane.period_ns += ((gap_ns if gap_ns < NS_PER_S else NS_PER_S) - lane.period_ns) // PERIOD_FRAMES
+        lane.offered_ns = now_ns
         if lane.had_turn:
             lane.had_turn, lane.waits_since_ns = False, now_ns
         lane.is_behind = len(lane.waiting) >= lane.policy.queue_frames
@@ -393,11 +404,32 @@ class Scheduler:
             last_ns = publish_by_ns(frame)
             if now_ns >= last_ns:
                 outcome = Outcome.UNREACHABLE if lane.is_out_of_reach() else Outcome.EXPIRED
-            elif last_ns == NEVER_NS or lane.admits(frame, last_ns, now_ns):
+            elif (
+                last_ns == NEVER_NS
+                or lane.admits(frame, last_ns, now_ns)
+                or self._is_worth_a_try(lane, frame, last_ns, now_ns)
+            ):
                 return
             else:
                 outcome = Outcome.UNREACHABLE
             settled.append(Settled(lane.waiting.popleft(), outcome))
+
+    def _is_worth_a_try(self, lane: _Lane, frame: Frame, last_ns: int, now_ns: int) -> bool:
+        """Return whether a doubtful frame should start all the same, because its session would stand idle otherwise.
+
+        Until the next frame comes, its session does nothing. A run now is worth its chance; one later is worth the
+        chance of a fresh frame, and takes the wait as well: with a wait `w` and a run `s` it is better to start where
+        the chance is at least s / (s + w) of a fresh frame's.
+        """
+        session = lane.policy.session
+        own = [other for other in self._lanes.values() if other.policy.session == session]
+        if any(other.waiting for other in own if other is not lane):
+            return False
+        wait_ns = min(max(0, other.offered_ns + other.period_ns - now_ns) for other in own)
+        time_left_ns = last_ns - now_ns
+        time_best_ns = last_ns - frame.captured_at_ns - lane.latency_ns
+        share = time_left_ns / (time_left_ns + wait_ns)
+        return lane.predictor(now_ns).is_likely(time_left_ns, time_best_ns, share)
 
     def _turn_of(self, candidates: list[_Lane], session: str, now_ns: int) -> _Lane | None:
         """Return whose frame runs next, as far as it concerns a session; None for nobody's."""

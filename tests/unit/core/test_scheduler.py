@@ -326,3 +326,27 @@ def test_a_free_thread_does_not_wait_for_another_session_to_wake_up() -> None:
     for name, policy in TWO_MODELS.items():
         scheduler.offer(frame(name, policy=policy), 0)
     assert scheduler.take(1, "one")[0] is not None
+
+
+@pytest.mark.parametrize(
+    ("period_ms", "has_neighbour", "is_tried"), [(400, False, True), (70, False, False), (400, True, False)]
+)
+def test_a_doubtful_frame_is_tried_where_its_session_would_stand_idle(
+    period_ms: int, has_neighbour: bool, is_tried: bool
+) -> None:
+    """With a chance of a half and nothing to do for 340 ms it goes; not where a fresh frame comes in 10, or waits."""
+    scheduler = Scheduler({"a": LIVE, "b": LIVE} if has_neighbour else {"a": LIVE})
+    now_ns = free_ns = 0
+    for sequence in range(1, 31):
+        now_ns += period_ms * MS
+        scheduler.offer(frame(sequence=sequence, at_ns=now_ns), now_ns)
+        if now_ns >= free_ns and sequence < 30:
+            service_ns = (150 if sequence % 2 else 220) * MS
+            run(scheduler, now_ns, service_ns)
+            free_ns = now_ns + service_ns
+    later_ns = now_ns + 60 * MS
+    if has_neighbour:
+        scheduler.offer(frame("b", 1, later_ns), later_ns)
+    taken, settled = scheduler.take(later_ns)
+    assert (taken is not None and taken.stream == "a") == is_tried
+    assert [item.outcome for item in settled] == ([] if is_tried else [Outcome.UNREACHABLE])

@@ -711,7 +711,7 @@ def test_packets_may_come_in_any_pieces(peer: Callable[..., Peer], piece: int) -
 
 
 def test_what_was_read_ahead_is_looked_at_without_more_to_come(peer: Callable[..., Peer]) -> None:
-    """paho takes as many packets at a time as it has messages in flight; poll() knows nothing of what is left."""
+    """Paho takes as many packets at a time as it has messages in flight; poll() knows nothing of what is left."""
     far = peer(CONNACK)
     bench = Bench(far.port)
     bench.until(is_connected)
