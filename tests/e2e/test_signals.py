@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -42,15 +43,23 @@ def test_speech_in_a_file_is_heard(tmp_path: Path) -> None:
 
 
 def test_speech_that_is_heard_live_keeps_its_order(tmp_path: Path) -> None:
-    """In live mode windows wait in a queue; the state goes on, so that speech is still heard."""
+    """In live mode windows wait in a queue, in their order; the state goes on, and begins anew behind holes alone.
+
+    A machine that stalls for seconds makes holes; where it made none, speech is heard as well as in a file.
+    """
     text = settings_text(model=SILERO_VAD, source=SPEECH, stream="deadline_ms = 20000\nqueue_frames = 64")
     with AgentProcess(tmp_path, text, "--output", "stdout") as agent:
         code, lines = agent.wait()
         assert code == 0, agent.log
-    assert checked_summary(lines)["models"]["seen"]["state_resets"] <= 5
+    summary = checked_summary(lines)
     frames = [json.loads(line)["frame"] for line in lines[:-1]]
+    holes = sum(later != earlier + 1 for earlier, later in pairwise(frames))
     assert frames == sorted(frames)
-    assert np.mean(scores(lines)) > 0.6
+    resets, gaps = summary["models"]["seen"]["state_resets"], summary["streams"]["door"]["gaps"]
+    assert holes <= resets <= holes + gaps
+    assert len(frames) > 150
+    # Each reset costs the model some windows of doubt; without its state it would be 0.264 all the time.
+    assert np.mean(scores(lines)) == pytest.approx(0.936, abs=0.01 if not resets else 0.3)
 
 
 def test_raw_sound_comes_through_a_pipe(tmp_path: Path) -> None:

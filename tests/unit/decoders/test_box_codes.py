@@ -150,7 +150,7 @@ def load(path: Path) -> Variant:
 
 
 def test_a_tensorflow_graph_that_ends_in_codes_needs_no_model_toml(tmp_path: Path) -> None:
-    """COCO-SSD cut off before it undoes its boxes finds what the whole one finds: with the anchors that it has inside.
+    """COCO-SSD cut off before it undoes its boxes finds what the whole one does: with the anchors that it has inside.
 
     Told by the names that TensorFlow gives such outputs, with a background among the scores.
     """
