@@ -50,8 +50,6 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
     "raw": ({}, {"x": 3}),
 }
 
-DETECTORS = ("ssd", "tfod", "yolo", "gfl", "anchors")
-
 SPECIAL = [np.nan, np.inf, -np.inf, 1e30, -1e30, 0.0, -0.0, 1.0]
 
 
@@ -92,8 +90,6 @@ def test_any_output_is_a_payload_or_an_error_of_the_frame(case: str, data: Any) 
     options, ranks = CASES[case]
     specs = tuple(spec(name, *OPEN[:rank]) for name, rank in ranks.items())
     chosen = {"name": case.split(maxsplit=1)[0], **options}
-    if chosen["name"] in DETECTORS:
-        chosen["normalized"] = True
     decoder = build_decoder(DecoderInput("model.toml", chosen, specs, LABELS, 0))
     outputs = [data.draw(tensor(rank)) for rank in ranks.values()]
     payload: Any = None
@@ -107,5 +103,3 @@ def test_any_output_is_a_payload_or_an_error_of_the_frame(case: str, data: Any) 
         x1, y1, x2, y2 = found["box"]
         assert 0 <= x1 <= x2 <= 192
         assert 0 <= y1 <= y2 <= 80
-        # Boxes are rounded to 0.1 pixel.
-        assert np.allclose(found["box_normalized"], np.array(found["box"]) / [192, 80, 192, 80], atol=1e-3)

@@ -79,11 +79,12 @@ def test_it_agrees_with_the_reference(seed: int, kind: str, is_y_first: bool, is
         "box_format": "yxyx" if is_y_first else "xyxy",
         "background": True,
         "activation": "sigmoid",
+        "normalized": True,
         "variances": variances,
         **grids,
     }
     decoder = SsdDecoder(given(options, [spec("b", 1, count, 4), spec("s", 1, count, 4)], LABELS, 1))
-    assert_same(decoder.decode([codes[None], logits[None]], where), expected, LABELS, 1)
+    assert_same(decoder.decode([codes[None], logits[None]], where), expected, LABELS, 1, shares_of=where)
 
 
 def decode(codes: Any, **changes: Any) -> Any:

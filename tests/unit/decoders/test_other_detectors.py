@@ -47,9 +47,10 @@ def test_nanodet_agrees_with_the_reference(seed: int, point: float, model: tuple
             sides.append(sum(k * v for k, v in enumerate(powers)) / sum(powers) * stride)
         box = [x - sides[0], y - sides[1], x + sides[2], y + sides[3]]
         candidates.append(Found(best, row[best], box, number))
-    options = {"name": "gfl", "reg_max": 4, "point": point}
+    options = {"name": "gfl", "reg_max": 4, "point": point, "normalized": True}
     payload = GflDecoder(given(options, [spec("o", *rows[None].shape)], LABELS)).decode([rows[None]], where)
-    assert_same(payload, nms([one for one in candidates if one.score >= 0.35], 0.6, where), LABELS)
+    wanted = nms([one for one in candidates if one.score >= 0.35], 0.6, where)
+    assert_same(payload, wanted, LABELS, shares_of=where)
 
 
 def test_nanodet_refuses_what_does_not_fit() -> None:
@@ -93,11 +94,17 @@ def test_blazeface_agrees_with_the_reference(seed: int) -> None:
             Found(0, 1 / (1 + math.exp(-score)), around(x + row[0], y + row[1], row[2], row[3]), number)
         )
     expected = nms([one for one in candidates if one.score >= 0.5], 0.3, where)
-    options = {"name": "anchors", "boxes": ["b8", "b16"], "scores": ["s8", "s16"], "keypoints": ["eye", "ear"]}
+    options: dict[str, Any] = {
+        "name": "anchors",
+        "boxes": ["b8", "b16"],
+        "scores": ["s8", "s16"],
+        "keypoints": ["eye", "ear"],
+    }
+    options |= {"normalized": True}
     outputs = [*logits, *boxes]
     specs = [spec(name, *one.shape) for name, one in zip(["s8", "s16", "b8", "b16"], outputs, strict=True)]
     payload = AnchorsDecoder(given(options, specs, ["face"])).decode(outputs, where)
-    assert_same(payload, expected, ["face"])
+    assert_same(payload, expected, ["face"], shares_of=where)
     for one, wanted in zip(payload["detections"], expected, strict=True):
         column, line, stride = anchors[wanted.row]
         ear = [rows[wanted.row][6 + axis] + ((column, line)[axis] + 0.5) * stride for axis in (0, 1)]
@@ -174,13 +181,13 @@ def test_tfod_agrees_with_the_reference(
         if scores[number] >= 0.5 and box[0] < box[2] and box[1] < box[3]:
             expected.append(Found(int(classes[number]) - 1, float(scores[number]), box, number))
     expected.sort(key=lambda one: -one.score)
-    options = {"name": "tfod", "boxes": "b", "scores": "s", "classes": "c", "box_unit": unit}
+    options = {"name": "tfod", "boxes": "b", "scores": "s", "classes": "c", "box_unit": unit, "normalized": True}
     options |= {"box_format": "yxyx" if is_y_first else "xyxy"} | ({"count": "n"} if has_count else {})
     outputs = [one[None] if has_batch else one for one in (boxes, scores, classes)]
     outputs += [np.array([count], np.float32)] if has_count else []
     specs = [spec(name, *one.shape) for name, one in zip("bscn", outputs, strict=False)]
     payload = TfodDecoder(given(options, specs, LABELS, 1)).decode(outputs, WHERE)
-    assert_same(payload, expected, LABELS, 1)
+    assert_same(payload, expected, LABELS, 1, shares_of=WHERE)
 
 
 @pytest.mark.parametrize("unit", ["input", "source"])

@@ -65,9 +65,10 @@ def test_every_head_agrees_with_the_reference(
     count = len(cells(model[0], model[1], (8, 16, 32))) if head == "yolox" else 60
     rows = table(np.random.default_rng(seed), count, model, head).astype(np.float16 if is_half else np.float32)
     output = rows.T[None] if head == "v8" else rows[None]
-    options = {"name": "yolo", "head": head.split(maxsplit=1)[0]}
+    options = {"name": "yolo", "head": head.split(maxsplit=1)[0], "normalized": True}
     decoder = YoloDecoder(given(options, [spec("o", *output.shape, dtype=rows.dtype)], LABELS))
-    assert_same(decoder.decode([output], where), expected(rows.astype(np.float64), head, where), LABELS)
+    wanted = expected(rows.astype(np.float64), head, where)
+    assert_same(decoder.decode([output], where), wanted, LABELS, shares_of=where)
 
 
 def decode(output: Any, where: Any = None, labels: Any = LABELS, extra: Any = (), **options: Any) -> Any:
