@@ -224,7 +224,7 @@ def _ssd_codes(found: Guess, clues: Clues, boxes: Port, scores: Port) -> bool:
     if found.input["dtype"] in ("float32", "float16"):
         found.input |= {"scale": 1 / 127.5, "mean": [1.0]}
     found.why.append(f"detection: {boxes} are codes against TensorFlow's {count} SSD anchors, its defaults")
-    found.why.append(f"the first column of {scores} is taken as the background, as TensorFlow exports it")
+    found.why.append(f"{scores} are taken as 0..1 with the background first, as TensorFlow exports them")
     return True
 
 
