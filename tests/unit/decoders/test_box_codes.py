@@ -6,7 +6,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import onnx
 import pytest
@@ -24,7 +23,8 @@ from agent.interfaces import Variant
 from agent.loading import load_model
 from agent.models.ssd_anchors import tensorflow_anchors, tensorflow_cells
 from agent.settings import ModelSettings
-from tests.paths import CLIP, COCO_SSD
+from agent.sources.video_file import VideoFileSource
+from tests.paths import CLIP, CLIP_FRAMES, COCO_SSD
 from tests.unit.decoders.reference import Found, around, assert_same, given, nms, place, spec
 
 LABELS = ["a", "b", "c"]
@@ -169,16 +169,18 @@ def test_a_tensorflow_graph_that_ends_in_codes_needs_no_model_toml(tmp_path: Pat
         graph.output.append(make_tensor_value_info(name, TensorProto.FLOAT, [1, 1917, width]))
     onnx.save(network, tmp_path / "codes.onnx")
     whole, cut = load(COCO_SSD), load(tmp_path / "codes.onnx")
-    clip = cv2.VideoCapture(str(CLIP))
+    clip = VideoFileSource(CLIP, SystemClock(), is_paced=False, repeat=False, fps=None)
+    clip.open()
     seen = 0
-    for number in range(131):
-        _, pixels = clip.read()
+    for number in range(CLIP_FRAMES):
+        capture = clip.read()
+        assert capture is not None
         if number % 26:
             continue
         found = [
             model.decoder.decode(model.engine.run(inputs, model.engine.new_abort()), placement)["detections"]
             for model in (whole, cut)
-            for inputs, placement in [model.preprocess(pixels)]
+            for inputs, placement in [model.preprocess(capture.pixels)]
         ]
         for one, two in zip(*found, strict=True):
             assert (one["label"], one["class_id"]) == (two["label"], two["class_id"])
@@ -186,4 +188,5 @@ def test_a_tensorflow_graph_that_ends_in_codes_needs_no_model_toml(tmp_path: Pat
             # The whole one computes corners in int8: in steps of 2.5 pixels of the frame.
             assert np.allclose(one["box"], two["box"], atol=3)
             seen += 1
+    clip.close()
     assert seen >= 3
