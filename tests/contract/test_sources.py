@@ -527,3 +527,22 @@ def test_a_topic_that_falls_silent_is_lost_and_misses_nothing(tmp_path: Path) ->
         subscription = source._samples._subscription  # type: ignore[attr-defined]
         assert subscription._client is None
         assert broker.log.read_text().count("as edgebeat-source-") == 1
+
+
+@needs_mosquitto
+def test_a_broker_that_goes_while_its_topic_is_silent_is_a_loss(tmp_path: Path) -> None:
+    """A connection that was kept is not believed for ever: the next reading tells, another opening connects anew."""
+    with Broker(tmp_path) as broker:
+        source = built("mqtt:watch", WATCH, mqtt=MqttSettings(url=broker.url), silence_s=2)
+        source.open()
+        with pytest.raises(TransientError, match="no message for 2 s"):
+            source.read()
+        source.close()
+        broker.kill()
+        source.open()
+        with pytest.raises(TransientError, match="the connection was lost"):
+            source.read()
+        source.close()
+        with pytest.raises(TransientError, match="cannot connect"):
+            source.open()
+        source.close()
