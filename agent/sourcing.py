@@ -50,6 +50,9 @@ TIME_UNITS_NS = {"s": NS_PER_S, "ms": NS_PER_MS, "us": 1000, "ns": 1}
 JITTER_NS = 250 * NS_PER_MS
 """Samples whose only time is their arrival may come in bunches: USB, MQTT and pipes hold them at times."""
 
+SERIAL_SILENCE_S = 30.0
+"""A sensor on a line speaks at its rate; slower ones are given ten periods."""
+
 
 def build_source(
     stream: StreamSettings, clock: Clock, signal: Signal | None = None, mqtt: MqttSettings | None = None
@@ -67,6 +70,7 @@ def build_source(
     """
     mqtt = mqtt or MqttSettings()
     try:
+        _check_silence(stream)
         if signal is None:
             return _gated(_pictures(stream, clock, mqtt), stream)
         return _signal(stream, clock, signal, mqtt)
@@ -130,7 +134,7 @@ def _pictures(stream: StreamSettings, clock: Clock, mqtt: MqttSettings) -> Sourc
     elif text == "synthetic:":
         source = _load("synthetic_pictures")(clock, is_paced=is_paced, **size)
     elif (topic := _topic(text, mqtt)) is not None:
-        source = _load("mqtt_pictures")(_load("subscription")(*topic, clock, waits=not is_paced))
+        source = _load("mqtt_pictures")(_subscription(topic, stream, clock))
     else:
         path = _existing(text, stream)
         options = {"is_paced": is_paced, "repeat": stream.repeat, "fps": stream.fps}
@@ -184,9 +188,10 @@ def _samples(
     }
     source: SampleSource
     if text == "-":
-        source = _load("byte_stream")(_load("standard_input")(), clock, **reading)
+        source = _load("byte_stream")(_load("standard_input")(), clock, **reading, silence_s=stream.silence_s)
     elif kind == "serial":
-        source = _load("byte_stream")(_serial_line(rest, settings.baud), clock, **reading)
+        silence_s = stream.silence_s or max(SERIAL_SILENCE_S, 10 / rate_hz)
+        source = _load("byte_stream")(_serial_line(rest, settings.baud), clock, **reading, silence_s=silence_s)
     elif kind == "alsa":
         sound = _sound_form(settings, signal, rate_hz)
         recorder = _load("recorder")(rest, rate_hz=rate_hz, channels=len(sound.channels), block_s=block_s)
@@ -196,7 +201,7 @@ def _samples(
     elif kind == "iio":
         source = _load("iio")(rest, form.channels, rate_hz, clock)
     elif (topic := _topic(text, mqtt)) is not None:
-        source = _load("mqtt_samples")(_load("subscription")(*topic, clock, waits=not is_paced), clock, **reading)
+        source = _load("mqtt_samples")(_subscription(topic, stream, clock), clock, **reading)
     elif text == "synthetic:":
         form = SignalForm(rate_hz, signal.channels)
         source = _load("synthetic_samples")(clock, is_paced=is_paced, form=form, block_s=block_s)
@@ -244,6 +249,19 @@ def _codec(settings: SamplesSettings, name: str, form: SignalForm) -> Callable[[
         return partial(RawCodec, settings.dtype, len(form.channels), settings.layout)
     codec = JsonCodec if name == "json" else CsvCodec
     return partial(codec, form.channels, settings.time_key, TIME_UNITS_NS[settings.time_unit])
+
+
+def _subscription(topic: tuple[MqttSettings, str], stream: StreamSettings, clock: Clock) -> Any:
+    return _load("subscription")(*topic, clock, waits=stream.mode == "every_frame", silence_s=stream.silence_s)
+
+
+def _check_silence(stream: StreamSettings) -> None:
+    is_heard = stream.source == "-" or stream.source.startswith(("mqtt:", "mqtts:", "serial:"))
+    if stream.silence_s is not None and not is_heard:
+        raise ConfigError(
+            f"silence_s is for mqtt:, serial: and standard input; source {stream.source!r} has a limit of its own "
+            "or ends: leave it out"
+        )
 
 
 def _serial_line(device: str, baud: int) -> Any:

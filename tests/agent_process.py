@@ -84,6 +84,11 @@ class AgentProcess:
         self._process.wait()
 
     @property
+    def pid(self) -> int:
+        """Of the agent."""
+        return self._process.pid
+
+    @property
     def log(self) -> str:
         """What it has written to standard error so far."""
         return self.log_file.read_text()

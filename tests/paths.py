@@ -7,6 +7,7 @@ COCO_SSD = REPOSITORY / "config/models/coco-ssd"
 CLIP = REPOSITORY / "config/demo/clip.mp4"
 CLIP_FRAMES = 131
 MODELS = REPOSITORY / "tests/assets/models"
+NETWORKS = REPOSITORY / "tests/assets/networks"
 BROKEN_INT8 = REPOSITORY / "tests/assets/cocossd_int8_pc_u8s8.onnx"
 SILERO_VAD = REPOSITORY / "config/models/silero-vad"
 SPEECH = REPOSITORY / "config/demo/speech.wav"

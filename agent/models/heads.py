@@ -8,6 +8,7 @@ from typing import Any
 
 from agent.models.clues import ULTRALYTICS_TASKS, Clues, Guess, Head, Port
 from agent.models.names import FACE_6, keypoint_names
+from agent.models.ssd_anchors import tensorflow_anchors, tensorflow_cells
 
 PROBABILITY_OPERATORS = ("Softmax", "Sigmoid")
 RAW_NUMBERS_MAX = 10_000
@@ -190,10 +191,40 @@ def _ssd(found: Guess, clues: Clues) -> bool:
     scores = next((port for port in clues.outputs if port is not boxes and _ends(port, 3) is not None), None)
     if boxes is None or scores is None or len(clues.outputs) != 2 or _row(boxes) != _row(scores):
         return False
+    if "encoding" in boxes.name.lower():
+        return _ssd_codes(found, clues, boxes, scores)
     _is_detection(found, _ends(scores, 3) or 0)
     found.decoder = {"name": "ssd", "boxes": boxes.name, "scores": scores.name, "box_format": "yxyx"}
     found.why.append(f"detection: {boxes} are boxes and {scores} their scores, one row each")
     found.why.append("box_format yxyx is assumed (TensorFlow's order): the graph does not tell it")
+    return True
+
+
+def _ssd_codes(found: Guess, clues: Clues, boxes: Port, scores: Port) -> bool:
+    """TensorFlow's `raw_outputs/box_encodings`: codes against anchors that the graph does not hold."""
+    cells = tensorflow_cells(clues.width, clues.height)
+    anchors = tensorflow_anchors(clues.width, clues.height)
+    count = sum(columns * rows * len(own) for (columns, rows), own in zip(cells, anchors, strict=True))
+    classes = (_ends(scores, 3) or 0) - 1
+    if not clues.width or _row(boxes) != count or classes < 1 or found.input is None:
+        found.why.append(
+            f"{boxes} are box codes; TensorFlow's anchors on {clues.width}x{clues.height} are {count}: others must "
+            "be stated, as anchors with cells or strides under [decoder]"
+        )
+        return False
+    _is_detection(found, classes)
+    found.decoder = {
+        "name": "ssd",
+        "boxes": boxes.name,
+        "scores": scores.name,
+        "background": True,
+        "cells": cells,
+        "anchors": anchors,
+    }
+    if found.input["dtype"] in ("float32", "float16"):
+        found.input |= {"scale": 1 / 127.5, "mean": [1.0]}
+    found.why.append(f"detection: {boxes} are codes against TensorFlow's {count} SSD anchors, its defaults")
+    found.why.append(f"{scores} are taken as 0..1 with the background first, as TensorFlow exports them")
     return True
 
 

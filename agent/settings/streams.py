@@ -87,6 +87,10 @@ class StreamSettings(Section):
     """How an RTSP camera sends. Default `tcp`: nothing is lost on the way, and one connection passes firewalls."""
     samples: SamplesSettings | None = None
     """How a signal is to be read; see below. Default: as the model takes it."""
+    silence_s: Reload[float | None] = Field(default=None, ge=1, le=86_400)
+    """After so many seconds without a message or a byte the source counts as lost (`source_lost`), 1 to 86,400: for
+    `mqtt:`, which stays connected, `serial:`, which is opened anew, and standard input. Default: 30 s or ten periods
+    for `serial:`, since a sensor speaks at its rate; never for the others, since a sender may have nothing to say."""
     pixel_format: Reload[str | None] = Field(default=None, pattern=r"^[A-Z0-9 ]{4}$")
     """Four letters of the format to ask a camera for, such as `MJPG` or `YUYV`. Default: the camera's own; many
     give more than 5 frames a second of 1080p as MJPG only."""

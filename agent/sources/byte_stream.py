@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 from agent.clock import Clock
 from agent.core.samples import Codec, Lines, RawCodec, SenderTime
-from agent.errors import PermanentError
+from agent.errors import PermanentError, TransientError
 from agent.frame import Block
 from agent.interfaces import SignalForm
 
@@ -53,6 +53,7 @@ class ByteStreamSource:
         new_codec: reads a line, or raw numbers; a new one for each opening, since a header belongs to one stream.
         new_time: reads the times of samples; None where they carry none.
         form: what it gives.
+        silence_s: after so long without a byte it is lost; None for never.
     """
 
     def __init__(
@@ -63,12 +64,16 @@ class ByteStreamSource:
         new_codec: Callable[[], Codec],
         new_time: Callable[[], SenderTime] | None,
         form: SignalForm,
+        silence_s: float | None = None,
     ) -> None:
         self._transport = transport
         self._clock = clock
         self._new_codec = new_codec
         self._new_time = new_time
         self._form = form
+        self._silence_s = silence_s
+        self._silent_s = 0.0
+        """Counted in waits, so that an agent that was stopped or suspended suspects nobody."""
         self._codec = new_codec()
         self._time: SenderTime | None = None
         self._lines = Lines()
@@ -86,13 +91,14 @@ class ByteStreamSource:
         self._time = None if self._new_time is None else self._new_time()
         self._lines, self._rest, self._has_ended, self._follows = Lines(), b"", False, False
         self._pending.clear()
+        self._silent_s = 0.0
 
     def form(self) -> SignalForm:
         """See `SampleSource.form`."""
         return self._form
 
     def read(self) -> Block | None:
-        """See `SampleSource.read`; one line that cannot be used is one error."""
+        """See `SampleSource.read`; one line that cannot be used is one error, and a long silence is a loss."""
         while not self._interrupted.is_set():
             while self._pending:
                 block = self._parse(self._pending.popleft())
@@ -102,7 +108,12 @@ class ByteStreamSource:
                 return None
             piece = self._transport.read(WAIT_S)
             if piece is not None:
+                self._silent_s = 0.0
                 self._take(piece)
+                continue
+            self._silent_s += WAIT_S
+            if self._silence_s is not None and self._silent_s >= self._silence_s:
+                raise TransientError(f"{self._transport.name}: said nothing for {self._silence_s:g} s")
         return None
 
     def close(self) -> None:

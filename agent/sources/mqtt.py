@@ -57,14 +57,23 @@ class Subscription:
         clock: stamps messages when they arrive.
         waits: acknowledge a message when it is read, so that the broker keeps the others and gives those of an agent
             that died to another one of its group; else the oldest are dropped when they come too fast.
+        silence_s: after so long without a message the source is lost, until one comes; the connection stays, because
+            its keep-alive proves it and a message in between would be missed. None for never.
     """
 
-    def __init__(self, settings: MqttSettings, topic: str, clock: Clock, *, waits: bool) -> None:
+    def __init__(
+        self, settings: MqttSettings, topic: str, clock: Clock, *, waits: bool, silence_s: float | None = None
+    ) -> None:
         self._settings = settings
         self.name = f"{settings.url}/{topic}"
         self._topic = topic
         self._clock = clock
         self._waits = waits
+        self._silence_ns = None if silence_s is None else round(silence_s * NS_PER_S)
+        self._silent_ns = 0
+        """Counted in waits, so that an agent that was stopped or suspended suspects nobody."""
+        self._keeps_open = False
+        """The next `close` is for a silence alone."""
         self._reported = 0
         self._client: Any = None
         self._arrived: deque[Arrived] = deque()
@@ -77,7 +86,10 @@ class Subscription:
         self._lock = threading.Lock()
 
     def open(self) -> None:
-        """Connect and subscribe. Raises TransientError."""
+        """Connect and subscribe, where it is not. Raises TransientError."""
+        self._silent_ns, self._keeps_open = 0, False
+        if self._client is not None:
+            return
         self._is_subscribed, self._cause = False, ""
         with self._lock:
             self._arrived.clear()
@@ -113,17 +125,24 @@ class Subscription:
                 message = self._arrived.popleft() if self._arrived else None
                 self._bytes -= 0 if message is None else len(message.payload)
             if message is not None:
+                self._silent_ns = 0
                 if self._waits:
                     self._client.ack(message.mid, message.qos)
                 return message
             if self._cause:
                 raise TransientError(f"{self.name}: {self._cause}")
-            self._clock.wait(self._wake, WAIT_NS)
+            self._silent_ns += 0 if self._clock.wait(self._wake, WAIT_NS) else WAIT_NS
             self._wake.clear()
+            if self._silence_ns is not None and self._silent_ns >= self._silence_ns:
+                self._keeps_open = True
+                raise TransientError(f"{self.name}: no message for {self._silence_ns / NS_PER_S:g} s")
         return None
 
     def close(self) -> None:
-        """Leave. Never raises."""
+        """Leave, unless it was a silence that made the source lost. Never raises."""
+        if self._keeps_open:
+            self._keeps_open = False
+            return
         if self._client is not None:
             client, self._client = self._client, None
             client.disconnect()

@@ -507,3 +507,42 @@ def test_a_broker_that_is_gone_is_a_loss_and_its_return_a_return(tmp_path: Path)
         broker.start()
         source.open()
         source.close()
+
+
+@needs_mosquitto
+def test_a_topic_that_falls_silent_is_lost_and_misses_nothing(tmp_path: Path) -> None:
+    """The connection stays: what comes between the loss and the next opening is read after it."""
+    with Broker(tmp_path) as broker, Publisher(broker.port) as publisher:
+        source = built("mqtt:watch", WATCH, mqtt=MqttSettings(url=broker.url), silence_s=1)
+        source.open()
+        with pytest.raises(TransientError, match="watch: no message for 1 s"):
+            source.read()
+        source.close()
+        publisher.publish_and_wait("watch", json.dumps({"x": [1, 2], "y": [0, 0]}))
+        source.open()
+        capture = source.read()
+        assert capture is not None
+        assert capture.pixels[:, 0].tolist() == [1, 2]
+        source.close()
+        subscription = source._samples._subscription  # type: ignore[attr-defined]
+        assert subscription._client is None
+        assert broker.log.read_text().count("as edgebeat-source-") == 1
+
+
+@needs_mosquitto
+def test_a_broker_that_goes_while_its_topic_is_silent_is_a_loss(tmp_path: Path) -> None:
+    """A connection that was kept is not believed for ever: the next reading tells, another opening connects anew."""
+    with Broker(tmp_path) as broker:
+        source = built("mqtt:watch", WATCH, mqtt=MqttSettings(url=broker.url), silence_s=2)
+        source.open()
+        with pytest.raises(TransientError, match="no message for 2 s"):
+            source.read()
+        source.close()
+        broker.kill()
+        source.open()
+        with pytest.raises(TransientError, match="the connection was lost"):
+            source.read()
+        source.close()
+        with pytest.raises(TransientError, match="cannot connect"):
+            source.open()
+        source.close()

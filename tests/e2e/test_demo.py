@@ -78,7 +78,11 @@ def test_the_demos_of_signals_show_predictions(tmp_path: Path, flag: str, stream
     """A recorded watch and a recorded reading, at the speed at which they happened; there is no picture."""
     code, output, errors = finish(start("demo", flag, "--seconds", 8, "--out", tmp_path))
     assert code == 0, output + errors
-    assert re.search(rf"^demo/{stream}  \d+ ms  {label} 0\.\d\d|{label} 1\.00", output, re.MULTILINE), output
+    shown = re.findall(rf"^demo/{stream}  \d+ ms  ([a-z ]+) (0\.\d\d|1\.00)(?:,.*)?$", output, re.MULTILINE)
+    assert shown, output
+    # What the first seconds of the recording hold is the best answer most of the time, and a sure one.
+    assert sum(best == label for best, _ in shown) > len(shown) / 2, output
+    assert max(float(score) for best, score in shown if best == label) > 0.9, output
     assert re.search(rf"^labels +{label} \d+", output, re.MULTILINE), output
     assert "picture" not in output
 

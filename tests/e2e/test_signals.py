@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -17,7 +18,7 @@ import pytest
 
 from tests.agent_process import AgentProcess, checked_summary, settings_text
 from tests.broker import Broker, Message, Subscriber, needs_mosquitto
-from tests.paths import MODELS, REPOSITORY, SILERO_VAD, SPEECH
+from tests.paths import MODELS, MOTION, REPOSITORY, SILERO_VAD, SPEECH, WATCH_GRU
 from tests.senders import Publisher
 
 pytestmark = pytest.mark.usefixtures("tmp_path")
@@ -42,15 +43,44 @@ def test_speech_in_a_file_is_heard(tmp_path: Path) -> None:
 
 
 def test_speech_that_is_heard_live_keeps_its_order(tmp_path: Path) -> None:
-    """In live mode windows wait in a queue; the state goes on, so that speech is still heard."""
+    """In live mode windows wait in a queue, in their order; the state goes on, and begins anew behind holes alone.
+
+    A machine that stalls for seconds makes holes; where it made none, speech is heard as well as in a file.
+    """
     text = settings_text(model=SILERO_VAD, source=SPEECH, stream="deadline_ms = 20000\nqueue_frames = 64")
     with AgentProcess(tmp_path, text, "--output", "stdout") as agent:
         code, lines = agent.wait()
         assert code == 0, agent.log
-    assert checked_summary(lines)["models"]["seen"]["state_resets"] <= 5
+    summary = checked_summary(lines)
     frames = [json.loads(line)["frame"] for line in lines[:-1]]
+    holes = sum(later != earlier + 1 for earlier, later in pairwise(frames))
     assert frames == sorted(frames)
-    assert np.mean(scores(lines)) > 0.6
+    resets, gaps = summary["models"]["seen"]["state_resets"], summary["streams"]["door"]["gaps"]
+    assert holes <= resets <= holes + gaps
+    assert len(frames) > 150
+    # Each reset costs the model some windows of doubt; without its state it would be 0.264 all the time.
+    assert np.mean(scores(lines)) == pytest.approx(0.936, abs=0.01 if not resets else 0.3)
+
+
+def test_exercises_of_a_watch_are_told_apart(tmp_path: Path) -> None:
+    """The demo's recording, of people whom the network has not seen: three exercises, 16 answers each.
+
+    Two seconds after a change do not count, as in training: the model still remembers the exercise before. The others
+    are right 30 times of 36; six times it takes one rotation for the other.
+    """
+    stream = 'mode = "every_frame"\n[streams.samples]\ntime_key = "t"\ntime_base = "own"'
+    text = settings_text(model=WATCH_GRU, source=MOTION, stream=stream)
+    with AgentProcess(tmp_path, text, "--output", "stdout") as agent:
+        code, lines = agent.wait()
+        assert code == 0, agent.log
+    summary = checked_summary(lines)
+    assert (summary["models"]["seen"]["state_resets"], summary["streams"]["door"]["gaps"]) == (0, 0)
+    said = [json.loads(line)["classes"][0]["label"] for line in lines[:-1]]
+    assert len(said) == 48
+    exercises = ("pendulum", "internal rotation", "upright row")
+    right = [said[16 * n + 4 : 16 * n + 16].count(label) for n, label in enumerate(exercises)]
+    assert min(right[0], right[2]) >= 11, said
+    assert sum(right) >= 28, said
 
 
 def test_raw_sound_comes_through_a_pipe(tmp_path: Path) -> None:

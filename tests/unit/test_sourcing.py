@@ -85,6 +85,8 @@ def test_what_cannot_be_a_source_is_refused(tmp_path: Path) -> None:
         (stream(CLIP), VOICE, "no .wav, .csv, .ndjson or .jsonl, and the model takes a signal"),
         (stream(CLIP, samples={"rate_hz": 5}), None, "samples is for signals"),
         (stream(SPEECH, changed_share_min=0.1), VOICE, "changed_share_min is for pictures"),
+        (stream(CLIP, silence_s=5), None, "silence_s is for mqtt:, serial: and standard input"),
+        (stream("alsa:default", silence_s=5), VOICE, "has a limit of its own"),
         (stream("mqtt:"), None, "names no topic"),
         (stream("mqtt:a/#/b"), None, "names no topic"),
         (stream("mqtt:$share/g"), None, "names no topic"),
@@ -97,6 +99,25 @@ def test_what_cannot_be_a_source_is_refused(tmp_path: Path) -> None:
     for settings, signal, reason in refused:
         with pytest.raises(ConfigError, match=reason):
             build_source(settings, SystemClock(), signal)
+
+
+@pytest.mark.parametrize(
+    ("source", "changes", "rate_hz", "silence_s"),
+    [
+        ("serial:/dev/ttyUSB0", {}, 50, 30),
+        ("serial:/dev/ttyUSB0", {}, 0.1, 100),
+        ("serial:/dev/ttyUSB0", {"silence_s": 2}, 50, 2),
+        ("-", {}, 50, None),
+        ("-", {"silence_s": 2}, 50, 2),
+    ],
+)
+def test_how_long_a_source_may_be_silent(
+    source: str, changes: dict[str, object], rate_hz: float, silence_s: float | None
+) -> None:
+    """A sensor on a line speaks at its rate; a pipe's writer may have nothing to say."""
+    signal = Signal(rate_hz=rate_hz, channels=("x", "y"), units=(), length=2, hop=2, context=0)
+    built = build_source(stream(source, **changes), SystemClock(), signal)
+    assert built._samples._silence_s == silence_s  # type: ignore[attr-defined]
 
 
 def test_the_embedded_broker_is_no_source() -> None:

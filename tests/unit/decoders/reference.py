@@ -89,14 +89,20 @@ def cells(width: int, height: int, strides: Sequence[int]) -> list[tuple[int, in
     ]
 
 
-def assert_same(payload: Any, expected: list[Found], labels: Sequence[str], first_id: int = 0) -> None:
-    """Compare labels, scores and boxes in their order."""
+def assert_same(
+    payload: Any, expected: list[Found], labels: Sequence[str], first_id: int = 0, shares_of: Placement | None = None
+) -> None:
+    """Compare labels, scores and boxes in their order, and boxes in shares of a frame where it is given."""
     found = payload["detections"]
     assert [one["label"] for one in found] == [labels[one.place] for one in expected]
     for one, wanted in zip(found, expected, strict=True):
         assert one["class_id"] == wanted.place + first_id
         assert abs(one["score"] - wanted.score) < 2e-4
         assert np.allclose(one["box"], wanted.box, atol=0.12)
+        if shares_of is not None:
+            width, height = shares_of.source_width, shares_of.source_height
+            shares = [side / size for side, size in zip(wanted.box, (width, height) * 2, strict=True)]
+            assert np.allclose(one["box_normalized"], shares, atol=5e-4)
 
 
 def paint(mask: Any, width: int, height: int) -> np.ndarray[Any, Any]:

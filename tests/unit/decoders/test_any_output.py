@@ -25,6 +25,7 @@ OPEN = (None, None, None, None)
 CASES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
     "ssd": ({"boxes": "x", "scores": "y", "activation": "sigmoid"}, {"x": 3, "y": 3}),
     "ssd background": ({"boxes": "x", "scores": "y", "background": True}, {"x": 3, "y": 3}),
+    "ssd codes": ({"boxes": "x", "scores": "y", "strides": [16], "anchors": [[[9, 9]]]}, {"x": 3, "y": 3}),
     "tfod": ({"boxes": "x", "scores": "y", "classes": "z", "count": "n"}, {"x": 3, "y": 2, "z": 2, "n": 1}),
     "yolo v8": ({"head": "v8"}, {"x": 3}),
     "yolo v5": ({"head": "v5", "keypoints": ["k"], "output": "x"}, {"x": 3}),

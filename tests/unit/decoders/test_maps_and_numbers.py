@@ -133,6 +133,47 @@ def test_simcc_takes_one_axis_each() -> None:
     assert [(p["x"], p["y"], p["score"]) for p in found["keypoints"]] == [(10.2, 30.2, 0.5), (50.2, 1.2, 0.3)]
 
 
+@settings(max_examples=40, deadline=None)
+@drawn(seeds, st.sampled_from([((90, 120), (48, 64)), ((200, 50), (64, 64))]), st.booleans())
+def test_simcc_agrees_with_the_reference(seed: int, sizes: Any, is_logits: bool) -> None:
+    """The greatest column and the greatest row of each keypoint, with more of them than the input has pixels."""
+    where, rng = place(*sizes), np.random.default_rng(seed)
+    across, down = (rng.uniform(-4 if is_logits else 0, 4 if is_logits else 1, (2, side * 2)) for side in sizes[1])
+    (found,) = pose(
+        [across[None].astype(np.float32), down[None].astype(np.float32)],
+        where,
+        kind="simcc",
+        output_y="o1",
+        activation="sigmoid" if is_logits else "none",
+    )
+    for columns, rows, got in zip(across.tolist(), down.tolist(), found["keypoints"], strict=True):
+        x, y = columns.index(max(columns)), rows.index(max(rows))
+        assert np.allclose((got["x"], got["y"]), undo((x + 0.5) / 2, (y + 0.5) / 2, where), atol=0.06)
+        weaker = min(max(columns), max(rows))
+        assert got["score"] == pytest.approx(1 / (1 + math.exp(-weaker)) if is_logits else weaker, abs=1e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@drawn(seeds, st.sampled_from(["xy", "yx"]), st.sampled_from(["pixels", "share"]), st.sampled_from([2, 3]))
+def test_coordinates_agree_with_the_reference(seed: int, order: str, unit: str, values: int) -> None:
+    """Every order and unit, with and without scores, points outside of the picture too."""
+    where, rng = place((90, 120), (48, 64)), np.random.default_rng(seed)
+    names = ("a", "b", "c", "d")
+    table = rng.uniform(-0.2, 1.2, (4, values)).astype(np.float32)
+    if values == 3:
+        table[:, 2] = rng.uniform(0, 1, 4)
+    rows = table.tolist()
+    if unit == "pixels":
+        table[:, :2] *= (64, 48) if order == "yx" else (48, 64)
+    options = {"kind": "coordinates", "order": order, "unit": unit, "values": values}
+    (found,) = pose([table[None]], where, names, **options)
+    for name, row, got in zip(names, rows, found["keypoints"], strict=True):
+        x, y = (row[1], row[0]) if order == "yx" else (row[0], row[1])
+        assert got["name"] == name
+        assert np.allclose((got["x"], got["y"]), undo(x * 48, y * 64, where), atol=0.06)
+        assert got["score"] == pytest.approx(row[2] if values == 3 else 1.0, abs=1e-4)
+
+
 def test_coordinates_of_movenet() -> None:
     """[1, 1, K, 3] of y, x and score in shares of the input."""
     output = np.array([[[[0.5, 0.25, 0.9], [1.5, -1, 0.1]]]], np.float32)

@@ -16,7 +16,7 @@ from agent.decoders.gfl import GflDecoder
 from agent.decoders.ssd import SsdDecoder
 from agent.decoders.tfod import TfodDecoder
 from agent.errors import ConfigError, PermanentError
-from tests.unit.decoders.reference import Found, around, assert_same, cells, given, nms, place, spec
+from tests.unit.decoders.reference import Found, around, assert_same, cells, given, nms, place, spec, undo
 
 LABELS = ["a", "b", "c"]
 seeds = st.integers(0, 2**32 - 1)
@@ -47,9 +47,10 @@ def test_nanodet_agrees_with_the_reference(seed: int, point: float, model: tuple
             sides.append(sum(k * v for k, v in enumerate(powers)) / sum(powers) * stride)
         box = [x - sides[0], y - sides[1], x + sides[2], y + sides[3]]
         candidates.append(Found(best, row[best], box, number))
-    options = {"name": "gfl", "reg_max": 4, "point": point}
+    options = {"name": "gfl", "reg_max": 4, "point": point, "normalized": True}
     payload = GflDecoder(given(options, [spec("o", *rows[None].shape)], LABELS)).decode([rows[None]], where)
-    assert_same(payload, nms([one for one in candidates if one.score >= 0.35], 0.6, where), LABELS)
+    wanted = nms([one for one in candidates if one.score >= 0.35], 0.6, where)
+    assert_same(payload, wanted, LABELS, shares_of=where)
 
 
 def test_nanodet_refuses_what_does_not_fit() -> None:
@@ -93,11 +94,17 @@ def test_blazeface_agrees_with_the_reference(seed: int) -> None:
             Found(0, 1 / (1 + math.exp(-score)), around(x + row[0], y + row[1], row[2], row[3]), number)
         )
     expected = nms([one for one in candidates if one.score >= 0.5], 0.3, where)
-    options = {"name": "anchors", "boxes": ["b8", "b16"], "scores": ["s8", "s16"], "keypoints": ["eye", "ear"]}
+    options: dict[str, Any] = {
+        "name": "anchors",
+        "boxes": ["b8", "b16"],
+        "scores": ["s8", "s16"],
+        "keypoints": ["eye", "ear"],
+    }
+    options |= {"normalized": True}
     outputs = [*logits, *boxes]
     specs = [spec(name, *one.shape) for name, one in zip(["s8", "s16", "b8", "b16"], outputs, strict=True)]
     payload = AnchorsDecoder(given(options, specs, ["face"])).decode(outputs, where)
-    assert_same(payload, expected, ["face"])
+    assert_same(payload, expected, ["face"], shares_of=where)
     for one, wanted in zip(payload["detections"], expected, strict=True):
         column, line, stride = anchors[wanted.row]
         ear = [rows[wanted.row][6 + axis] + ((column, line)[axis] + 0.5) * stride for axis in (0, 1)]
@@ -148,6 +155,39 @@ def test_a_head_with_its_own_suppression_is_taken_as_it_is() -> None:
     scale, left = WHERE.scale_x, WHERE.offset_x
     x1, x2 = (64 / 20 - left) / scale, (64 * 0.3 - left) / scale
     assert np.allclose(found[0]["box"], [max(0, x1), 32 * 0.25 / scale, x2, 32 * 0.75 / scale], atol=0.06)
+
+
+@settings(max_examples=40, deadline=None)
+@drawn(seeds, st.sampled_from(["share", "input", "source"]), st.booleans(), st.booleans(), st.booleans())
+def test_tfod_agrees_with_the_reference(
+    seed: int, unit: str, is_y_first: bool, has_count: bool, has_batch: bool
+) -> None:
+    """Every unit and order, rows behind the count, with and without a batch axis: all that reach the threshold."""
+    rng, rows = np.random.default_rng(seed), 30
+    size = {"share": (1, 1), "input": (64, 32), "source": (200, 120)}[unit]
+    # What undoes the unit: nothing where the model gives source pixels, else a placement in an input of that size.
+    where = place((200, 120), (200, 120)) if unit == "source" else WHERE
+    grow_x, grow_y = where.input_width / size[0], where.input_height / size[1]
+    low = rng.uniform(-0.2, 0.8, (rows, 2))
+    corners = np.concatenate([low, low + rng.uniform(-0.05, 0.6, (rows, 2))], axis=1) * [*size, *size]
+    boxes = (corners[:, [1, 0, 3, 2]] if is_y_first else corners).astype(np.float32)
+    scores = rng.permutation(np.linspace(0.02, 0.98, rows)).astype(np.float32)
+    classes = rng.integers(1, 4, rows).astype(np.float32)
+    count = int(rng.integers(0, rows + 1)) if has_count else rows
+    expected = []
+    for number in range(count):
+        x1, y1, x2, y2 = (float(v) for v in corners[number])
+        box = [*undo(x1 * grow_x, y1 * grow_y, where), *undo(x2 * grow_x, y2 * grow_y, where)]
+        if scores[number] >= 0.5 and box[0] < box[2] and box[1] < box[3]:
+            expected.append(Found(int(classes[number]) - 1, float(scores[number]), box, number))
+    expected.sort(key=lambda one: -one.score)
+    options = {"name": "tfod", "boxes": "b", "scores": "s", "classes": "c", "box_unit": unit, "normalized": True}
+    options |= {"box_format": "yxyx" if is_y_first else "xyxy"} | ({"count": "n"} if has_count else {})
+    outputs = [one[None] if has_batch else one for one in (boxes, scores, classes)]
+    outputs += [np.array([count], np.float32)] if has_count else []
+    specs = [spec(name, *one.shape) for name, one in zip("bscn", outputs, strict=False)]
+    payload = TfodDecoder(given(options, specs, LABELS, 1)).decode(outputs, WHERE)
+    assert_same(payload, expected, LABELS, 1, shares_of=WHERE)
 
 
 @pytest.mark.parametrize("unit", ["input", "source"])

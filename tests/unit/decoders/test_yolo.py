@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from agent.decoders.yolo import YoloDecoder
 from agent.errors import ConfigError, PermanentError
-from tests.unit.decoders.reference import Found, around, assert_same, cells, given, nms, paint, place, spec
+from tests.unit.decoders.reference import Found, around, assert_same, cells, given, nms, paint, place, spec, undo
 
 LABELS = ["a", "b", "c"]
 SIZES = [((640, 480), (64, 64)), ((30, 90), (64, 32)), ((64, 64), (64, 64)), ((1920, 1080), (96, 64))]
@@ -65,9 +65,10 @@ def test_every_head_agrees_with_the_reference(
     count = len(cells(model[0], model[1], (8, 16, 32))) if head == "yolox" else 60
     rows = table(np.random.default_rng(seed), count, model, head).astype(np.float16 if is_half else np.float32)
     output = rows.T[None] if head == "v8" else rows[None]
-    options = {"name": "yolo", "head": head.split(maxsplit=1)[0]}
+    options = {"name": "yolo", "head": head.split(maxsplit=1)[0], "normalized": True}
     decoder = YoloDecoder(given(options, [spec("o", *output.shape, dtype=rows.dtype)], LABELS))
-    assert_same(decoder.decode([output], where), expected(rows.astype(np.float64), head, where), LABELS)
+    wanted = expected(rows.astype(np.float64), head, where)
+    assert_same(decoder.decode([output], where), wanted, LABELS, shares_of=where)
 
 
 def decode(output: Any, where: Any = None, labels: Any = LABELS, extra: Any = (), **options: Any) -> Any:
@@ -135,9 +136,48 @@ def test_nan_is_never_a_result(value: float, head: str, columns: tuple[int, ...]
             decode(rows.T[None] if head == "v8" else rows[None], head=head)
 
 
-@settings(max_examples=15, deadline=None)
-@drawn(st.integers(0, 2**32 - 1), st.sampled_from([((48, 36), (32, 32)), ((20, 60), (64, 32))]))
-def test_masks_agree_with_sums_pixel_by_pixel(seed: int, sizes: Any) -> None:
+@settings(max_examples=40, deadline=None)
+@drawn(st.integers(0, 2**32 - 1), st.sampled_from(["v8", "v5", "end_to_end"]), st.sampled_from([2, 3]))
+def test_keypoints_of_every_head_agree_with_the_reference(seed: int, head: str, values: int) -> None:
+    """Each detection has the points of its own row, undone as its box is and held inside the frame."""
+    rng, where = np.random.default_rng(seed), place((200, 100), (64, 64))
+    boxes = table(rng, 30, (64, 64), head)
+    points = rng.uniform(-5, 70, (30, 2, values))
+    if values == 3:
+        points[..., 2] = rng.uniform(0, 1, (30, 2))
+    rows = np.concatenate([boxes, points.reshape(30, -1)], axis=1).astype(np.float32)
+    output = rows.T[None] if head == "v8" else rows[None]
+    found = decode(output, where, head=head, keypoints=["nose", "tail"], keypoint_values=values)
+    wanted = expected(boxes.astype(np.float32).astype(np.float64), head, where)
+    assert_same(found, wanted, LABELS)
+    for one, own in zip(found["detections"], wanted, strict=True):
+        for name, got, point in zip(("nose", "tail"), one["keypoints"], points[own.row].tolist(), strict=True):
+            assert got["name"] == name
+            assert np.allclose((got["x"], got["y"]), undo(point[0], point[1], where), atol=0.06)
+            assert got["score"] == pytest.approx(point[2] if values == 3 else 1.0, abs=1e-4)
+
+
+def rows_of(head: str, boxes: Any, more: Any) -> np.ndarray[Any, Any]:
+    """Return a head's output for boxes of x, y, width, height, place of the class and score; 40 rows are empty."""
+    rows = []
+    for (x, y, width, height, kind, score), own in zip(boxes, more, strict=True):
+        scores = [score if k == kind else 0.0 for k in range(3)]
+        if head == "end_to_end":
+            rows.append([*around(x, y, width, height), score, kind, *own])
+        else:
+            rows.append([x, y, width, height, *([0.95] if head == "v5" else []), *scores, *own])
+    values = np.zeros((len(rows) + 40, len(rows[0])), np.float32)
+    values[: len(rows)] = rows
+    return values.T[None] if head == "v8" else values[None]
+
+
+@settings(max_examples=30, deadline=None)
+@drawn(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(["v8", "v5", "end_to_end"]),
+    st.sampled_from([((48, 36), (32, 32)), ((20, 60), (64, 32))]),
+)
+def test_masks_agree_with_sums_pixel_by_pixel(seed: int, head: str, sizes: Any) -> None:
     """Prototypes by coefficients, between cells linear, above 0, inside the box: nearly every pixel agrees."""
     source, model = sizes
     where, rng = place(source, model), np.random.default_rng(seed)
@@ -147,9 +187,10 @@ def test_masks_agree_with_sums_pixel_by_pixel(seed: int, sizes: Any) -> None:
     protos = np.stack([np.sin(x / 3 + a) + np.cos(y / 4 + b) for a, b in rng.uniform(0, 6, (4, 2))])[None]
     coefficients = rng.normal(0, 1, (2, 4))
     x, y = model[0] / 2, model[1] / 2
-    rows = [(x, y, 20, 22, 0.9, 0, 0, *coefficients[0]), (x + 2, y - 2, 18, 20, 0, 0.8, 0, *coefficients[1])]
-    output = v8(*rows, more=4)
-    found = decode(output, where, extra=[protos.astype(np.float32)], prototypes="p", mask="rle", mask_side_max=512)
+    output = rows_of(head, [(x, y, 20, 22, 0, 0.9), (x + 2, y - 2, 18, 20, 1, 0.8)], coefficients)
+    options = {"head": head, "prototypes": "p", "mask": "rle", "mask_side_max": 512}
+    found = decode(output, where, extra=[protos.astype(np.float32)], **options)
+    assert [one["label"] for one in found["detections"]] == ["a", "b"]
     for one, own in zip(found["detections"], coefficients, strict=True):
         got = paint(one["mask"], *source)
         x1, y1, x2, y2 = one["box"]

@@ -61,22 +61,43 @@ def test_grey_frames_and_grey_models() -> None:
     np.testing.assert_allclose(planes["x"][0, ..., 0], grey / 255, atol=1e-6)
 
 
-@pytest.mark.parametrize(("height", "width"), [(48, 48), (100, 40), (24, 32), (7, 500)])
+@pytest.mark.parametrize("align", ["center", "start"])
+@pytest.mark.parametrize(("height", "width"), [(48, 48), (100, 40), (24, 32), (96, 500)])
 @pytest.mark.parametrize("resize", ["letterbox", "stretch"])
-def test_placement_undoes_the_fit(height: int, width: int, resize: str) -> None:
-    """The corners of the fitted picture map back to the corners of the frame."""
-    inputs, place = build_preprocess(spec(resize=resize, dtype="uint8", layout="NHWC"))(picture(height, width))
-    fitted_width, fitted_height = round(width * place.scale_x), round(height * place.scale_y)
-    assert inputs["x"].shape == (1, 24, 32, 3)
-    left = (0 - place.offset_x + place.offset_x) / place.scale_x
-    right = (place.offset_x + fitted_width - place.offset_x) / place.scale_x
-    bottom = (place.offset_y + fitted_height - place.offset_y) / place.scale_y
-    assert [left, right, bottom] == pytest.approx([0, width, height])
+def test_placement_undoes_the_fit(height: int, width: int, resize: str, align: str) -> None:
+    """A white part of a black frame lies in the input where the placement says, and the padding around the frame."""
+    x1, y1, x2, y2 = width // 8, height // 4, width // 2, height - height // 8
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[y1:y2, x1:x2] = 255
+    inputs, place = build_preprocess(spec(resize=resize, align=align, dtype="uint8", layout="NHWC"))(pixels)
+    taken = inputs["x"][0, ..., 0].astype(np.float64)
+    # The padding is the one thing that is grey all over.
+    rows = np.flatnonzero(~(taken == 114).all(axis=1))
+    columns = np.flatnonzero(~(taken == 114).all(axis=0))
+    whole = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+    inner = np.where(taken == 114, 0, taken) / 255
+    (left, right), (top, bottom) = edges(inner.max(axis=0)), edges(inner.max(axis=1))
+    part = [left, top, right, bottom]
+    offsets, scales = [place.offset_x, place.offset_y] * 2, [place.scale_x, place.scale_y] * 2
+    undone = [[(v - o) / s for v, o, s in zip(box, offsets, scales, strict=True)] for box in (whole, part)]
+    assert undone[0] == pytest.approx([0, 0, width, height])
+    # An edge is found within half a cell of the input.
+    for got, wanted, scale in zip(undone[1], (x1, y1, x2, y2), scales, strict=True):
+        assert abs(got - wanted) * scale <= 0.5
     if resize == "letterbox":
-        outside = np.ones((24, 32), bool)
-        x, y = int(place.offset_x), int(place.offset_y)
-        outside[y : y + fitted_height, x : x + fitted_width] = False
-        assert (inputs["x"][0][outside] == 114).all()
+        ratio = min(32 / width, 24 / height)
+        assert place.scale_x == pytest.approx(ratio, abs=0.5 / width)
+        assert place.scale_y == pytest.approx(ratio, abs=0.5 / height)
+        spare = (32 - whole[2] + whole[0], 24 - whole[3] + whole[1])
+        assert whole[:2] == ([0, 0] if align == "start" else [side // 2 for side in spare])
+    else:
+        assert whole == [0, 0, 32, 24]
+
+
+def edges(line: Any) -> tuple[int, int]:
+    """Return where a line of shares becomes white, and where it ends."""
+    white = np.flatnonzero(line > 0.5)
+    return int(white[0]), int(white[-1]) + 1
 
 
 @pytest.mark.parametrize(

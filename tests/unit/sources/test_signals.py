@@ -6,8 +6,9 @@ import contextlib
 import os
 import struct
 import wave
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ from agent.sources.windowed import WindowedSource
 from agent.sourcing import build_source
 from tests.fakes import ManualClock
 from tests.paths import SPEECH
-from tests.senders import IioTree, SerialPair, fake_recorder
+from tests.senders import Feeder, IioTree, SerialPair, fake_recorder
 
 SOUND = Signal(rate_hz=16_000, channels=("mono",), units=(), length=160, hop=160, context=0)
 WATCH = Signal(rate_hz=50, channels=("x", "y"), units=("m/s2",), length=2, hop=2, context=0)
@@ -300,13 +301,74 @@ def test_a_serial_device_that_vanishes_is_lost_and_may_come_back() -> None:
         SerialLine("/dev/nothing", 9600).open()
 
 
+def test_a_serial_line_that_falls_silent_is_lost_and_back_with_its_first_byte() -> None:
+    """One event each, however often it is opened in vain: a cable that is cut at its far end fails no call."""
+    pair = SerialPair()
+    events: list[str] = []
+
+    def report(name: str, body: Mapping[str, Any]) -> None:
+        events.append(name)
+        if name == "source_back":
+            loop.stop()
+
+    opened = []
+
+    class Line(SerialLine):
+        def open(self) -> None:
+            super().open()
+            opened.append(True)
+            if len(opened) == 3:
+                pair.write(b"1,2\n3,4\n")
+
+    samples = ByteStreamSource(
+        Line(pair.device, 9600),
+        SystemClock(),
+        new_codec=lambda: CsvCodec(("x", "y"), None, 0),
+        new_time=None,
+        form=SignalForm(50, ("x", "y")),
+        silence_s=0.5,
+    )
+    policy = window_policy(WATCH, gap_ns=NS_PER_S, fill_samples=0)
+    source = WindowedSource(samples, "line", WATCH, Plan(), policy, has_time=False)
+    inbox = Inbox({"s": StreamPolicy(10**15, 10, Overflow.DROP_OLDEST)}, SystemClock())
+    loop = CaptureLoop("s", source, inbox, SystemClock(), report, Backoff())
+    loop.run()
+    pair.close()
+    assert (events, len(opened)) == (["source_lost", "source_back"], 3)
+    assert inbox.snapshot()["s"]["source_losses"] == 1
+
+
+def test_a_line_that_speaks_is_not_silent(pipe: tuple[int, int]) -> None:
+    """Each byte counts, also that of half a line; the text says how long nothing came."""
+    ours, theirs = pipe
+    source = ByteStreamSource(
+        StandardInput(ours),
+        SystemClock(),
+        new_codec=lambda: JsonCodec(("x",)),
+        new_time=None,
+        form=SignalForm(50, ("x",)),
+        silence_s=1,
+    )
+    source.open()
+    # Slower than the limit in sum, never in one wait.
+    with Feeder(lambda number: os.write(theirs, b"[1]\n"[number % 4 : number % 4 + 1]), interval_ms=400):
+        assert source.read() is not None
+
+    def read_on() -> None:
+        while True:
+            source.read()
+
+    with pytest.raises(TransientError, match="standard input: said nothing for 1 s"):
+        read_on()
+
+
 def recorder(folder: Path, body: str) -> Recorder:
     """Make a microphone of a shell script."""
     program = fake_recorder(folder, body)
     return Recorder("hw:1", rate_hz=16_000, channels=1, block_s=0.032, program=program)
 
 
-def read_on(transport: Recorder) -> None:
+def read_to_its_loss(transport: Recorder) -> None:
     """Read until it is lost."""
     while True:
         transport.read(0.25)
@@ -329,13 +391,13 @@ def test_a_recorder_that_fails_says_why(tmp_path: Path) -> None:
     transport = recorder(tmp_path, "echo 'arecord: main:831: audio open error: No such file' >&2; exit 1")
     transport.open()
     with pytest.raises(TransientError, match=r"alsa:hw:1: the recorder ended: arecord: main:831: audio open error"):
-        read_on(transport)
+        read_to_its_loss(transport)
     transport.close()
     body = "echo 'Warning: rate is not accurate (requested = 16000Hz, got = 44100Hz)' >&2; sleep 60"
     transport = recorder(tmp_path, body)
     transport.open()
     with pytest.raises(TransientError, match="got = 44100Hz"):
-        read_on(transport)
+        read_to_its_loss(transport)
     transport.close()
     with pytest.raises(PermanentError, match="rate is not accurate"):
         transport.open()
