@@ -73,23 +73,25 @@ class Updates:
         settings: those of the device's own file count for what is local-only.
         marks: of models that hung.
         clock: the agent's.
+        is_check: whether nobody runs on this: no start is counted, nothing is given up, and nothing written.
 
     Raises:
         ConfigError: the keys or the authority that the settings name cannot be used.
     """
 
-    def __init__(self, settings: Settings, marks: Marks, clock: Clock) -> None:
+    def __init__(self, settings: Settings, marks: Marks, clock: Clock, *, is_check: bool = False) -> None:
         self._settings = settings
         self._marks = marks
         self._updates = settings.updates
         self._clock = clock
         self._keys = {} if self._updates.keys_file is None else load_keys(self._updates.keys_file)
         self._context = _context(self._updates.ca_file)
+        self._is_check = is_check
         self._store = ReleaseStore(settings.state.dir)
         self._lock = threading.Lock()
         self._loop: UpdateLoop | None = None
-        kept = self._store.load()
-        self._shelves = {name: shelf.start() for name, shelf in kept.items()}
+        kept = self._store.load(sets_aside=not is_check)
+        self._shelves = kept if is_check else {name: shelf.start() for name, shelf in kept.items()}
         for name, shelf in self._shelves.items():
             if shelf.trial is None and kept[name].trial is not None and shelf.ended is not None:
                 log.error("%s: release %d given up: %s", name, shelf.ended.seq, shelf.ended.reason)
@@ -108,14 +110,14 @@ class Updates:
         """Load the models, each from its release where it has one that can be loaded. See `assembly.load_models`.
 
         Raises:
-            ConfigError: the settings' own cannot be loaded either.
+            ConfigError: the settings' own cannot be loaded either; in a check, what a start would begin with cannot.
         """
         while True:
             wanted = used_models(self.effective(settings))
             try:
                 return load_models(wanted, provision, self._marks, self._clock, must_all_load=must_all_load)
             except ConfigError as error:
-                if not self.step_down(error.problems):
+                if self._is_check or not self.step_down(error.problems):
                     raise
 
     def step_down(self, problems: list[str]) -> bool:
@@ -284,7 +286,7 @@ class Updates:
                 provision = agent.provision().follow(alone)
                 models, refused = load_models(alone.models, provision, self._marks, self._clock, must_all_load=True)
         except ConfigError as error:
-            raise ReleaseRefusedError("not_verified", "; ".join(error.problems)[:1000]) from error
+            raise ReleaseRefusedError(error.harm or "not_verified", "; ".join(error.problems)[:1000]) from error
         if refused:
             raise ReleaseRefusedError("not_verified", "its network hung before and is not loaded again")
         canary = Canary(models[name].variants[0], wanted)
