@@ -100,6 +100,10 @@ class Layers:
         items = [entries[index] for index in sorted(key for key in entries if isinstance(key, int))]
         return [str(item.get("name", "")) if isinstance(item, dict) else "" for item in items]
 
+    def has(self, path: KeyPath) -> bool:
+        """Return whether something is written at or below a path, without the remote layer."""
+        return any(leaf.path[: len(path)] == path for leaf in (*self.below, *self.above))
+
     def load(self, remote: Sequence[Leaf] = ()) -> Loaded:
         """Merge and validate.
 
@@ -136,7 +140,9 @@ class Layers:
             raise InvalidSettingsError(problems, faults)
         flat = {dotted(path): origin for path, origin in origins.items()}
         for path, _ in leaves(settings.model_dump(mode="json")):
-            flat.setdefault(dotted(path), "default")
+            # What is inside of a list comes from where the list was given as a whole.
+            around = (flat.get(dotted(path[:end])) for end in range(len(path), 0, -1))
+            flat[dotted(path)] = next((origin for origin in around if origin is not None), "default")
         return Loaded(settings, flat)
 
     def export(self) -> dict[str, Any]:
