@@ -9,6 +9,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from agent.clock import NS_PER_S
@@ -17,9 +18,10 @@ from agent.core.field_errors import FieldError, as_body, cut, field_error
 from agent.core.probation import Before, Bounds, Failed, Passed, Probation, Readings
 from agent.core.reconcile import Record, Verdict, accepted, follower, judge, proven, stepped_down, survived
 from agent.desired.audit import Audit
+from agent.desired.file_trial import FileTrial, FileTrials
 from agent.desired.local_file import Unproven, Waiting, local_changes, usable, waiting
 from agent.desired.reporting import Reporting, told
-from agent.desired.start import file_given_up
+from agent.desired.start import FILE_STAYS, file_given_up
 from agent.desired.surroundings import Applier, Models, Store, Surroundings
 from agent.desired.values import (
     changes,
@@ -56,7 +58,8 @@ class SettingsReceiver:
         applier: changes the running agent.
         around: the rest of the agent.
         models: takes what a document says of models; None where nothing does.
-        good: the layers before those of this run, where these came with a restart in place and are not proven yet.
+        good: the layers before those of this run, where these are of a file that was read again and is not proven.
+        files: keeps what is on trial of the settings file; None for memory alone.
     """
 
     topic = "settings/desired"
@@ -74,8 +77,10 @@ class SettingsReceiver:
         around: Surroundings,
         models: Models | None = None,
         good: Layers | None = None,
+        files: FileTrials | None = None,
     ) -> None:
         self._models = models
+        self._files = files or FileTrials(None)
         self._layers = layers
         self._record = record
         self._loaded = loaded
@@ -188,9 +193,11 @@ class SettingsReceiver:
         return True
 
     def stopped(self) -> None:
-        """Note that this run ends on purpose: its start does not count against the document. At the end."""
+        """Note that this run ends on purpose: its start counts neither against document nor file. At the end."""
         if self._record.starts:
             self._save_or_say(survived(self._record))
+        if (trial := self._files.trial) is not None and not trial.is_given_up:
+            self._keep(replace(trial, starts=0))
 
     def snapshot(self) -> dict[str, Any]:
         """Return figures for health. Any thread."""
@@ -278,19 +285,24 @@ class SettingsReceiver:
         if loaded.settings == old.settings:
             log.warning("SIGHUP: %s: the settings are as they are in force", layers.place)
             self._layers, self._loaded = layers, loaded  # Its lines may be others.
+            self._keep_file()
+            self._report_state()
             return
         version = _version(self._record.current)
         if is_used := usable(self._started_on, loaded.settings) != usable(self._started_on, old.settings):
             on_time, must_deliver = self._before.on_time(), self._must_deliver(loaded.settings)
+            before, kept = self._unproven or Unproven(self._layers, self._waiting.of_file), self._files.trial
+            self._keep(FileTrial.of(layers, before.good))
             if (problem := self._apply(loaded)) is not None:
+                self._keep(kept)
                 self._reporting.file_rejected(layers.place, version, problem.split("; "))
                 return
-            before = self._unproven or Unproven(self._layers, self._waiting.of_file)
             # What was good stays the measure, as it does for a document that follows an unproven one.
             shares = {**on_time, **before.on_time}
             self._unproven = Unproven(before.good, before.waiting, shares, must_deliver | before.must_deliver)
         self._layers, self._loaded = layers, loaded
         self._waiting.note_file(loaded.settings)
+        self._keep_file()
         if is_used:
             self._begin_probation(now_ns)
         changed = {**changes(old.settings, loaded.settings), **local_changes(old.settings, loaded.settings)}
@@ -369,6 +381,7 @@ class SettingsReceiver:
         self._before.clear()
         if self._unproven is not None:
             self._unproven = None
+            self._keep_file()
             log.info("%s: proven", self._layers.place)
             self._reporting.file_change("proven", _version(self._record.current), {"file": self._layers.place})
         document = self._record.current
@@ -392,6 +405,7 @@ class SettingsReceiver:
         had_waiting = waiting(self._started_on, old.settings)
         place = self._layers.place
         if file is not None:
+            self._keep(FileTrial.of(self._layers, file.good).given_up(check, figures))
             self._layers, self._waiting.of_file, self._unproven = file.good, file.waiting, None
         what = " and ".join(([f"v{failed.version}"] if failed else []) + ([place] if file else []))
         self._probation = None
@@ -414,7 +428,7 @@ class SettingsReceiver:
             self._reporting.change("rolled_back", failed, {**body, "changes": changed})
         if file is None:
             return
-        log.warning("%s still says otherwise: correct it, the next start reads it", place)
+        log.warning("%s still says otherwise: %s", place, FILE_STAYS)
         changed |= local_changes(old.settings, self.settings)
         self._reporting.file_change("rolled_back", version, {**body, "file": place, "changes": changed})
         if waiting(self._started_on, self.settings) and not had_waiting:
@@ -463,7 +477,22 @@ class SettingsReceiver:
         if given_up is not None:
             figures = dict(given_up.figures)
             body["rolled_back"] = {"version": given_up.version, "check": given_up.check, "figures": figures}
+        if (trial := self._files.trial) is not None and trial.is_given_up:
+            told_of_file = {"file": self._layers.place, "check": trial.check, "figures": dict(trial.figures)}
+            body["file_given_up"] = told_of_file
         self._reporting.state(body)
+
+    def _keep_file(self) -> None:
+        """Keep what the next start must know of the settings file that is in force."""
+        layers, good = self.for_next_run(has_hung=False)
+        self._keep(None if good is None else FileTrial.of(layers, good))
+
+    def _keep(self, trial: FileTrial | None) -> None:
+        """Write down what is on trial of the settings file; it is there already, so a refusal is told and no more."""
+        try:
+            self._files.put(trial)
+        except OSError as error:
+            self._reporting.not_kept(str(error.strerror))
 
     def _save_or_say(self, record: Record) -> None:
         """Write what must be known after a restart; a disk that refuses cannot stop a way back."""
