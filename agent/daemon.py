@@ -420,12 +420,15 @@ class Daemon:
         patience_ns = 2 * (FLUSH_AT_END_NS if has_ended else DRAIN_NS)
         self._service.leave(self._stop_reason, patience_ns, is_replaced=bool(self._restart_reason))
         self._pipelines.shut_down(inference_hangs=bool(self._hang_reason))
-        for loop in (self._control, self._updater, self._health, self._governor, self._hangs):
+        is_on_purpose = not self._hang_reason and not self._crashed()
+        self._updater.stop(on_purpose=is_on_purpose)
+        for loop in (self._control, self._health, self._governor, self._hangs):
             loop.stop()
         self._remote.stop_showing()
         is_at_rest = self._workers["control"].join(CONTROL_DRAIN_S)
-        self._workers["images"].join_or_leave(CONTROL_DRAIN_S)
-        if is_at_rest and self._receiver is not None and not self._hang_reason and not self._crashed():
+        for name in ("images", "update"):
+            self._workers[name].join_or_leave(CONTROL_DRAIN_S)
+        if is_at_rest and is_on_purpose and self._receiver is not None:
             self._receiver.stopped()
         if self._trace is not None:
             self._trace.stop()

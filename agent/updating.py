@@ -17,7 +17,7 @@ from agent.core.field_errors import FieldError, field_error
 from agent.core.message import Message
 from agent.core.probation import Bounds, Readings
 from agent.core.release import ReleaseFile, ReleaseRefusedError, Terms, check_terms, parse_release
-from agent.core.shelf import Shelf
+from agent.core.shelf import Ended, Shelf, given_up
 from agent.engine.process import give_back, loading
 from agent.engine.session import runtime_version
 from agent.errors import ConfigError
@@ -92,9 +92,8 @@ class Updates:
         self._loop: UpdateLoop | None = None
         kept = self._store.load(sets_aside=not is_check)
         self._shelves = kept if is_check else {name: shelf.start() for name, shelf in kept.items()}
-        for name, shelf in self._shelves.items():
-            if shelf.trial is None and kept[name].trial is not None and shelf.ended is not None:
-                log.error("%s: release %d given up: %s", name, shelf.ended.seq, shelf.ended.reason)
+        self._given_up: list[tuple[str, Ended]] = []
+        self._note_given_up(kept, "crash_loop", "the agent does not live on it")
         self._save(kept)
 
     def effective(self, settings: Settings) -> Settings:
@@ -136,10 +135,16 @@ class Updates:
             self._shelves |= {name: shelf.revert("cannot_start", reason) for name, shelf in committed.items()}
         if self._shelves == kept:
             return False
-        changed = ", ".join(name for name, shelf in self._shelves.items() if shelf != kept[name])
-        log.error("%s: the release cannot be loaded, the one before is: %s", changed, reason)
+        self._note_given_up(kept, "cannot_start", reason)
         self._save(kept)
         return True
+
+    def _note_given_up(self, kept: Mapping[str, Shelf], code: str, reason: str) -> None:
+        """Say what this start gave up, and keep it to be told once there is a connection."""
+        ended = given_up(kept, self._shelves, code, reason)
+        for name, one in ended:
+            log.error("%s: release %d given up: %s: %s", name, one.seq, one.code, one.reason)
+        self._given_up += ended
 
     def build_loop(self, agent: Agent, note: Callable[[str, Mapping[str, Any]], None]) -> UpdateLoop:
         """Return the updater of the running agent. Once.
@@ -180,6 +185,7 @@ class Updates:
             around=around,
             bounds=Bounds(int(self._updates.probation_s * NS_PER_S), self._settings.remote.on_time_loss_max),
             give_up_ns=int(self._updates.give_up_hours * 3600 * NS_PER_S),
+            given_up=self._given_up,
         )
         return self._loop
 

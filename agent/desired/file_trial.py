@@ -186,13 +186,20 @@ def _encoded(trial: FileTrial) -> dict[str, Any]:
     }
 
 
+def _leaf(path: Any, value: Any, origin: Any) -> Leaf:
+    is_path = all(isinstance(part, str) or type(part) is int for part in path)
+    if not is_path or not path or path[0] not in Settings.model_fields:
+        raise ValueError(f"{path!r} is no path of a setting")
+    return Leaf(tuple(path), value, str(origin))
+
+
 def _decoded(body: Any) -> FileTrial:
     if body["format"] != FORMAT:
         raise ValueError(f"its format is {body['format']!r}, this agent knows {FORMAT}")
     return FileTrial(
         file=str(body["file"]),
         digest=str(body["digest"]),
-        good=Layers.imported({"below": body["good"], "above": [], "place": ""}).below,
+        good=tuple(_leaf(*entry) for entry in body["good"]),
         starts=int(body["starts"]),
         check=str(body["check"]),
         figures=dict(body["figures"]),

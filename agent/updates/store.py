@@ -170,6 +170,7 @@ def _shelf(values: Any) -> Shelf:
         ended=None
         if ended is None
         else Ended(**{key: ended[key] for key in ("digest", "seq", "phase", "code", "reason")}),
+        starts=int(values.get("starts", 0)),
     )
 
 

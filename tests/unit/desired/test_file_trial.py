@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.core.reconcile import STARTS_MAX_UNPROVEN
 from agent.desired.file_trial import FILE, FileTrial, FileTrials, open_file_trials
 from agent.desired.start import begin, resume
 from agent.layers import Layers, Leaf
 from tests.fakes import ManualClock
+from tests.unit.core.test_located_json import TEXT, VALUES
 
 PLACE = "agent.toml"
+PARTS = st.sampled_from(["streams", "log", "level", "max_fps", 0, 1]) | VALUES
+JSON = st.fixed_dictionaries(
+    {
+        "format": st.just(1),
+        "file": st.just(PLACE),
+        "good": st.lists(st.tuples(st.lists(PARTS, max_size=4), VALUES, TEXT), max_size=4) | VALUES,
+        "starts": st.integers(0, 4) | VALUES,
+        "check": st.sampled_from(["", "memory"]) | VALUES,
+        "figures": st.just({}) | VALUES,
+    },
+    optional={"digest": VALUES},
+)
 FPS = ("streams", 0, "max_fps")
 
 
@@ -125,6 +141,15 @@ def test_what_is_damaged_is_set_aside(tmp_path: Path, text: str) -> None:
     assert file.read_text() == text
     assert FileTrials(tmp_path).load(own) is None
     assert (tmp_path / f"{FILE}.damaged").read_text() == text
+
+
+@given(JSON)
+def test_any_json_is_a_trial_or_damaged(body: Any) -> None:
+    """Whoever writes the state folder ends nothing with it."""
+    with tempfile.TemporaryDirectory() as folder:
+        own = layers(Path(folder), 2.0)
+        (Path(folder) / FILE).write_text(json.dumps({"digest": FileTrial.of(own, own).digest, **body}))
+        begin(own, ManualClock())
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
