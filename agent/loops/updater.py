@@ -224,14 +224,8 @@ class UpdateLoop:
                 self._check_wanted(offer)
                 if clock.now_ns() >= give_up_at_ns:
                     raise ReleaseRefusedError("download", f"given up: {error}") from error
-                reason = f"tried again soon: {error}"
-                self._tell(
-                    release.name,
-                    release.seq,
-                    "downloading",
-                    progress=round(done / release.size_bytes, 3),
-                    reason=reason,
-                )
+                share, reason = round(done / release.size_bytes, 3), f"tried again soon: {error}"
+                self._tell(release.name, release.seq, "downloading", progress=share, reason=reason)
                 clock.wait(self._wake, backoff.next_wait_ns())
                 self._wake.clear()
             else:
@@ -349,14 +343,8 @@ class UpdateLoop:
         serving_seq = seq_of(self.shelf(name).serving)
         self._around.report(f"model_{ended.phase}", {"model": name, **_told(ended), "serving_seq": serving_seq})
         level = logging.INFO if ended.phase == "committed" else logging.WARNING
-        log.log(
-            level,
-            "%s: release %d %s%s",
-            name,
-            ended.seq,
-            ended.phase.replace("_", " "),
-            f": {ended.reason}" * bool(ended.reason),
-        )
+        what = ended.phase.replace("_", " ") + f": {ended.reason}" * bool(ended.reason)
+        log.log(level, "%s: release %d %s", name, ended.seq, what)
         self._store.prune(self._shelves)
 
     def _note_life(self) -> None:
