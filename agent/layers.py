@@ -139,10 +139,11 @@ class Layers:
         if problems or settings is None:
             raise InvalidSettingsError(problems, faults)
         flat = {dotted(path): origin for path, origin in origins.items()}
+        # From afar a list comes as a whole, and what is inside of it with it.
+        whole = [leaf for leaf in remote if isinstance(leaf.value, list | dict)]
         for path, _ in leaves(settings.model_dump(mode="json")):
-            # What is inside of a list comes from where the list was given as a whole.
-            around = (flat.get(dotted(path[:end])) for end in range(len(path), 0, -1))
-            flat[dotted(path)] = next((origin for origin in around if origin is not None), "default")
+            around = (leaf.origin for leaf in whole if path[: len(leaf.path)] == leaf.path)
+            flat.setdefault(dotted(path), next(around, "default"))
         return Loaded(settings, flat)
 
     def export(self) -> dict[str, Any]:

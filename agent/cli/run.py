@@ -111,6 +111,8 @@ def _build_daemon(args: argparse.Namespace, layers: Layers, before: Handover | N
                 start = start.without_file(error.problems)
             elif start.record.current is not None:
                 start = start.without_current(error.problems)
+            elif start.written is not None:
+                start = start.as_written(error.problems)
             else:
                 raise
 

@@ -57,6 +57,7 @@ class Start:
         good: layers before these, where these are of a settings file that was read again and is not proven; None
             for none.
         files: keeps what is on trial of the settings file.
+        written: layers with what the settings file says, where that was given up and is not used; None elsewhere.
     """
 
     layers: Layers
@@ -67,6 +68,7 @@ class Start:
     given_up: tuple[Mapping[str, Any], ...] = ()
     good: Layers | None = None
     files: FileTrials = field(default_factory=lambda: FileTrials(None))
+    written: Layers | None = None
 
     def without_current(self, problems: list[str]) -> Start:
         """Return the start on what was good before, because no run can start on the current document."""
@@ -80,7 +82,14 @@ class Start:
         self.audit.add("rolled_back", event)
         _give_up_file(self.files, event)
         given_up = (*self.given_up, event)
-        return _settled(replace(self, layers=self.good, good=None, given_up=given_up))
+        return _settled(replace(self, layers=self.good, written=self.layers, good=None, given_up=given_up))
+
+    def as_written(self, problems: list[str]) -> Start:
+        """Return the start on what the settings file says, because no run can start on what was before it either."""
+        assert self.written is not None
+        _say_no_way_back(self.written.place, problems)
+        _keep(self.files, None)
+        return _settled(replace(self, layers=self.written, written=None))
 
 
 def file_given_up(file: str, record: Record, check: str, figures: dict[str, Any]) -> dict[str, Any]:
@@ -113,10 +122,11 @@ def begin(layers: Layers, clock: Clock) -> Start:
     if not begun.is_given_up:
         return replace(_on(layers, clock, files), good=good)
     try:
-        start = _on(good, clock, files)
+        start = replace(_on(good, clock, files), written=layers)
     except ConfigError as error:
         # Of another version, or with another environment, than it was good with.
-        log.error("what was before %s cannot be used any more, so it is taken as it is: %s", layers.place, error)  # noqa: TRY400
+        _say_no_way_back(layers.place, error.problems)
+        _keep(files, None)
         return _on(layers, clock, files)
     event = file_given_up(layers.place, start.record, begun.check, dict(begun.figures))
     if trial.is_given_up:
@@ -158,6 +168,11 @@ def _counted(trial: FileTrial, files: FileTrials) -> FileTrial:
     if not _keep(files, begun) and not begun.is_given_up:
         files.trial = begun = begun.given_up("not_kept", {"place": files.place})
     return begun
+
+
+def _say_no_way_back(file: str, problems: list[str]) -> None:
+    why = told_problems(problems)["problems"]
+    log.error("what was before %s cannot be used any more, so it is taken as it is: %s", file, "; ".join(why))
 
 
 def _give_up_file(files: FileTrials, event: Mapping[str, Any]) -> None:

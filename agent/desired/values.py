@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -164,13 +165,18 @@ def shown_value(value: Any) -> Any:
 
 def _remote_fields(section: BaseModel) -> dict[str, Any]:
     """Return what may come from afar; a section inside that is not there is left out."""
-    fields = type(section).model_fields
-    remote = {name for name, field in fields.items() if may_come_from_afar(field)}
-    plain = {name for name in remote if section_inside(fields[name]) is None}
-    inner = {name: getattr(section, name) for name in remote - plain}
+    plain, inner = _parts(type(section))
     dumped = section.model_dump(mode="json", include=plain)
-    dumped |= {name: _remote_fields(found) for name, found in inner.items() if found is not None}
-    return {name: dumped[name] for name in fields if name in dumped}
+    found = {name: getattr(section, name) for name in inner}
+    return dumped | {name: _remote_fields(part) for name, part in found.items() if part is not None}
+
+
+@cache
+def _parts(model: type[BaseModel]) -> tuple[set[str], list[str]]:
+    """Return the names of the values of a section that may come from afar, and of the sections inside it that do."""
+    remote = _remote_names(model)
+    inner = [name for name in remote if section_inside(model.model_fields[name]) is not None]
+    return set(remote) - set(inner), inner
 
 
 def _model(section: str) -> type[BaseModel]:

@@ -121,6 +121,16 @@ def test_what_was_before_it_may_be_of_no_use_any_more(tried: Layers, tmp_path: P
     bad = layers(tmp_path, -1.0)
     FileTrials(tmp_path).put(FileTrial.of(tried, bad).given_up("memory", {}))
     assert begin(tried, ManualClock()).loaded.settings.streams[0].max_fps == 9.0
+    assert kept(tried) is None
+
+
+def test_where_no_run_can_start_on_what_was_before_the_file_is_taken_as_it_is(tried: Layers) -> None:
+    """The model of before was removed: a device that could start on something does."""
+    given_up = begin(tried, ManualClock()).without_file(["m: no such model"])
+    again = given_up.as_written(["n: no such model"])
+    assert (again.loaded.settings.streams[0].max_fps, again.written) == (9.0, None)
+    start = begin(tried, ManualClock())
+    assert (start.loaded.settings.streams[0].max_fps, start.good) == (9.0, None)
 
 
 def test_a_start_that_cannot_be_counted_is_on_what_was_proven(tried: Layers, tmp_path: Path) -> None:
