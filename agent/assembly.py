@@ -54,10 +54,10 @@ def load_models(
     surveyed: list[ModelSettings] = []
     models: dict[str, LoadedModel] = {}
     left_out: dict[str, dict[str, Any]] = {}
-    problems: list[str] = []
+    errors: list[ConfigError] = []
 
     def refuse(model: ModelSettings, error: ConfigError) -> None:
-        problems.extend(error.problems)
+        errors.append(error)
         left_out[model.name] = {"failed": error.problems[:10]}
 
     for model in wanted:
@@ -85,9 +85,9 @@ def load_models(
             )
         except ConfigError as error:
             refuse(model, error)
-    if problems and must_all_load:
-        raise ConfigError(problems)
-    for problem in problems:
+    if errors and must_all_load:
+        raise ConfigError.joined(errors)
+    for problem in ConfigError.joined(errors).problems:
         log.error("left out: %s", problem)
     log.info(
         "models warm and verified: %s",

@@ -83,7 +83,7 @@ class Daemon:
         clock: the agent's.
         trace: file for a trace of arrivals and runs, None for none.
         before: what the run left that this one replaces.
-        start: the state of the settings that came from afar; None to hear of none.
+        start: the state of the settings that came from afar; None for a check, which is not run and writes nothing.
         reread: reads the settings file again, for a reload; raises ConfigError.
 
     Raises:
@@ -119,10 +119,10 @@ class Daemon:
 
         # Everything that can be refused is refused here, before the first thread starts.
         is_named = "dir" in settings.state.model_fields_set
-        carried = None if before is None else before.marks
-        self._marks = Marks(settings.state.dir, carried, may_make=is_named)
-        self._updates = Updates(settings, self._marks, self._clock)
-        provision = Provision(settings, carried=None if before is None else before.costs)
+        marks, costs = (None, None) if before is None else (before.marks, before.costs)
+        self._marks = Marks(settings.state.dir, marks, may_make=is_named)
+        self._updates = Updates(settings, self._marks, self._clock, is_check=start is None)
+        provision = Provision(settings, carried=costs, keeps=start is not None)
         self._memory_limit_bytes = provision.limit.limit_bytes
         manager = ServiceManager()
         with patience(manager, self._clock):
@@ -420,12 +420,15 @@ class Daemon:
         patience_ns = 2 * (FLUSH_AT_END_NS if has_ended else DRAIN_NS)
         self._service.leave(self._stop_reason, patience_ns, is_replaced=bool(self._restart_reason))
         self._pipelines.shut_down(inference_hangs=bool(self._hang_reason))
-        for loop in (self._control, self._updater, self._health, self._governor, self._hangs):
+        is_on_purpose = not self._hang_reason and not self._crashed()
+        self._updater.stop(on_purpose=is_on_purpose)
+        for loop in (self._control, self._health, self._governor, self._hangs):
             loop.stop()
         self._remote.stop_showing()
         is_at_rest = self._workers["control"].join(CONTROL_DRAIN_S)
-        self._workers["images"].join_or_leave(CONTROL_DRAIN_S)
-        if is_at_rest and self._receiver is not None and not self._hang_reason and not self._crashed():
+        for name in ("images", "update"):
+            self._workers[name].join_or_leave(CONTROL_DRAIN_S)
+        if is_at_rest and is_on_purpose and self._receiver is not None:
             self._receiver.stopped()
         if self._trace is not None:
             self._trace.stop()
@@ -485,6 +488,7 @@ class Daemon:
             around=around,
             models=self._updates,
             good=start.good,
+            files=start.files,
         )
         self._control.add(receiver)
         return receiver

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 
 def replace_file(file: Path, payload: bytes, mode: int = 0o600) -> None:
@@ -47,6 +50,16 @@ def append_line(file: Path, line: bytes, *, bytes_max: int, durable: bool) -> No
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def set_aside(file: Path) -> None:
+    """Give a file that cannot be read the ending `.damaged`, for whoever wants to know; say so where that fails."""
+    aside = file.with_name(f"{file.name}.damaged")
+    try:
+        file.replace(aside)
+        log.warning("%s: set aside as %s", file, aside)
+    except OSError as error:
+        log.warning("%s: cannot be set aside: %s", file, error.strerror)
 
 
 def sync_folder(folder: Path) -> None:

@@ -100,6 +100,10 @@ class Layers:
         items = [entries[index] for index in sorted(key for key in entries if isinstance(key, int))]
         return [str(item.get("name", "")) if isinstance(item, dict) else "" for item in items]
 
+    def has(self, path: KeyPath) -> bool:
+        """Return whether something is written at or below a path, without the remote layer."""
+        return any(leaf.path[: len(path)] == path for leaf in (*self.below, *self.above))
+
     def load(self, remote: Sequence[Leaf] = ()) -> Loaded:
         """Merge and validate.
 
@@ -135,8 +139,11 @@ class Layers:
         if problems or settings is None:
             raise InvalidSettingsError(problems, faults)
         flat = {dotted(path): origin for path, origin in origins.items()}
+        # From afar a list comes as a whole, and what is inside of it with it.
+        whole = [leaf for leaf in remote if isinstance(leaf.value, list | dict)]
         for path, _ in leaves(settings.model_dump(mode="json")):
-            flat.setdefault(dotted(path), "default")
+            around = (leaf.origin for leaf in whole if path[: len(leaf.path)] == leaf.path)
+            flat.setdefault(dotted(path), next(around, "default"))
         return Loaded(settings, flat)
 
     def export(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from agent.engine.prepare import Network, Prepared, Workshop
 from agent.engine.process import give_back
 from agent.engine.session import OrtEngine, SessionSetup
 from agent.engine.trial import Description, TensorShape, describe
-from agent.errors import ConfigError, PermanentError
+from agent.errors import ConfigError, Harm, PermanentError
 from agent.fitting import build_memory, build_steps, input_shape
 from agent.frame import Content, Frame, Tensor
 from agent.interfaces import Decoder, Engine, LoadedModel, Memory, Placement, Preprocess, Variant
@@ -65,12 +65,14 @@ class Attempt:
         file: its network.
         variant: verified and warm; None when it is refused.
         problems: why it is refused, one line each.
+        harm: see `ConfigError`.
     """
 
     name: str
     file: Path
     variant: Variant | None
     problems: tuple[str, ...] = ()
+    harm: Harm | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,17 +152,17 @@ def survey(
     for name, own in variants_of(manifest, conduct.first):
         shapes.setdefault(own.model.path, []).append(input_shape(own))
         owners.setdefault(own.model.path, (name, own))
-    prepared, costs, problems = {}, {}, []
+    prepared, costs, errors = {}, {}, []
     for path, (name, own) in owners.items():
         network = Network(folder / path, own.model.sha256, tuple(shapes[path]), own.model.external_data)
         try:
             prepared[path] = workshop.prepare(network, conduct.setup)
         except ConfigError as error:
-            problems += error.problems
+            errors.append(error)
         else:
             costs[name] = prepared[path].cost
-    if problems:
-        raise ConfigError(problems)
+    if errors:
+        raise ConfigError.joined(errors)
     return Surveyed(folder, manifest, Need(settings.name, costs), prepared, conduct)
 
 
@@ -205,9 +207,9 @@ def load_model(settings: ModelSettings, threads: int, clock: Clock, recipe: Reci
     """
     manifest, attempts = try_variants(settings.path, threads, clock, recipe)
     # Variants share labels and sample, so that one mistake would be told once for each of them.
-    problems = list(dict.fromkeys(problem for attempt in attempts for problem in attempt.problems))
-    if problems:
-        raise ConfigError(problems)
+    errors = [ConfigError(list(one.problems), one.harm) for one in attempts if one.problems]
+    if errors:
+        raise ConfigError.joined(errors)
     variants = tuple(attempt.variant for attempt in attempts if attempt.variant is not None)
     signal = None if manifest.signal is None else manifest.signal.describe()
     is_stateful = manifest.state is not None
@@ -235,7 +237,7 @@ def try_variants(
             engine = engines.get(own.model.path) or load_engine(folder, own, threads, recipe)
             variant = load_variant(name, folder, own, engine, clock)
         except ConfigError as error:
-            attempts.append(Attempt(name, file, None, tuple(error.problems)))
+            attempts.append(Attempt(name, file, None, tuple(error.problems), error.harm))
             continue
         engines.setdefault(own.model.path, engine)
         attempts.append(Attempt(name, file, variant))
@@ -409,7 +411,8 @@ def within(limit_s: float, what: str, body: Callable[[], T]) -> T:
     try:
         result, error = outcome.get(timeout=limit_s)
     except queue.Empty:
-        raise ConfigError(f"{what} did not end within {limit_s:g} s: the network may hold an endless loop") from None
+        text = f"{what} did not end within {limit_s:g} s: the network may hold an endless loop"
+        raise ConfigError(text, "hangs") from None
     if error is not None:
         raise error
     return result  # type: ignore[return-value]  # None only where T is None.

@@ -40,6 +40,8 @@ class Provision:
         settings: valid.
         loaded: the models that serve already, with how they were loaded; what comes in must fit beside them.
         carried: what the run before this one measured, from `export`.
+        keeps: whether costs and compiled networks are kept in the state folder; False for a check, which may be
+            another user's: what that one writes the agent could neither trust nor replace.
 
     Raises:
         ConfigError: a core, a provider or an operator library cannot be used as the settings say.
@@ -50,6 +52,8 @@ class Provision:
         settings: Settings,
         loaded: Mapping[str, Surveyed] | None = None,
         carried: Mapping[str, Any] | None = None,
+        *,
+        keeps: bool = True,
     ) -> None:
         engine = settings.engine
         self._settings = settings
@@ -73,9 +77,8 @@ class Provision:
         """Of a model for which nothing was tuned."""
         self._tuned_file = TunedFile(state_folder(settings) if engine.use_tuned else None)
         self._tuned: dict[str, Tuned] = {}
-        self.workshop = Workshop(
-            self.setup, trial_bytes(self.limit), state_folder(settings), engine.cache_mb * MIB, carried
-        )
+        folder = state_folder(settings) if keeps else None
+        self.workshop = Workshop(self.setup, trial_bytes(self.limit), folder, engine.cache_mb * MIB, carried)
         self._loaded = dict(loaded or {})
         self._surveyed: dict[str, Surveyed] = {}
         self.budget: Budget | None = None
@@ -180,7 +183,7 @@ class Provision:
         budget = Budget(self.limit, resident_bytes(), serving, needs)
         refusal = budget.refusal()
         if refusal and must_fit:
-            raise ConfigError(refusal)
+            raise ConfigError(refusal, "too_big")
         for line in refusal:
             log.error("%s", line)
         if not budget.holds_all:

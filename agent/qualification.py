@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import resource
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,10 +16,12 @@ from typing import Any
 
 from agent.child import run_child
 from agent.core.release import ReleaseRefusedError
-from agent.errors import ConfigError
+from agent.engine.trial import ending, harm_of
+from agent.errors import ConfigError, PermanentError
 from agent.settings import Settings
 
 CPU_LIMIT_S = 300
+"""Then SIGXCPU, and SIGKILL a second later; with both at once SIGKILL would come alone, and tell nothing."""
 RUNS = 20
 NICE = 10
 """The live streams go first on a busy device."""
@@ -37,7 +38,7 @@ def qualify(settings: Settings, *, deadline_ms: float | None) -> dict[str, Any]:
         Figures: `run_ms` (median and fastest) and `memory_mb`.
 
     Raises:
-        ReleaseRefusedError: `not_verified`, `hangs`, `crashes`, `too_slow`.
+        ReleaseRefusedError: `not_verified`, `hangs`, `crashes`, `too_big`, `too_slow`.
         OSError: no process can be made.
     """
     job, limit_s = settings.model_dump(mode="json", exclude_unset=True), settings.updates.qualification_s
@@ -46,12 +47,10 @@ def qualify(settings: Settings, *, deadline_ms: float | None) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         raise ReleaseRefusedError("hangs", f"loading and running it did not end within {limit_s:g} s") from None
     if "problems" in reply:
-        raise ReleaseRefusedError("not_verified", "; ".join(reply["problems"])[:1000])
-    if code == -signal.SIGXCPU:
-        raise ReleaseRefusedError("hangs", f"it took more than {CPU_LIMIT_S} s of CPU")
+        raise ReleaseRefusedError(harm_of(reply) or "not_verified", "; ".join(reply["problems"])[:1000])
     if code != 0 or "run_ms" not in reply:
-        why = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        raise ReleaseRefusedError("crashes", f"the process that tried it ended with {why}")
+        why, harm = ending(code)
+        raise ReleaseRefusedError(harm, f"the process that tried it {why}")
     fastest_ms = reply["run_ms"]["fastest"]
     if deadline_ms is not None and fastest_ms > deadline_ms:
         raise ReleaseRefusedError(
@@ -67,9 +66,11 @@ def main() -> None:
     try:
         reply = _figures(settings)
     except ConfigError as error:
-        reply = {"problems": error.problems[:10]}
+        reply = {"problems": error.problems[:10], "harm": error.harm}
+    except PermanentError as error:
+        reply = {"problems": [f"it fails in a run: {error}"]}
     except MemoryError:
-        reply = {"problems": ["it needs more memory than the agent may take"]}
+        reply = {"problems": ["it needs more memory than the agent may take"], "harm": "too_big"}
     sys.stdout.write(json.dumps(reply))
     sys.stdout.flush()
     os._exit(0)  # What a hostile network left behind is not unwound.
@@ -80,7 +81,7 @@ def _limit() -> None:
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT_S, CPU_LIMIT_S))
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT_S, CPU_LIMIT_S + 1))
 
 
 def _figures(settings: Settings) -> dict[str, Any]:

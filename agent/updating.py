@@ -17,7 +17,7 @@ from agent.core.field_errors import FieldError, field_error
 from agent.core.message import Message
 from agent.core.probation import Bounds, Readings
 from agent.core.release import ReleaseFile, ReleaseRefusedError, Terms, check_terms, parse_release
-from agent.core.shelf import Shelf
+from agent.core.shelf import Ended, Shelf, given_up
 from agent.engine.process import give_back, loading
 from agent.engine.session import runtime_version
 from agent.errors import ConfigError
@@ -73,26 +73,27 @@ class Updates:
         settings: those of the device's own file count for what is local-only.
         marks: of models that hung.
         clock: the agent's.
+        is_check: whether nobody runs on this: no start is counted, nothing is given up, and nothing written.
 
     Raises:
         ConfigError: the keys or the authority that the settings name cannot be used.
     """
 
-    def __init__(self, settings: Settings, marks: Marks, clock: Clock) -> None:
+    def __init__(self, settings: Settings, marks: Marks, clock: Clock, *, is_check: bool = False) -> None:
         self._settings = settings
         self._marks = marks
         self._updates = settings.updates
         self._clock = clock
         self._keys = {} if self._updates.keys_file is None else load_keys(self._updates.keys_file)
         self._context = _context(self._updates.ca_file)
+        self._is_check = is_check
         self._store = ReleaseStore(settings.state.dir)
         self._lock = threading.Lock()
         self._loop: UpdateLoop | None = None
-        kept = self._store.load()
-        self._shelves = {name: shelf.start() for name, shelf in kept.items()}
-        for name, shelf in self._shelves.items():
-            if shelf.trial is None and kept[name].trial is not None and shelf.ended is not None:
-                log.error("%s: release %d given up: %s", name, shelf.ended.seq, shelf.ended.reason)
+        kept = self._store.load(sets_aside=not is_check)
+        self._shelves = kept if is_check else {name: shelf.start() for name, shelf in kept.items()}
+        self._given_up: list[tuple[str, Ended]] = []
+        self._note_given_up(kept, "crash_loop", "the agent does not live on it")
         self._save(kept)
 
     def effective(self, settings: Settings) -> Settings:
@@ -108,14 +109,14 @@ class Updates:
         """Load the models, each from its release where it has one that can be loaded. See `assembly.load_models`.
 
         Raises:
-            ConfigError: the settings' own cannot be loaded either.
+            ConfigError: the settings' own cannot be loaded either; in a check, what a start would begin with cannot.
         """
         while True:
             wanted = used_models(self.effective(settings))
             try:
                 return load_models(wanted, provision, self._marks, self._clock, must_all_load=must_all_load)
             except ConfigError as error:
-                if not self.step_down(error.problems):
+                if self._is_check or not self.step_down(error.problems):
                     raise
 
     def step_down(self, problems: list[str]) -> bool:
@@ -134,10 +135,16 @@ class Updates:
             self._shelves |= {name: shelf.revert("cannot_start", reason) for name, shelf in committed.items()}
         if self._shelves == kept:
             return False
-        changed = ", ".join(name for name, shelf in self._shelves.items() if shelf != kept[name])
-        log.error("%s: the release cannot be loaded, the one before is: %s", changed, reason)
+        self._note_given_up(kept, "cannot_start", reason)
         self._save(kept)
         return True
+
+    def _note_given_up(self, kept: Mapping[str, Shelf], code: str, reason: str) -> None:
+        """Say what this start gave up, and keep it to be told once there is a connection."""
+        ended = given_up(kept, self._shelves, code, reason)
+        for name, one in ended:
+            log.error("%s: release %d given up: %s: %s", name, one.seq, one.code, one.reason)
+        self._given_up += ended
 
     def build_loop(self, agent: Agent, note: Callable[[str, Mapping[str, Any]], None]) -> UpdateLoop:
         """Return the updater of the running agent. Once.
@@ -178,6 +185,7 @@ class Updates:
             around=around,
             bounds=Bounds(int(self._updates.probation_s * NS_PER_S), self._settings.remote.on_time_loss_max),
             give_up_ns=int(self._updates.give_up_hours * 3600 * NS_PER_S),
+            given_up=self._given_up,
         )
         return self._loop
 
@@ -284,7 +292,7 @@ class Updates:
                 provision = agent.provision().follow(alone)
                 models, refused = load_models(alone.models, provision, self._marks, self._clock, must_all_load=True)
         except ConfigError as error:
-            raise ReleaseRefusedError("not_verified", "; ".join(error.problems)[:1000]) from error
+            raise ReleaseRefusedError(error.harm or "not_verified", "; ".join(error.problems)[:1000]) from error
         if refused:
             raise ReleaseRefusedError("not_verified", "its network hung before and is not loaded again")
         canary = Canary(models[name].variants[0], wanted)

@@ -5,31 +5,16 @@ from __future__ import annotations
 import random
 import signal
 import sys
-import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks import harness
+from benchmarks import harness, kills
 from benchmarks.operator_client import OperatorClient
 from benchmarks.remote import agent
 
 OWN_FPS = None
 """The device's own `max_fps`; that of a valid document is 100 and its version's last two digits."""
-
-
-def main() -> int:
-    """Kill, start, look; print the counts."""
-    parser = harness.parser("SIGKILL at random moments while settings change.")
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=1)
-    args = parser.parse_args()
-    harness.end_with_us()
-    with tempfile.TemporaryDirectory() as folder, harness.broker() as port:
-        counts = kill_often(Path(folder), port, args.kills, random.Random(args.seed))
-    wrong = counts["wrong"]
-    verdict = harness.Verdict("starts on anything else", wrong, "= 0", wrong == 0)
-    return harness.conclude("remote_kills", [dict(counts)], [verdict], as_json=args.json)
 
 
 def kill_often(folder: Path, port: int, kills: int, draw: random.Random) -> Counter[str]:
@@ -81,4 +66,4 @@ def _judged(report: dict[str, Any]) -> Counter[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(kills.main("remote_kills", "SIGKILL at random moments while settings change.", kill_often))

@@ -8,7 +8,6 @@ import random
 import shutil
 import signal
 import sys
-import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from typing import Any
 from agent.cli.model_release import signed_release
 from agent.updates.file_server import file_server
 from agent.updates.signature import generate_key
-from benchmarks import harness
+from benchmarks import harness, kills
 from benchmarks.operator_client import OperatorClient
 from benchmarks.remote import TINY, agent
 
@@ -91,20 +90,6 @@ class Releases:
         return signed == {file.name: _sha256(file) for file in folder.iterdir()}
 
 
-def main() -> int:
-    """Kill, start, look; print the counts."""
-    parser = harness.parser("SIGKILL at random moments while models and settings change.")
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=1)
-    args = parser.parse_args()
-    harness.end_with_us()
-    with tempfile.TemporaryDirectory() as folder, harness.broker() as port:
-        counts = kill_often(Path(folder), port, args.kills, random.Random(args.seed))
-    wrong = counts["wrong"]
-    verdict = harness.Verdict("starts on anything else", wrong, "= 0", wrong == 0)
-    return harness.conclude("update_kills", [dict(counts)], [verdict], as_json=args.json)
-
-
 def kill_often(folder: Path, port: int, kills: int, draw: random.Random) -> Counter[str]:
     """Kill an agent so many times while releases and values come, and look at what each run started on.
 
@@ -170,4 +155,4 @@ def _sha256(file: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(kills.main("update_kills", "SIGKILL at random moments while models and settings change.", kill_often))

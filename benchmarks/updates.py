@@ -31,6 +31,20 @@ QUIET_S = 20.0
 QUALIFICATION_S = 100
 SETTLE_S = 2.0
 """Before and after each release."""
+ENDS_AS = {
+    "good": "committed",
+    "good, cut at half": "committed",
+    "slower than allowed": "too_slow",
+    "wrong on its golden frame": "not_verified",
+    "too big: gigabytes": "too_big",
+    "too big: 250 MiB of 300": "too_big",
+    "crashes the child": "crashes",
+    "hangs the child": "hangs",
+    "wrong key": "bad_signature",
+    "older version": "downgrade",
+    "one bit corrupted": "corrupt",
+}
+"""What must become of each."""
 
 
 def main() -> int:
@@ -42,8 +56,10 @@ def main() -> int:
         rows = _measure(Path(name), port)
     quiet = float(rows[0]["longest gap, periods"])
     worst = max(float(row["longest gap, periods"]) for row in rows[1:])
+    surprises = [f"{row['release']}: {row['ends']}" for row in rows[1:] if row["ends"] != ENDS_AS[row["release"]]]
     verdicts = [
-        harness.Verdict("frame periods without a result", worst, f"<= {GAP_PERIODS_MAX:g}", worst <= GAP_PERIODS_MAX)
+        harness.Verdict("frame periods without a result", worst, f"<= {GAP_PERIODS_MAX:g}", worst <= GAP_PERIODS_MAX),
+        harness.Verdict("releases that ended otherwise", len(surprises), "= 0", not surprises),
     ]
     return harness.conclude("updates", rows, verdicts, as_json=args.json, quiet=quiet)
 
@@ -132,7 +148,7 @@ def _measured(operator: OperatorClient, site: Site, offer: Offer) -> dict[str, A
         at_ns, _, state = operator.wait_for(
             "model/state", lambda body: body["seq"] == offer.seq and body["phase"] in ENDS, since=since, timeout_s=200
         )
-        end = str(state.get("code", state["phase"]))
+        end = str(state.get("code") or state["phase"])
     harness.pause(SETTLE_S)
     return {"release": offer.name, "ends": end, "s": round((at_ns - begun_ns) / NS_PER_S, 1), **_gap(operator, since)}
 

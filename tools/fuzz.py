@@ -138,7 +138,10 @@ def _state() -> Callable[[bytes], None]:
 
     from agent.desired.accepted import FILE as ACCEPTED
     from agent.desired.accepted import AcceptedStore
+    from agent.desired.file_trial import FILE as TRIAL
+    from agent.desired.file_trial import FileTrials
     from agent.journal import CommandJournal
+    from agent.layers import Layers
     from agent.updates.store import FILE as UPDATES
     from agent.updates.store import ReleaseStore
 
@@ -146,9 +149,10 @@ def _state() -> Callable[[bytes], None]:
     (folder / "updates").mkdir()
 
     def take(data: bytes) -> None:
-        for file in (folder / ACCEPTED, folder / "updates" / UPDATES, folder / "commands.jsonl"):
+        for file in (folder / ACCEPTED, folder / TRIAL, folder / "updates" / UPDATES, folder / "commands.jsonl"):
             file.write_bytes(data)
         AcceptedStore(folder, may_make=False).load()
+        FileTrials(folder).load(Layers())
         ReleaseStore(folder).load()
         CommandJournal(folder, may_make=False).read()
 
@@ -178,7 +182,12 @@ SEEDS: dict[str, list[bytes]] = {
     "picture": [b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x02\x00\x00\x00\x02\x08\x02\x00\x00\x00", b"BM"],
     "cbor": [bytes.fromhex("a26161f97e0061628301f5f6"), bytes.fromhex("d8554400000000")],
     "operator": [b'{"state":"rolled_back","version":1,"seen_version":2,"errors":{},"rolled_back":{"version":2}}'],
-    "state": [b'{"format":1,"current":null,"good":null,"given_up":null}', b'{"format":1,"models":{}}'],
+    "state": [
+        b'{"format":1,"current":null,"good":null,"given_up":null}',
+        b'{"format":1,"models":{}}',
+        b'{"format":1,"file":"command line","digest":"","good":[[["log","level"],"info","x"]],"starts":0,"check":"",'
+        b'"figures":{}}',
+    ],
 }
 
 

@@ -18,7 +18,7 @@ from agent.fitting import DECODERS
 from agent.models.manifest import Manifest
 from agent.settings import Settings
 from agent.settings.documentation import document
-from agent.settings.scope import Scope, scope_of, section_of
+from agent.settings.scope import Scope, scope_of, section_inside, section_of
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -120,8 +120,7 @@ def _table(fields: list[tuple[str, typing.Any]], *, has_scopes: bool = False) ->
             default = f"`{json.dumps(value, default=str)}`"
         text = " ".join((field.description or "").split()).replace("|", "\\|")
         scope = scope_of(field)
-        is_section = section_of(field.annotation)[0] is not None
-        told = "by field" if is_section else "never" if scope is Scope.LOCAL_ONLY else scope
+        told = "by field" if section_inside(field) is not None else "never" if scope is Scope.LOCAL_ONLY else scope
         mark = f" {told} |" if has_scopes else ""
         rows.append(f"| `{field.alias or name}` | {default} |{mark} {text} |")
     return "\n".join(rows) + "\n"

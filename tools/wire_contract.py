@@ -469,6 +469,14 @@ class RolledBack(_Body):
     figures: dict[str, Any]
 
 
+class FileGivenUp(_Body):
+    """The device's settings file, where it was read again and given up; what was before it is in force."""
+
+    file: str
+    check: Literal["streams", "on_time", "memory", "broker", "starts", "cannot_start", "not_kept", "operator", "hung"]
+    figures: dict[str, Any]
+
+
 class Reported(_OpenBody):
     """The settings in force, and what became of the document that was asked for."""
 
@@ -495,6 +503,8 @@ class Reported(_OpenBody):
     restart: list[str]
     """Accepted values that are in force from the next start on."""
     rolled_back: RolledBack | None = None
+    file_given_up: FileGivenUp | None = None
+    """Present until the file says something else, or is read again."""
 
 
 class SignedRelease(_Body):

@@ -1,9 +1,28 @@
-"""Checks of command line values that several commands share; argparse reports the error beside the option's name."""
+"""Arguments that several commands share, and checks of values; argparse reports errors beside the option's name."""
 
 from __future__ import annotations
 
 import argparse
 import math
+from pathlib import Path
+from typing import Any
+
+
+def add_tool(commands: Any, name: str, summary: str, *, path: str, plot: str) -> argparse.ArgumentParser:
+    """Add a command that works on a model, and prints and draws what it found.
+
+    Args:
+        commands: of argparse, what `add_subparsers` returned.
+        name: of the command.
+        summary: what it does.
+        path: what the model is to be.
+        plot: what is drawn.
+    """
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=summary)
+    parser.add_argument("path", type=Path, metavar="FOLDER_OR_FILE", help=path)
+    parser.add_argument("--plot", type=Path, metavar="FILE", help=f"draw {plot}; needs matplotlib")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
 
 
 def positive(text: str) -> float:

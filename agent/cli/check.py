@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import Any
 
 from agent.cli import exit_codes
 from agent.cli.load import read_layers
 from agent.cli.run import add_settings_arguments, config_file, overrides
 from agent.core.desired import Document, InvalidDocumentError
-from agent.desired.start import open_store
+from agent.desired.file_trial import open_file_trials
+from agent.desired.start import FILE_STAYS, open_store
 from agent.desired.values import load_document
 from agent.errors import ConfigError
 from agent.layers import Layers, Loaded
@@ -31,9 +33,9 @@ def run(args: argparse.Namespace) -> int:
     if args.schema:
         print(json.dumps(document(Settings).model_json_schema(), indent=2))
         return exit_codes.DONE
-    layers = read_layers(config_file(args), overrides(args))
+    layers = _as_started(read_layers(config_file(args), overrides(args)))
     loaded = layers.load()
-    record = open_store(loaded.settings).load()
+    record = open_store(loaded.settings).load(sets_aside=False)
     if loaded.settings.remote.settings and record.current is not None:
         loaded = _with_remote(layers, record.current)
     if args.load:
@@ -49,6 +51,16 @@ def run(args: argparse.Namespace) -> int:
         print(f"{key:<{width}}  {json.dumps(value):<32}  {loaded.origins[key]}")
     print("settings are valid" if args.load else "settings are valid; --load would also try the models and sources")
     return exit_codes.DONE
+
+
+def _as_started(layers: Layers) -> Layers:
+    """Return the device's layers as the agent would start on them: a file that was given up is not used."""
+    trial = open_file_trials(layers.load().settings).load(layers, sets_aside=False)
+    if trial is None or not trial.holds_for(layers) or not (begun := trial.begun()).is_given_up:
+        return layers
+    told = f"was given up: {begun.check}: {dict(begun.figures)}; {FILE_STAYS}"
+    print(f"edgebeat: {layers.place}: {told}", file=sys.stderr)
+    return trial.before(layers)
 
 
 def _with_remote(layers: Layers, document: Document) -> Loaded:

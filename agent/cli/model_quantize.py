@@ -9,16 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from agent.cli import exit_codes
-from agent.cli.arguments import positive
+from agent.cli.arguments import add_tool, positive
 from agent.cli.packages import need_packages
+from agent.cli.plots import check_plot
 from agent.clock import SystemClock
-from agent.errors import ConfigError
 
 
 def add_arguments(commands: Any) -> None:
     """Add the command's arguments."""
-    quantize = commands.add_parser("quantize", help="int8 from fp32, kept only when it is as good")
-    quantize.add_argument("path", type=Path, metavar="FILE_OR_FOLDER", help="a float model; its model.toml is used")
+    quantize = add_tool(
+        commands,
+        "quantize",
+        "int8 from fp32, kept only when it is as good",
+        path="a float model; its model.toml is used",
+        plot="each layer's error, .png or .svg (implies --per-layer)",
+    )
     quantize.add_argument(
         "--calibrate",
         type=Path,
@@ -46,7 +51,6 @@ def add_arguments(commands: Any) -> None:
         help="layers at most that stay in float when the accuracy asks for it: 1, 2, 4, ... (default 8; 0: none)",
     )
     quantize.add_argument("--per-layer", action="store_true", help="report the error of each layer")
-    quantize.add_argument("--plot", type=Path, metavar="FILE", help="draw it (.png, .svg; implies --per-layer)")
     quantize.add_argument("--output", type=Path, metavar="FOLDER", help="a new folder (default: NAME-int8 beside it)")
     quantize.add_argument(
         "--pictures-max", type=_pictures, default=200, metavar="N", help="in both sets (default 200)"
@@ -74,14 +78,12 @@ def add_arguments(commands: Any) -> None:
         metavar="X",
         help="of fp32's median time, where the preset is this CPU's (default 1.5)",
     )
-    quantize.add_argument("--json", action="store_true", help="print JSON")
 
 
 def quantize(args: argparse.Namespace) -> int:
     """Quantise, report and draw; 0 when int8 was written, 1 when fp32 stays."""
     need_packages("quantize", "onnx", "rich")
-    if args.plot is not None and args.plot.suffix not in (".png", ".svg"):
-        raise ConfigError(f"--plot {args.plot}: the name must end in .png or .svg")
+    check_plot(args.plot)
     from agent.modeltools.progress import bars
     from agent.modeltools.qdq import PRESETS
     from agent.modeltools.quantize import quantize as run
@@ -111,7 +113,7 @@ def quantize(args: argparse.Namespace) -> int:
     text = "\n".join([report.text(), *([report.layers_text()] if report.layers else [])])
     print(json.dumps(report.as_json()) if args.json else text)
     if args.plot is not None:
-        from agent.modeltools.layer_plot import draw
+        from agent.cli.model_quantize_plot import draw
 
         draw(report, args.plot)
         print(f"plot: {args.plot}", file=sys.stderr)

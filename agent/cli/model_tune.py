@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from agent.cli import exit_codes
-from agent.cli.arguments import positive
+from agent.cli.arguments import add_tool, positive
 from agent.cli.load import read_layers
+from agent.cli.plots import check_plot
 from agent.cli.run import config_file
 from agent.clock import SystemClock
 from agent.errors import ConfigError
@@ -29,8 +30,13 @@ SIDE_MAX = 8192
 
 def add_arguments(commands: Any) -> None:
     """Add the command."""
-    parser = commands.add_parser("tune", help="find out how it runs best on this device, for the next start")
-    parser.add_argument("path", type=Path, metavar="FOLDER_OR_FILE", help="a model")
+    parser = add_tool(
+        commands,
+        "tune",
+        "find out how it runs best on this device, for the next start",
+        path="a model",
+        plot="CPU against the time of a frame, .png or .svg",
+    )
     parser.add_argument(
         "--config",
         type=Path,
@@ -58,14 +64,11 @@ def add_arguments(commands: Any) -> None:
     parser.add_argument(
         "--seconds", type=positive, default=MEASURE_S, metavar="S", help="for measuring (default %(default)g)"
     )
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it: .png or .svg; needs matplotlib")
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Search, print and keep; exit 1 when no candidate keeps up, and then keep nothing."""
-    if args.plot is not None and importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("--plot needs matplotlib: pip install 'edgebeat[tools]'")
+    check_plot(args.plot)
     settings, model = _settings(args.path, config_file(args))
     search = Search(
         settings,

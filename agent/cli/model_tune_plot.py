@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agent.errors import ConfigError
+from agent.cli.plots import new_figure, write_plot
 from agent.tuning import Found
 
 COLORS = ("#2a7f4f", "#8c6bb1", "#e07b39", "#2f6fa8", "#c2a83e", "#7f4f2a", "#b3527f", "#555555")
@@ -12,14 +12,8 @@ COLORS = ("#2a7f4f", "#8c6bb1", "#e07b39", "#2f6fa8", "#c2a83e", "#7f4f2a", "#b3
 
 
 def draw(found: Found, file: Path) -> None:
-    """Write a picture, PNG or SVG by the file's name.
-
-    Raises:
-        ConfigError: the file cannot be written.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 6), layout="constrained")
+    """Write a picture; see `write_plot`."""
+    figure = new_figure(9, 6)
     axes = figure.subplots()
     variants = list(dict.fromkeys(row.candidate.variant for row in found.rows))
     for row in found.rows:
@@ -43,8 +37,4 @@ def draw(found: Found, file: Path) -> None:
     axes.set_xlim(0, 1.35 * max(slowest, found.target.deadline_ms))  # Room for the texts.
     axes.set_ylim(bottom=0)
     axes.set_title(f"{found.path}: {found.target}", fontsize=10)
-    try:
-        figure.savefig(file, dpi=110)
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise ConfigError(f"--plot {file}: cannot be written: {why}") from error
+    write_plot(figure, file)

@@ -75,12 +75,18 @@ def problems(report: Report) -> list[str]:
         if isinstance(error, dict):
             got = f", got {error.get('got')}" if error.get("got") else ""
             lines.append(clean(f"{path or 'document'}: {error.get('message')} ({error.get('code')}{got})", 400))
-    taken_back = report.body.get("rolled_back")
+    taken_back, file = report.body.get("rolled_back"), report.body.get("file_given_up")
     if report.state == "rolled_back" and isinstance(taken_back, dict):
-        figures = taken_back.get("figures")
-        told = ", ".join(f"{k} {v}" for k, v in figures.items()) if isinstance(figures, dict) else ""
-        lines.append(clean(f"v{taken_back.get('version')} failed the check {taken_back.get('check')}: {told}", 400))
+        lines.append(_failed(f"v{taken_back.get('version')}", taken_back))
+    if isinstance(file, dict):
+        lines.append(_failed(f"{file.get('file')} is not in use: it", file))
     return lines
+
+
+def _failed(what: str, told: Mapping[str, Any]) -> str:
+    figures = told.get("figures")
+    text = ", ".join(f"{k} {v}" for k, v in figures.items()) if isinstance(figures, dict) else ""
+    return clean(f"{what} failed the check {told.get('check')}: {text}", 400)
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

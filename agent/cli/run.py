@@ -19,7 +19,7 @@ from agent.cli.load import read_layers
 from agent.cli.logs import set_up_logging
 from agent.clock import SystemClock
 from agent.daemon import Daemon
-from agent.desired.start import begin
+from agent.desired.start import begin, resume
 from agent.errors import ConfigError
 from agent.handover import Handover, receive, restart
 from agent.layers import Layers
@@ -89,9 +89,11 @@ def _build_daemon(args: argparse.Namespace, layers: Layers, before: Handover | N
     Raises:
         ConfigError: it cannot start on the settings of the device itself.
     """
-    good = None if before is None or before.layers_before is None else Layers.imported(before.layers_before)
-    given_up = () if before is None else tuple(before.given_up)
-    start = begin(layers, SystemClock(), good=good, given_up=given_up)
+    if before is None:
+        start = begin(layers, SystemClock())
+    else:
+        good = None if before.layers_before is None else Layers.imported(before.layers_before)
+        start = resume(layers, SystemClock(), good=good, given_up=tuple(before.given_up))
     while True:
         settings = start.loaded.settings
         logging.getLogger().setLevel(settings.log.level.upper())
@@ -109,6 +111,8 @@ def _build_daemon(args: argparse.Namespace, layers: Layers, before: Handover | N
                 start = start.without_file(error.problems)
             elif start.record.current is not None:
                 start = start.without_current(error.problems)
+            elif start.written is not None:
+                start = start.as_written(error.problems)
             else:
                 raise
 

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from agent.cli import exit_codes
 from agent.cli.arguments import positive
 from agent.cli.operator import Operator
@@ -20,7 +22,7 @@ from agent.clock import NS_PER_S, Clock, SystemClock
 from agent.errors import ConfigError
 from agent.layers import LISTS
 from agent.settings import Settings
-from agent.settings.scope import Scope, scope_of, section_of
+from agent.settings.scope import may_come_from_afar, section_inside, section_of
 
 FLEET_SHARES = "1,10%,50%,100%"
 """One device finds the mistake, a tenth the device that is not like the others, half the broker's limit."""
@@ -88,9 +90,8 @@ def remote_schema() -> dict[str, Any]:
         if model is None:
             continue
         known = whole["$defs"][model.__name__]["properties"]
-        fields = {
-            key: known[key] for key, inner in model.model_fields.items() if scope_of(inner) is not Scope.LOCAL_ONLY
-        }
+        remote = [key for key, inner in model.model_fields.items() if may_come_from_afar(inner)]
+        fields = {key: _inlined(known[key], whole["$defs"]) for key in remote}
         if not fields:
             continue
         section = {"type": "object", "additionalProperties": False, "properties": fields}
@@ -101,6 +102,17 @@ def remote_schema() -> dict[str, Any]:
         "additionalProperties": False,
         "properties": sections,
     }
+
+
+def _inlined(node: Any, definitions: dict[str, Any]) -> Any:
+    """Return a part of a schema with what it refers to in its place."""
+    if isinstance(node, list):
+        return [_inlined(item, definitions) for item in node]
+    if not isinstance(node, dict):
+        return node
+    named = definitions[node["$ref"].rpartition("/")[2]] if "$ref" in node else {}
+    whole = {**named, **{key: value for key, value in node.items() if key != "$ref"}}
+    return {key: _inlined(value, definitions) for key, value in whole.items()}
 
 
 def _show(operator: Operator, args: argparse.Namespace) -> int:
@@ -251,11 +263,28 @@ def _changes(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _path(key: str) -> tuple[str, ...] | None:
-    """Return section, name and field; the name of a stream may hold dots."""
+    """Return section, name and fields; the name of a stream may hold dots."""
     section, _, rest = key.partition(".")
-    name, _, field = rest.rpartition(".")
-    path = (section, name, field) if section in LISTS else (section, rest)
+    path: tuple[str, ...] = (section, rest)
+    if section in LISTS:
+        parts = rest.split(".")
+        model, _ = section_of(Settings.model_fields[section].annotation)
+        places = range(1, len(parts))
+        begins = [place for place in places if _is_field(model, parts[place:])]
+        # What lies in `steps` and is no field there is for the device to refuse, with the names that it knows.
+        begins += [place for place in places if _is_field(model, [parts[place], ""])]
+        place = begins[0] if begins else len(parts) - 1
+        path = (section, ".".join(parts[:place]), *parts[place:])
     return path if all(path) else None
+
+
+def _is_field(model: type[BaseModel] | None, names: list[str]) -> bool:
+    """Return whether names lead from a section to a field, through the sections inside it."""
+    field = None if model is None else model.model_fields.get(names[0])
+    if field is None or len(names) == 1:
+        return field is not None
+    inner = section_inside(field)
+    return inner is not None and (not names[1] or _is_field(inner, names[1:]))
 
 
 def _value(text: str) -> Any:

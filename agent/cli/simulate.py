@@ -13,6 +13,7 @@ from typing import Any
 
 from agent.cli import exit_codes
 from agent.cli.arguments import count, positive, share
+from agent.cli.plots import check_plot
 from agent.clock import NS_PER_MS, NS_PER_S
 from agent.core.bound import jain_index, published_bound
 from agent.core.ledger import Outcome
@@ -78,8 +79,7 @@ def _priority(text: str) -> tuple[str, int]:
 
 def run(args: argparse.Namespace) -> int:
     """Simulate, print and draw."""
-    if args.plot is not None and args.plot.suffix not in (".png", ".svg"):
-        raise ConfigError(f"--plot {args.plot}: the name must end in .png or .svg")
+    check_plot(args.plot)
     given = _what_if(_recorded(args.trace) if args.trace is not None else _made(args), args)
     report = Simulation(given.policies, given.world, given.scheduling).run(given.arrivals)
     figures = _figures(given, report)

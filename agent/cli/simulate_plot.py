@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from agent.cli.plots import new_figure, write_plot
 from agent.clock import NS_PER_S
 from agent.core.ledger import Outcome
 from agent.core.simulation import Report
-from agent.errors import ConfigError
 
 COLORS = {
     Outcome.PUBLISHED: "#2a7f4f",
@@ -29,19 +29,9 @@ BINS_MAX = 240
 
 
 def draw(report: Report, file: Path) -> None:
-    """Write a picture, PNG or SVG by the file's name.
-
-    Raises:
-        ConfigError: matplotlib is missing, or the file cannot be written.
-    """
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError("--plot needs matplotlib: pip install 'edgebeat[tools]'") from error
-    mpl.rcParams["svg.hashsalt"] = "edgebeat"  # The same trace gives the same file.
+    """Write a picture; see `write_plot`."""
     seconds = max(0.25, report.end_ns / NS_PER_S)
-    figure = Figure(figsize=(11, 6.5), layout="constrained")
+    figure = new_figure(11, 6.5)
     ages, outcomes = figure.subplots(2, 1, sharex=True)
     for index, (stream, policy) in enumerate(report.intake.policies.items()):
         ends = [end for end in report.ends if end.stream == stream and end.outcome is Outcome.PUBLISHED]
@@ -69,7 +59,4 @@ def draw(report: Report, file: Path) -> None:
     outcomes.set_ylabel("frames a second, by outcome")
     outcomes.set_xlabel("seconds")
     outcomes.legend(loc="upper right", fontsize="small", ncols=5)
-    try:
-        figure.savefig(file, dpi=110)
-    except OSError as error:
-        raise ConfigError(f"--plot {file}: cannot be written: {error.strerror}") from error
+    write_plot(figure, file)

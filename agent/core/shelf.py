@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 STARTS_MAX = 2
 """Starts of the agent that one trial may see. The first start after the switch may be a power cut; a third is a crash
 that comes again."""
+STARTS_MAX_COMMITTED = 6
+"""Runs in a row on a committed release that may end within the time of a probation, as for settings that have proven
+themselves: what kills the agent may be a picture that the release did not see before."""
 
 _FOLDER = re.compile(r".+-(\d{1,16})-[0-9a-f]{12}")
 
@@ -70,6 +74,7 @@ class Shelf:
         previous: what to go back to by hand; empty for the settings' own.
         trial: what serves now, where that is on trial.
         ended: see `Ended`.
+        starts: runs on `current` since the last one that lived for the time of a probation.
     """
 
     base: str
@@ -78,6 +83,7 @@ class Shelf:
     previous: str = ""
     trial: Trial | None = None
     ended: Ended | None = None
+    starts: int = 0
 
     @property
     def serving(self) -> str:
@@ -97,13 +103,26 @@ class Shelf:
         return frozenset({self.current, self.previous} | on_trial) - {""}
 
     def start(self) -> Shelf:
-        """Count a start of the agent, before the model is loaded; a trial that saw too many is over."""
+        """Count a start of the agent, before the model is loaded; what saw too many is given up."""
         if self.trial is None:
-            return self
+            return self._start_committed()
         starts = self.trial.starts + 1
         if starts > STARTS_MAX:
             return self.roll_back("crash_loop", f"the agent started {starts} times while it was on trial")
         return replace(self, trial=replace(self.trial, starts=starts))
+
+    def _start_committed(self) -> Shelf:
+        if not self.current:
+            return self
+        if self.starts < STARTS_MAX_COMMITTED:
+            return replace(self, starts=self.starts + 1)
+        reason = f"{self.starts} runs in a row did not live for the time of a probation"
+        return self.revert("crash_loop", reason).start()
+
+    def survived(self) -> Shelf:
+        """Note that a run lived long enough, or was ended on purpose: its start counts against nothing."""
+        trial = None if self.trial is None else replace(self.trial, starts=0)
+        return replace(self, trial=trial, starts=0)
 
     def begin(self, folder: str, seq: int, digest: str) -> Shelf:
         """Put a release on trial; one that was on trial is given up for it."""
@@ -120,6 +139,7 @@ class Shelf:
             previous=self.previous if trial.folder == self.current else self.current,
             trial=None,
             ended=Ended(trial.digest, trial.seq, "committed"),
+            starts=0,
         )
 
     def roll_back(self, code: str, reason: str) -> Shelf:
@@ -143,4 +163,24 @@ class Shelf:
         if ended is not None and ended.phase == "committed":
             # Of this very release; another one that was refused since stays remembered as refused.
             ended = replace(ended, phase="rolled_back", code=code, reason=reason)
-        return replace(self, current=self.previous, previous="", trial=None, ended=ended)
+        return replace(self, current=self.previous, previous="", trial=None, ended=ended, starts=0)
+
+
+def given_up(
+    before: Mapping[str, Shelf], after: Mapping[str, Shelf], code: str, reason: str
+) -> list[tuple[str, Ended]]:
+    """Return what became of the releases that served before and do not any more, each with its model, to be told.
+
+    Args:
+        before: the shelves by model.
+        after: the same, or what followed them.
+        code: why, where the shelf does not say it: something else was refused since that release was committed.
+        reason: likewise, for people.
+    """
+    told = []
+    for name, shelf in after.items():
+        known = before[name]
+        if shelf.serving != known.serving:
+            said = shelf.ended if shelf.ended != known.ended else None
+            told.append((name, said or Ended("", seq_of(known.serving), "rolled_back", code, reason)))
+    return told

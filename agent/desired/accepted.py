@@ -13,7 +13,7 @@ from typing import Any
 
 from agent.core.desired import Document
 from agent.core.reconcile import GivenUp, Record
-from agent.durable import replace_file
+from agent.durable import replace_file, set_aside
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +41,12 @@ class AcceptedStore:
         """Where it is, for people."""
         return str(self._file)
 
-    def load(self) -> Record:
-        """Return what is kept; a damaged file is set aside, and the device goes on with its own settings."""
+    def load(self, *, sets_aside: bool = True) -> Record:
+        """Return what is kept; with a damaged file the device goes on with its own settings.
+
+        Args:
+            sets_aside: whether the damaged file is, so that the next one can be written.
+        """
         try:
             with self._file.open("rb") as stream:
                 payload = stream.read(BYTES_MAX + 1)
@@ -54,12 +58,9 @@ class AcceptedStore:
         try:
             return _decode(json.loads(payload))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            aside = self._file.with_name(f"{FILE}.damaged")
-            log.error("%s: is damaged (%s) and set aside as %s", self._file, error, aside)  # noqa: TRY400
-            try:
-                self._file.replace(aside)
-            except OSError:
-                log.warning("%s: cannot be set aside", self._file)
+            log.error("%s: is damaged (%s): no remote setting is used", self._file, error)  # noqa: TRY400
+            if sets_aside:
+                set_aside(self._file)
             return Record()
 
     def save(self, record: Record) -> None:

@@ -7,7 +7,6 @@ the exception: `Pipelines.apply` opens and loads what they name.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from pydantic import BaseModel
 from agent.desired.values import changed_scopes, shown_value
 from agent.layers import LISTS, Layers
 from agent.settings import ModelSettings, Settings, StreamSettings
-from agent.settings.scope import Scope, scope_of, section_of
+from agent.settings.scope import Scope, may_come_from_afar
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,16 +131,13 @@ def _value(section: BaseModel | None, like: BaseModel, name: str) -> Any:
 
 
 def _local_fields(section: BaseModel) -> list[str]:
-    return [name for name, field in type(section).model_fields.items() if scope_of(field) is Scope.LOCAL_ONLY]
+    return [name for name, field in type(section).model_fields.items() if not may_come_from_afar(field)]
 
 
 def _is_applied(section: BaseModel, name: str) -> bool:
-    """Return whether `Pipelines.apply` brings it in: what it loads, and sections with marks of their own."""
-    is_nested = section_of(type(section).model_fields[name].annotation)[0] is not None
-    return is_nested or (isinstance(section, ModelSettings | StreamSettings) and name in ("name", "path"))
+    """Return whether `Pipelines.apply` brings it in."""
+    return isinstance(section, ModelSettings | StreamSettings) and name in ("name", "path")
 
 
 def _told(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        value = json.dumps(value.model_dump(mode="json", exclude_unset=True))
     return shown_value(str(value) if isinstance(value, Path) else value)

@@ -17,9 +17,11 @@ from agent.core.field_errors import FieldError, as_body, cut, field_error
 from agent.core.probation import Before, Bounds, Failed, Passed, Probation, Readings
 from agent.core.reconcile import Record, Verdict, accepted, follower, judge, proven, stepped_down, survived
 from agent.desired.audit import Audit
+from agent.desired.file_trial import FileTrials
 from agent.desired.local_file import Unproven, Waiting, local_changes, usable, waiting
+from agent.desired.own_file import OwnFile
 from agent.desired.reporting import Reporting, told
-from agent.desired.start import file_given_up
+from agent.desired.start import FILE_STAYS
 from agent.desired.surroundings import Applier, Models, Store, Surroundings
 from agent.desired.values import (
     changes,
@@ -56,7 +58,8 @@ class SettingsReceiver:
         applier: changes the running agent.
         around: the rest of the agent.
         models: takes what a document says of models; None where nothing does.
-        good: the layers before those of this run, where these came with a restart in place and are not proven yet.
+        good: the layers before those of this run, where these are of a file that was read again and is not proven.
+        files: keeps what is on trial of the settings file; None for memory alone.
     """
 
     topic = "settings/desired"
@@ -74,9 +77,9 @@ class SettingsReceiver:
         around: Surroundings,
         models: Models | None = None,
         good: Layers | None = None,
+        files: FileTrials | None = None,
     ) -> None:
         self._models = models
-        self._layers = layers
         self._record = record
         self._loaded = loaded
         self._started_on = loaded.settings
@@ -95,8 +98,13 @@ class SettingsReceiver:
         self._seen_version = record.version_max
         self._rejected: tuple[FieldError, ...] = ()
         self._waiting = Waiting(loaded.settings)
-        self._unproven = None if good is None else Unproven(good)
-        self._started_layers = layers
+        self._own = OwnFile(
+            layers,
+            self._waiting,
+            good=good,
+            trials=files or FileTrials(None),
+            not_kept=self._reporting.not_kept,
+        )
         self._reload_is_asked = threading.Event()
         self._is_changing = False
 
@@ -109,7 +117,7 @@ class SettingsReceiver:
     def may_change(self) -> bool:
         """Whether what is in force may be taken back soon: a run must not end with its streams. Any thread."""
         is_on_trial = not self._record.is_proven and not self._waiting.of_document
-        return self._is_changing or self._probation is not None or self._unproven is not None or is_on_trial
+        return self._is_changing or self._probation is not None or self._own.unproven is not None or is_on_trial
 
     def connected(self) -> None:
         """See `Receiver.connected`: the retained report may be gone with the broker's memory."""
@@ -154,22 +162,12 @@ class SettingsReceiver:
         self._reload_is_asked.set()
 
     def for_next_run(self, *, has_hung: bool) -> tuple[Layers, Layers | None]:
-        """Return the device's layers that a restart in place goes on with, and those that it goes back to.
-
-        After the end of the control thread. A hang counts against a settings file that is not proven.
-        """
-        if self._unproven is not None and has_hung:
-            return self._unproven.good, None
-        if self._unproven is not None:
-            return self._layers, self._unproven.good
-        # What takes effect at the next start is watched then.
-        return self._layers, self._started_layers if self._waiting.for_file else None
+        """See `OwnFile.for_next_run`. After the end of the control thread."""
+        return self._own.for_next_run(has_hung=has_hung)
 
     def given_up_by_hang(self, reason: str) -> list[dict[str, Any]]:
-        """Return what the next run tells of a settings file that a hang counted against; empty for none."""
-        if self._unproven is None or not reason:
-            return []
-        return [file_given_up(self._layers.place, self._record, "hung", {"reason": reason})]
+        """See `OwnFile.given_up_by_hang`. After the end of the control thread."""
+        return self._own.given_up_by_hang(reason, self._record)
 
     def way_back(self) -> tuple[int, int] | None:
         """Return the version in force and the one that follows when it is given up, 0 for the device's own settings.
@@ -188,9 +186,10 @@ class SettingsReceiver:
         return True
 
     def stopped(self) -> None:
-        """Note that this run ends on purpose: its start does not count against the document. At the end."""
+        """Note that this run ends on purpose: its start counts neither against document nor file. At the end."""
         if self._record.starts:
             self._save_or_say(survived(self._record))
+        self._own.stopped()
 
     def snapshot(self) -> dict[str, Any]:
         """Return figures for health. Any thread."""
@@ -218,7 +217,7 @@ class SettingsReceiver:
             self._reject(document.version, [field_error((), "refused", text)])
             return
         try:
-            loaded = load_document(self._layers, document)
+            loaded = load_document(self._own.layers, document)
         except InvalidDocumentError as error:
             self._reject(document.version, error.errors)
             return
@@ -263,12 +262,12 @@ class SettingsReceiver:
             layers.load()
             loaded = load_document(layers, self._record.current)
         except ConfigError as error:
-            self._reporting.file_rejected(self._layers.place, _version(self._record.current), error.problems)
+            self._reporting.file_rejected(self._own.place, _version(self._record.current), error.problems)
         except InvalidDocumentError as error:
             # A start would give the document up; here nothing forces that.
             version = _version(self._record.current)
             found = [f"v{version} from afar does not hold with it: {e.path}: {e.message}" for e in error.errors]
-            self._reporting.file_rejected(self._layers.place, version, found)
+            self._reporting.file_rejected(self._own.place, version, found)
         else:
             self._take_layers(layers, loaded)
 
@@ -277,20 +276,21 @@ class SettingsReceiver:
         old, now_ns = self._loaded, self._around.clock.now_ns()
         if loaded.settings == old.settings:
             log.warning("SIGHUP: %s: the settings are as they are in force", layers.place)
-            self._layers, self._loaded = layers, loaded  # Its lines may be others.
+            self._loaded = loaded  # Its lines may be others.
+            self._own.note(layers, loaded.settings)
+            self._report_state()
             return
         version = _version(self._record.current)
         if is_used := usable(self._started_on, loaded.settings) != usable(self._started_on, old.settings):
             on_time, must_deliver = self._before.on_time(), self._must_deliver(loaded.settings)
+            take_back = self._own.begin(layers)
             if (problem := self._apply(loaded)) is not None:
+                take_back()
                 self._reporting.file_rejected(layers.place, version, problem.split("; "))
                 return
-            before = self._unproven or Unproven(self._layers, self._waiting.of_file)
-            # What was good stays the measure, as it does for a document that follows an unproven one.
-            shares = {**on_time, **before.on_time}
-            self._unproven = Unproven(before.good, before.waiting, shares, must_deliver | before.must_deliver)
-        self._layers, self._loaded = layers, loaded
-        self._waiting.note_file(loaded.settings)
+            self._own.use(layers, on_time, must_deliver)
+        self._loaded = loaded
+        self._own.note(layers, loaded.settings)
         if is_used:
             self._begin_probation(now_ns)
         changed = {**changes(old.settings, loaded.settings), **local_changes(old.settings, loaded.settings)}
@@ -335,7 +335,7 @@ class SettingsReceiver:
         return (self._before.alive() | touched_streams(self._loaded.settings, settings)) & running(settings)
 
     def _begin_probation(self, now_ns: int) -> None:
-        file = self._unproven or Unproven(self._layers)
+        file = self._own.unproven or Unproven(self._own.layers)
         must_deliver = frozenset(self._record.must_deliver) | file.must_deliver
         self._probation = Probation(
             self._bounds,
@@ -347,7 +347,7 @@ class SettingsReceiver:
 
     def _look(self, readings: Readings, now_ns: int) -> None:
         has_survived = now_ns - self._started_ns >= self._bounds.duration_ns
-        is_proven = self._record.is_proven and self._unproven is None
+        is_proven = self._record.is_proven and self._own.unproven is None
         if not is_proven and self._probation is None and not self._waiting.of_document:
             self._begin_probation(now_ns)  # This run began on what is not proven yet.
         if self._probation is None:
@@ -367,10 +367,10 @@ class SettingsReceiver:
         """The watch is over and nothing failed."""
         self._probation = None
         self._before.clear()
-        if self._unproven is not None:
-            self._unproven = None
-            log.info("%s: proven", self._layers.place)
-            self._reporting.file_change("proven", _version(self._record.current), {"file": self._layers.place})
+        if self._own.unproven is not None:
+            self._own.proven()
+            log.info("%s: proven", self._own.place)
+            self._reporting.file_change("proven", _version(self._record.current), {"file": self._own.place})
         document = self._record.current
         if self._waiting.of_document or self._record.is_proven or document is None:
             # What takes effect at the next start is watched then.
@@ -384,21 +384,21 @@ class SettingsReceiver:
 
     def _roll_back(self, check: str, figures: Mapping[str, Any]) -> None:
         """Give up what is not proven, or the document when asked to: keep that first, then apply what was good."""
-        old, file = self._loaded, self._unproven
+        old, has_file = self._loaded, self._own.unproven is not None
         failed = self._record.current if check == "operator" or not self._record.is_proven else None
         if failed is not None:
             self._record = stepped_down(self._record, check, figures)
             self._save_or_say(self._record)
         had_waiting = waiting(self._started_on, old.settings)
-        place = self._layers.place
-        if file is not None:
-            self._layers, self._waiting.of_file, self._unproven = file.good, file.waiting, None
-        what = " and ".join(([f"v{failed.version}"] if failed else []) + ([place] if file else []))
+        place = self._own.place
+        if has_file:
+            self._own.give_up(check, figures)
+        what = " and ".join(([f"v{failed.version}"] if failed else []) + ([place] if has_file else []))
         self._probation = None
         self._before.clear()
         log.warning("settings %s: rolled back: %s: %s", what, check, dict(figures))
         try:
-            self._loaded = load_document(self._layers, self._record.current)
+            self._loaded = load_document(self._own.layers, self._record.current)
         except (InvalidDocumentError, InvalidSettingsError):
             # It was valid when it was accepted, with the same file; only a bug leads here.
             log.exception("settings: the last good ones are not valid any more")
@@ -412,9 +412,9 @@ class SettingsReceiver:
         changed = changes(old.settings, self.settings)
         if failed is not None:
             self._reporting.change("rolled_back", failed, {**body, "changes": changed})
-        if file is None:
+        if not has_file:
             return
-        log.warning("%s still says otherwise: correct it, the next start reads it", place)
+        log.warning("%s still says otherwise: %s", place, FILE_STAYS)
         changed |= local_changes(old.settings, self.settings)
         self._reporting.file_change("rolled_back", version, {**body, "file": place, "changes": changed})
         if waiting(self._started_on, self.settings) and not had_waiting:
@@ -454,7 +454,7 @@ class SettingsReceiver:
             "errors": as_body(self._rejected),
             "values": effective(self.settings),
             "accepted": {} if record.current is None else masked_values(record.current.values),
-            "overridden": overridden(self._loaded, record.current, self._layers),
+            "overridden": overridden(self._loaded, record.current, self._own.layers),
             "restart": self._waiting.all,
         }
         if self._probation is not None:
@@ -463,6 +463,8 @@ class SettingsReceiver:
         if given_up is not None:
             figures = dict(given_up.figures)
             body["rolled_back"] = {"version": given_up.version, "check": given_up.check, "figures": figures}
+        if (told_of_file := self._own.given_up) is not None:
+            body["file_given_up"] = told_of_file
         self._reporting.state(body)
 
     def _save_or_say(self, record: Record) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from agent.clock import Clock
@@ -13,8 +13,10 @@ from agent.core.field_errors import as_body
 from agent.core.reconcile import Record, start_begun, stepped_down
 from agent.desired.accepted import AcceptedStore
 from agent.desired.audit import Audit
+from agent.desired.file_trial import FileTrial, FileTrials, open_file_trials, told_problems
 from agent.desired.reporting import RELOAD_ASKED_BY
 from agent.desired.values import load_document
+from agent.errors import ConfigError
 from agent.layers import Layers, Loaded
 from agent.settings import Settings
 
@@ -22,6 +24,9 @@ log = logging.getLogger(__name__)
 
 PROBLEMS_MAX = 5
 """Of a document on which no run can start; a report carries them."""
+FILE_STAYS = (
+    "what was before it is in force until it says something else: correct it, or try it again with a reload (SIGHUP)"
+)
 
 
 class Store(Protocol):
@@ -49,7 +54,10 @@ class Start:
         store: keeps the record.
         audit: keeps who changed what.
         given_up: bodies of the events that tell what was given up on the way.
-        good: layers before these, where these came with a restart in place and are not proven; None for none.
+        good: layers before these, where these are of a settings file that was read again and is not proven; None
+            for none.
+        files: keeps what is on trial of the settings file.
+        written: layers with what the settings file says, where that was given up and is not used; None elsewhere.
     """
 
     layers: Layers
@@ -59,6 +67,8 @@ class Start:
     audit: Audit
     given_up: tuple[Mapping[str, Any], ...] = ()
     good: Layers | None = None
+    files: FileTrials = field(default_factory=lambda: FileTrials(None))
+    written: Layers | None = None
 
     def without_current(self, problems: list[str]) -> Start:
         """Return the start on what was good before, because no run can start on the current document."""
@@ -68,27 +78,68 @@ class Start:
     def without_file(self, problems: list[str]) -> Start:
         """Return the start on the layers before, because no run can start on those that replaced them."""
         assert self.good is not None
-        event = file_given_up(self.layers.place, self.record, "cannot_start", {"problems": problems[:PROBLEMS_MAX]})
+        event = file_given_up(self.layers.place, self.record, "cannot_start", told_problems(problems))
         self.audit.add("rolled_back", event)
+        _give_up_file(self.files, event)
         given_up = (*self.given_up, event)
-        return _settled(replace(self, layers=self.good, good=None, given_up=given_up))
+        return _settled(replace(self, layers=self.good, written=self.layers, good=None, given_up=given_up))
+
+    def as_written(self, problems: list[str]) -> Start:
+        """Return the start on what the settings file says, because no run can start on what was before it either."""
+        assert self.written is not None
+        _say_no_way_back(self.written.place, problems)
+        _keep(self.files, None)
+        return _settled(replace(self, layers=self.written, written=None))
 
 
 def file_given_up(file: str, record: Record, check: str, figures: dict[str, Any]) -> dict[str, Any]:
     """Return the body of the event that tells of a settings file that was given up, and write it to the log."""
-    log.error("%s: given up: %s: %s; going on by what was before it", file, check, figures)
+    log.error("%s: given up: %s: %s; %s", file, check, figures, FILE_STAYS)
     version = 0 if record.current is None else record.current.version
     told = {"version": version, "asked_by": RELOAD_ASKED_BY, "check": check, "figures": figures}
     return {**told, "to_version": version, "file": file}
 
 
-def begin(
-    layers: Layers, clock: Clock, *, good: Layers | None = None, given_up: tuple[Mapping[str, Any], ...] = ()
-) -> Start:
-    """Decide what to start on, and write it down before anything else happens.
+def begin(layers: Layers, clock: Clock) -> Start:
+    """Decide what the first run of a process starts on, and write it down before anything else happens.
 
     Args:
-        layers: of the device.
+        layers: of the device, with the settings file as it is.
+        clock: the agent's.
+
+    Raises:
+        ConfigError: the settings of the device itself are wrong.
+    """
+    files = open_file_trials(layers.load().settings)
+    trial = files.load(layers)
+    if trial is not None and not trial.holds_for(layers):
+        _keep(files, None)  # Somebody wrote another one since, which a start takes as it is.
+        trial = None
+    if trial is None:
+        return _on(layers, clock, files)
+    begun = _counted(trial, files)
+    good = begun.before(layers)
+    if not begun.is_given_up:
+        return replace(_on(layers, clock, files), good=good)
+    try:
+        start = replace(_on(good, clock, files), written=layers)
+    except ConfigError as error:
+        # Of another version, or with another environment, than it was good with.
+        _say_no_way_back(layers.place, error.problems)
+        _keep(files, None)
+        return _on(layers, clock, files)
+    event = file_given_up(layers.place, start.record, begun.check, dict(begun.figures))
+    if trial.is_given_up:
+        return start  # It was told when it happened; settings/reported says it still.
+    start.audit.add("rolled_back", event)
+    return replace(start, given_up=(event, *start.given_up))
+
+
+def resume(layers: Layers, clock: Clock, *, good: Layers | None, given_up: tuple[Mapping[str, Any], ...]) -> Start:
+    """Decide what a run that replaces another in place starts on; see `begin`.
+
+    Args:
+        layers: of the device, as the run before ended with.
         clock: the agent's.
         good: see `Start`.
         given_up: what the run before gave up at its end, to be told.
@@ -96,9 +147,48 @@ def begin(
     Raises:
         ConfigError: the settings of the device itself are wrong.
     """
+    files = open_file_trials(layers.load().settings)
+    files.load(layers)
+    for event in given_up:
+        _give_up_file(files, event)
+    start = _on(layers, clock, files)
+    return replace(start, good=good, given_up=(*given_up, *start.given_up))
+
+
+def _on(layers: Layers, clock: Clock, files: FileTrials) -> Start:
+    """Return the start on the device's layers and the document above them."""
     own = layers.load()
     start = decide(layers, own, open_store(own.settings), Audit(own.settings.state.dir, clock))
-    return replace(start, good=good, given_up=(*given_up, *start.given_up))
+    return replace(start, files=files)
+
+
+def _counted(trial: FileTrial, files: FileTrials) -> FileTrial:
+    """Count a start on a settings file that is on trial; one that cannot be counted gives the file up."""
+    begun = trial.begun()
+    if not _keep(files, begun) and not begun.is_given_up:
+        files.trial = begun = begun.given_up("not_kept", {"place": files.place})
+    return begun
+
+
+def _say_no_way_back(file: str, problems: list[str]) -> None:
+    why = told_problems(problems)["problems"]
+    log.error("what was before %s cannot be used any more, so it is taken as it is: %s", file, "; ".join(why))
+
+
+def _give_up_file(files: FileTrials, event: Mapping[str, Any]) -> None:
+    """Keep that a settings file was given up, as an event tells it; the start after this one must know."""
+    if files.trial is not None and "file" in event:
+        _keep(files, files.trial.given_up(event["check"], event["figures"]))
+
+
+def _keep(files: FileTrials, trial: FileTrial | None) -> bool:
+    """Write down what is on trial of the settings file; return whether it is on disk."""
+    try:
+        files.put(trial)
+    except OSError as error:
+        log.error("%s: cannot be written: %s", files.place, error.strerror)  # noqa: TRY400
+        return False
+    return True
 
 
 def decide(layers: Layers, own: Loaded, store: Store, audit: Audit) -> Start:

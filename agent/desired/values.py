@@ -17,7 +17,7 @@ from agent.core.desired import Document, InvalidDocumentError
 from agent.core.field_errors import FieldError, cut, field_error, masked
 from agent.layers import LISTS, InvalidSettingsError, Layers, Leaf, Loaded
 from agent.settings import Settings
-from agent.settings.scope import Scope, scope_of, section_of
+from agent.settings.scope import Scope, may_come_from_afar, scope_of, section_inside, section_of
 from agent.toml_file import KeyPath, closest, dotted
 
 NEEDED_TO_ADD = ("source", "model")
@@ -36,8 +36,7 @@ def load_document(layers: Layers, document: Document | None) -> Loaded:
     """
     if document is None:
         return layers.load()
-    names = {section: layers.names(section) for section in LISTS}
-    reader = _Reader(names, f"remote v{document.version}")
+    reader = _Reader(layers, f"remote v{document.version}")
     reader.read(document.values)
     errors = {error.path: error for error in reader.errors}
     loaded: Loaded | None = None
@@ -59,7 +58,7 @@ def overridden(loaded: Loaded, document: Document | None, layers: Layers) -> dic
     """Return the values of a document that have no effect, by path, with what overrides them on the device."""
     if document is None:
         return {}
-    reader = _Reader({section: layers.names(section) for section in LISTS}, f"remote v{document.version}")
+    reader = _Reader(layers, f"remote v{document.version}")
     reader.read(document.values)
     return {
         dotted(_by_name(leaf.path, reader.names)): origin
@@ -98,26 +97,15 @@ def masked_values(values: Any) -> Any:
     return masked(values) if isinstance(values, str) else values
 
 
-def flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested values by dotted path."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            found |= {f"{key}.{path}": inner for path, inner in flat(value).items()}
-        else:
-            found[key] = value
-    return found
-
-
 def changes(before: Settings, after: Settings) -> dict[str, list[Any]]:
     """Return what differs, as [before, after] by dotted path; the first 100."""
     found = list(_differences(before, after).items())[:CHANGES_MAX]
-    return {path: [shown_value(old), shown_value(new)] for path, (old, new) in found}
+    return {dotted(path): [shown_value(old), shown_value(new)] for path, (old, new) in found}
 
 
 def changed_scopes(before: Settings, after: Settings) -> dict[str, Scope]:
     """Return the mark of every value that differs, by dotted path."""
-    return {path: _scope(path) for path in _differences(before, after)}
+    return {dotted(path): _scope(path) for path in _differences(before, after)}
 
 
 def running(settings: Settings) -> frozenset[str]:
@@ -129,18 +117,16 @@ def touched_streams(before: Settings, after: Settings) -> set[str]:
     """Return the streams whose source is opened anew, or for the first time."""
     old = {stream.name: stream for stream in before.streams}
     reopened = {
-        path.split(".", 1)[1].rpartition(".")[0]
-        for path, scope in changed_scopes(before, after).items()
-        if path.startswith("streams.") and scope is Scope.RELOAD
+        str(path[1]) for path in _differences(before, after) if path[0] == "streams" and _scope(path) is Scope.RELOAD
     }
     started = {s.name for s in after.streams if s.enabled and (s.name not in old or not old[s.name].enabled)}
     return reopened | started
 
 
-def _differences(before: Settings, after: Settings) -> dict[str, tuple[Any, Any]]:
+def _differences(before: Settings, after: Settings) -> dict[KeyPath, tuple[Any, Any]]:
     """Return what differs; None stands also for what is not there. Only sections that differ are dumped."""
     differ = [name for name in Settings.model_fields if getattr(before, name) != getattr(after, name)]
-    old, new = flat(_effective(before, differ)), flat(_effective(after, differ))
+    old, new = _flat(_effective(before, differ)), _flat(_effective(after, differ))
     return {
         path: (old.get(path), new.get(path))
         for path in {**old, **new}
@@ -148,47 +134,73 @@ def _differences(before: Settings, after: Settings) -> dict[str, tuple[Any, Any]
     }
 
 
-def _scope(path: str) -> Scope:
-    section, _, rest = path.partition(".")
-    fields, is_list = _fields(section)
-    # A stream's name may hold dots, a field's name never.
-    field = rest.rpartition(".")[2] if is_list else rest
-    return fields[field]
+def _flat(values: Mapping[str, Any], above: KeyPath = ()) -> dict[KeyPath, Any]:
+    """Return nested values by path."""
+    found: dict[KeyPath, Any] = {}
+    for key, value in values.items():
+        path = (*above, key)
+        found |= _flat(value, path) if isinstance(value, Mapping) else {path: value}
+    return found
+
+
+def _scope(path: KeyPath) -> Scope:
+    """Return the mark of the value at a path of `_flat`, which may go on inside of it."""
+    section = str(path[0])
+    model: type[BaseModel] | None = _model(section)
+    for name in path[2:] if section in LISTS else path[1:]:
+        assert model is not None
+        field = model.model_fields[str(name)]
+        if (model := section_inside(field)) is None:
+            return scope_of(field)
+    raise AssertionError(f"{dotted(path)} is no value")
 
 
 def shown_value(value: Any) -> Any:
-    """Return a value as it is told: texts without passwords in URLs, cut."""
-    return cut(masked(value), SHOWN_CHARS_MAX) if isinstance(value, str) else value
+    """Return a value as it is told: without passwords in URLs, and cut."""
+    if isinstance(value, str):
+        return cut(masked(value), SHOWN_CHARS_MAX)
+    text = json.dumps(value) if isinstance(value, list | tuple | dict) else ""
+    return cut(masked(text), SHOWN_CHARS_MAX) if len(text) > SHOWN_CHARS_MAX else value
 
 
 def _remote_fields(section: BaseModel) -> dict[str, Any]:
-    fields = type(section).model_fields
-    names = {name for name, field in fields.items() if scope_of(field) is not Scope.LOCAL_ONLY}
-    return section.model_dump(mode="json", include=names)
+    """Return what may come from afar; a section inside that is not there is left out."""
+    plain, inner = _parts(type(section))
+    dumped = section.model_dump(mode="json", include=plain)
+    found = {name: getattr(section, name) for name in inner}
+    return dumped | {name: _remote_fields(part) for name, part in found.items() if part is not None}
 
 
 @cache
-def _fields(section: str) -> tuple[dict[str, Scope], bool]:
-    """Return the marks of a section's fields, and whether there may be several of it."""
-    model, is_list = section_of(Settings.model_fields[section].annotation)
+def _parts(model: type[BaseModel]) -> tuple[set[str], list[str]]:
+    """Return the names of the values of a section that may come from afar, and of the sections inside it that do."""
+    remote = _remote_names(model)
+    inner = [name for name in remote if section_inside(model.model_fields[name]) is not None]
+    return set(remote) - set(inner), inner
+
+
+def _model(section: str) -> type[BaseModel]:
+    """Return the class of a section, or of one of its items."""
+    model, _ = section_of(Settings.model_fields[section].annotation)
     assert model is not None
-    return {name: scope_of(field) for name, field in model.model_fields.items()}, is_list
+    return model
 
 
 class _Reader:
     """Walks the values of one document. What is right becomes leaves, all else errors."""
 
-    def __init__(self, names: Mapping[str, Sequence[str]], origin: str) -> None:
-        self.names = {section: list(known) for section, known in names.items()}
+    def __init__(self, layers: Layers, origin: str) -> None:
+        self.names = {section: layers.names(section) for section in LISTS}
         self.leaves: list[Leaf] = []
         self.errors: list[FieldError] = []
+        self._layers = layers
         self._origin = origin
 
     def read(self, values: Mapping[str, Any]) -> None:
         """Take in a whole document."""
         for section, content in values.items():
             if section not in Settings.model_fields:
-                known = [name for name in Settings.model_fields if self._has_remote_fields(name)]
+                known = [name for name in Settings.model_fields if _remote_names(_model(name))]
                 self._error((section,), "unknown_key", f"is not a setting{closest(section, known)}", content)
             elif not isinstance(content, dict):
                 form = '{"name": {"field": value}}' if section in LISTS else '{"field": value}'
@@ -197,7 +209,7 @@ class _Reader:
                 for name, entry in content.items():
                     self._read_item(section, name, entry)
             else:
-                self._read_section(section, (section,), (section,), content)
+                self._read_section(_model(section), (section,), (section,), content)
 
     def _read_item(self, section: str, name: str, entry: Any) -> None:
         path = (section, name)
@@ -213,46 +225,63 @@ class _Reader:
                 return
             self.leaves.append(Leaf((section, len(names), "name"), name, self._origin))
             names.append(name)
-        self._read_section(section, path, (section, names.index(name)), entry)
+        self._read_section(_model(section), path, (section, names.index(name)), entry)
 
-    def _read_section(self, section: str, path: KeyPath, place: KeyPath, entry: Mapping[str, Any]) -> None:
+    def _read_section(self, model: type[BaseModel], path: KeyPath, place: KeyPath, entry: Mapping[str, Any]) -> None:
         """Read fields: `path` is theirs in the document, `place` in the settings."""
-        scopes, _ = _fields(section)
         wanted: dict[str, Any] = {}
         for name, value in entry.items():
-            if name not in scopes:
-                known = [known for known, scope in scopes.items() if scope is not Scope.LOCAL_ONLY]
-                self._error((*path, name), "unknown_key", f"is not a setting{closest(name, known)}", value)
-            elif scopes[name] is Scope.LOCAL_ONLY:
+            field = model.model_fields.get(name)
+            if field is None:
+                text = f"is not a setting{closest(name, _remote_names(model))}"
+                self._error((*path, name), "unknown_key", text, value)
+            elif not may_come_from_afar(field):
                 self._error((*path, name), "local_only", "can be changed on the device alone", value)
+            elif (inner := section_inside(field)) is not None and value is not None:
+                self._read_inner(inner, (*path, name), (*place, name), value)
             else:
                 wanted[name] = value
-        wrong = self._check_types(section, path, wanted)
+        wrong = self._check_types(model, path, wanted)
         self.leaves += [
             Leaf((*place, name), value, self._origin) for name, value in wanted.items() if name not in wrong
         ]
 
-    def _check_types(self, section: str, path: KeyPath, wanted: Mapping[str, Any]) -> set[str]:
+    def _read_inner(self, model: type[BaseModel], path: KeyPath, place: KeyPath, entry: Any) -> None:
+        """Read the fields of a section inside another one; what the device says of the others stays."""
+        if not isinstance(entry, dict):
+            self._error(path, "wrong_type", 'must be an object: {"field": value}', entry)
+            return
+        if not entry and not self._layers.has(place):
+            self.leaves.append(Leaf(place, {}, self._origin))  # It is asked for, with its defaults.
+        self._read_section(model, path, place, entry)
+
+    def _check_types(self, model: type[BaseModel], path: KeyPath, wanted: Mapping[str, Any]) -> set[str]:
         """Validate fields strictly: a file may say "5" for 5, a program may not."""
-        model, _ = section_of(Settings.model_fields[section].annotation)
-        assert model is not None
         try:
-            model.model_validate_json(json.dumps(wanted), strict=True)
+            model.model_validate(_with_tuples(wanted), strict=True)
         except ValidationError as error:
             found = [entry for entry in error.errors() if entry["loc"] and entry["loc"][0] in wanted]
         else:
             return set()
         for entry in found:
-            message = _sentence(entry["msg"])
+            message = _SENTENCES.get(entry["type"]) or _sentence(entry["msg"])
             self._error((*path, *entry["loc"]), _code(entry["type"]), message, entry["input"])
         return {str(entry["loc"][0]) for entry in found}
 
     def _error(self, path: KeyPath, code: str, message: str, got: Any = None) -> None:
         self.errors.append(field_error(("values", *path), code, message, got))
 
-    @staticmethod
-    def _has_remote_fields(section: str) -> bool:
-        return any(scope is not Scope.LOCAL_ONLY for scope in _fields(section)[0].values())
+
+def _with_tuples(value: Any) -> Any:
+    """Return JSON with its arrays as tuples: a validator that runs before sees lists, which no strict tuple takes."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(inner) for key, inner in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+
+
+def _remote_names(model: type[BaseModel]) -> list[str]:
+    """Return the fields of a section that may be changed from afar, or hold some."""
+    return [name for name, field in model.model_fields.items() if may_come_from_afar(field)]
 
 
 def _by_name(path: KeyPath, names: Mapping[str, Sequence[str]]) -> KeyPath:
@@ -273,6 +302,10 @@ _CODES = {
     "reference": "unknown_name",
     "finite_number": "out_of_range",
 }
+
+
+_SENTENCES = {"tuple_type": "must be a list", "model_type": "must be an object", "dict_type": "must be an object"}
+"""In the words of JSON, where pydantic has those of Python."""
 
 
 def _code(kind: str) -> str:

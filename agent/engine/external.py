@@ -1,8 +1,9 @@
-"""Where an .onnx file keeps weights outside itself, found without the onnx package, which no device has.
+"""What an .onnx file would have loaded beside itself, found before that and without the onnx package.
 
 ONNX Runtime maps whatever file a network names: one from afar could read any file of the device into its outputs, and
 whoever changes the file of a running network changes its results in silence. So each one must be a plain file of the
-model's own folder, and its digest must stand in model.toml.
+model's own folder, and its digest must stand in model.toml. A node that holds what another runtime compiled may name
+a file too, and nobody can look into it: a network with one is refused.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ _PATHS: Mapping[str, Mapping[int, str]] = {
     "sparse": {1: "tensor", 2: "tensor"},
 }
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14
+_OPERATOR = 4
+_COMPILED = b"EPContext"
+"""The operator of ONNX Runtime's contrib operators that holds, or names, what an execution provider compiled."""
 
 
 def check_external_data(file: Path, digests: Mapping[str, str]) -> None:
@@ -39,20 +43,29 @@ def check_external_data(file: Path, digests: Mapping[str, str]) -> None:
 
     Raises:
         ConfigError: unreadable, not ONNX, truncated; a file that is absolute, leaves the folder, is a symbolic link,
-            is absent or too short, is not in `digests` or differs from its digest.
+            is absent or too short, is not in `digests` or differs from its digest; a part that is compiled already.
     """
     try:
         content = file.read_bytes()
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
-    if b"location" not in content:
+    if b"location" not in content and _COMPILED not in content:
         return  # The key under which protobuf would hold a file's name: nothing is outside, for 1 ms instead of 40.
     try:
         found = dict(_external(memoryview(content)))
+    except _CompiledError:
+        raise ConfigError(
+            f"{file}: holds a part that another runtime compiled ({_COMPILED.decode()}), into which nobody can look: "
+            "export it as plain ONNX"
+        ) from None
     except (IndexError, ValueError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: is not an ONNX file, or is truncated: {error}") from error
     for location, end in found.items():
         _check_file(file, location, end, digests)
+
+
+class _CompiledError(Exception):
+    """There is a node of `_COMPILED`."""
 
 
 def _check_file(file: Path, location: str, end: int, digests: Mapping[str, str]) -> None:
@@ -85,6 +98,7 @@ def _external(content: memoryview) -> Iterator[tuple[str, int]]:
 
     Raises:
         ValueError, IndexError: this is no ONNX file.
+        _CompiledError: see there.
     """
     ends: dict[str, int] = {}
     waiting = [("model", content, 0)]
@@ -102,6 +116,8 @@ def _external(content: memoryview) -> Iterator[tuple[str, int]]:
                     entries.append(value)
                 elif number == _DATA_LOCATION:
                     is_external = value == 1
+            elif kind == "node" and number == _OPERATOR and isinstance(value, memoryview) and value == _COMPILED:
+                raise _CompiledError
             elif (inner := _PATHS[kind].get(number)) is not None and isinstance(value, memoryview):
                 waiting.append((inner, value, depth + 1))
         if is_external:

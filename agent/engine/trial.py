@@ -6,18 +6,19 @@ the child, the running model does not notice. `trial_child` is the child's side.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from agent.child import run_child
 from agent.engine.memory import MIB
 from agent.engine.session import ProviderMissingError, SessionSetup
-from agent.errors import ConfigError
+from agent.errors import ConfigError, Harm
 from agent.interfaces import TensorSpec
 
 TRIAL_LIMIT_S = 120.0
@@ -28,8 +29,6 @@ DESCRIBE_BYTES = 1024 * MIB
 
 FILE_BYTES_MAX = 2 << 30
 """Of a file that the child writes: the size of the largest network."""
-
-_KILLED = {-9: "was killed, by the kernel for want of memory or by its time limit", -11: "crashed", -6: "crashed"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,18 +167,45 @@ def _in_child(
     except subprocess.TimeoutExpired:
         raise ConfigError(
             f"{trial.file}: loading and running it did not end within {limit_s:g} s: the network may hold an "
-            "endless loop"
+            "endless loop",
+            "hangs",
         ) from None
     if "missing" in reply:
         raise ProviderMissingError(f"{trial.file}: {reply['error']}", reply["missing"])
     if "error" in reply:
-        raise ConfigError(f"{trial.file}: {reply['error']}")
+        raise ConfigError(f"{trial.file}: {reply['error']}", harm_of(reply))
     if code != 0 or not reply:
-        why = _KILLED.get(code, f"ended with {code}")
+        why, harm = ending(code)
         raise ConfigError(
-            f"{trial.file}: the process that tried it {why}; it may have had {_mib(limit_bytes)} for the network"
+            f"{trial.file}: the process that tried it {why}; it may have had {_mib(limit_bytes)} for the network",
+            harm,
         )
     return reply
+
+
+def harm_of(reply: Mapping[str, Any]) -> Harm | None:
+    """Return what a child says that the network does; None where it says nothing that we know."""
+    return next((harm for harm in get_args(Harm) if harm == reply.get("harm")), None)
+
+
+def ending(code: int) -> tuple[str, Harm]:
+    """Return how a child that gave no reply came to its end, for people, and what that says of its network.
+
+    Args:
+        code: its exit code, negative for the signal that ended it.
+    """
+    if code >= 0:
+        return f"ended with {code}", "crashes"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:  # A real-time signal.
+        name = f"signal {-code}"
+    if name == "SIGKILL":
+        # What it asks for is limited, so that only a device that has less than that to give ends it like this.
+        return "was killed (SIGKILL), as the kernel does for want of memory", "too_big"
+    if name == "SIGXCPU":
+        return "had no CPU time left (SIGXCPU)", "hangs"
+    return f"crashed ({name})", "crashes"
 
 
 def _mib(size_bytes: float) -> str:

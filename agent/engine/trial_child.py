@@ -91,11 +91,13 @@ def _done(body: Callable[[dict[str, Any]], dict[str, Any]], job: dict[str, Any])
     try:
         return body(job)
     except ProviderMissingError as error:
-        return {"error": _said(error, job), "missing": error.missing}
+        return {"error": str(error).removeprefix(f"{job['file']}: "), "missing": error.missing}
     except EdgebeatError as error:
-        return {"error": _said(error, job)}
+        text = str(error).removeprefix(f"{job['file']}: ")
+        is_memory = any(words in text for words in ("bad_alloc", "Failed to allocate", "Available memory of"))
+        return _too_much(job) if is_memory else {"error": text}
     except MemoryError:
-        return {"error": _too_much(job)}
+        return _too_much(job)
 
 
 def _limit(job: dict[str, Any]) -> None:
@@ -228,17 +230,12 @@ def _agree(one: Tensor, other: Tensor) -> bool:
     return bool(np.allclose(one, other, rtol=AGREEMENT, atol=AGREEMENT * scale, equal_nan=True))
 
 
-def _said(error: EdgebeatError, job: dict[str, Any]) -> str:
-    text = str(error).removeprefix(f"{job['file']}: ")
-    is_memory = any(words in text for words in ("bad_alloc", "Failed to allocate", "Available memory of"))
-    return _too_much(job) if is_memory else text
-
-
-def _too_much(job: dict[str, Any]) -> str:
-    return (
+def _too_much(job: dict[str, Any]) -> dict[str, Any]:
+    text = (
         f"it asks for more than the {job['limit_bytes'] / 2**20:.0f} MiB that it may have here: use a smaller "
         "network, or raise limits.memory_mb"
     )
+    return {"error": text, "harm": "too_big"}
 
 
 def _forget_peak() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent.clock import NS_PER_S
@@ -34,6 +34,7 @@ class UpdateLoop:
         around: the rest of the agent.
         bounds: of the probation.
         give_up_ns: how long a download is tried.
+        given_up: releases that the start of this run gave up, each with its model, to be told.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class UpdateLoop:
         around: Surroundings,
         bounds: Bounds,
         give_up_ns: int,
+        given_up: Sequence[tuple[str, Ended]] = (),
     ) -> None:
         self._shelves = dict(shelves)
         self._bases = dict(bases)
@@ -52,6 +54,9 @@ class UpdateLoop:
         self._around = around
         self._bounds = bounds
         self._give_up_ns = give_up_ns
+        self._given_up = list(given_up)
+        self._lives_until_ns = around.clock.now_ns() + bounds.duration_ns
+        self._ends_on_purpose = False
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._is_stopping = False
@@ -91,8 +96,13 @@ class UpdateLoop:
             self._unwanted = way
         self._wake.set()
 
-    def stop(self) -> None:
-        """End the thread; what it was doing goes on in the next run. Any thread."""
+    def stop(self, *, on_purpose: bool = False) -> None:
+        """End the thread; what it was doing goes on in the next run. Any thread.
+
+        Args:
+            on_purpose: whether this run does not end because something failed.
+        """
+        self._ends_on_purpose = on_purpose
         self._is_stopping = True
         self._wake.set()
 
@@ -108,9 +118,12 @@ class UpdateLoop:
                     self._current = None
                 continue
             self._give_up_committed()
+            self._note_life()
             self._before.add(self._around.read())
             self._around.clock.wait(self._wake, LOOK_EVERY_NS)
             self._wake.clear()
+        if self._ends_on_purpose:
+            self._note_survival()
 
     def announce(self) -> None:
         """Send the last state again: the retained one may be gone with the broker's memory. Any thread."""
@@ -140,7 +153,12 @@ class UpdateLoop:
 
     def _resume(self) -> None:
         """Go on with what the run before left: watch a trial, or tell that it is over."""
+        for name, ended in self._given_up:
+            self._tell_end(name, ended)
+        told = {name for name, _ in self._given_up}
         for name, shelf in list(self._shelves.items()):
+            if name in told:
+                continue
             if shelf.trial is not None and not self._is_stopping:
                 log.info("%s: release %d is still on trial", name, shelf.trial.seq)
                 self._watch(name, {})
@@ -192,10 +210,12 @@ class UpdateLoop:
                 told_ns = now_ns
                 share = round((done + have) / release.size_bytes, 3)
                 self._tell(release.name, release.seq, "downloading", progress=share)
+                self._note_life()
             return not self._has_to_end() and self._unwanted is None
 
         while not self._has_to_end():
             self._check_wanted(offer)
+            self._note_life()
             try:
                 self._around.fetch(file, self._store.partial(file), on_progress)
             except TransientError as error:
@@ -204,14 +224,8 @@ class UpdateLoop:
                 self._check_wanted(offer)
                 if clock.now_ns() >= give_up_at_ns:
                     raise ReleaseRefusedError("download", f"given up: {error}") from error
-                reason = f"tried again soon: {error}"
-                self._tell(
-                    release.name,
-                    release.seq,
-                    "downloading",
-                    progress=round(done / release.size_bytes, 3),
-                    reason=reason,
-                )
+                share, reason = round(done / release.size_bytes, 3), f"tried again soon: {error}"
+                self._tell(release.name, release.seq, "downloading", progress=share, reason=reason)
                 clock.wait(self._wake, backoff.next_wait_ns())
                 self._wake.clear()
             else:
@@ -329,15 +343,21 @@ class UpdateLoop:
         serving_seq = seq_of(self.shelf(name).serving)
         self._around.report(f"model_{ended.phase}", {"model": name, **_told(ended), "serving_seq": serving_seq})
         level = logging.INFO if ended.phase == "committed" else logging.WARNING
-        log.log(
-            level,
-            "%s: release %d %s%s",
-            name,
-            ended.seq,
-            ended.phase.replace("_", " "),
-            f": {ended.reason}" * bool(ended.reason),
-        )
+        what = ended.phase.replace("_", " ") + f": {ended.reason}" * bool(ended.reason)
+        log.log(level, "%s: release %d %s", name, ended.seq, what)
         self._store.prune(self._shelves)
+
+    def _note_life(self) -> None:
+        """Forget the starts on what is committed, once this run has lived long enough on it."""
+        if self._around.clock.now_ns() >= self._lives_until_ns and all(
+            s.trial is None for s in self._shelves.values()
+        ):
+            self._note_survival()
+
+    def _note_survival(self) -> None:
+        for name, shelf in list(self._shelves.items()):
+            if (survived := shelf.survived()) != shelf:
+                self._keep(name, survived, must=False)
 
     def _has_to_end(self) -> bool:
         return self._is_stopping or self._next is not None

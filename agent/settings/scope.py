@@ -46,6 +46,20 @@ def section_of(annotation: object) -> tuple[type[BaseModel] | None, bool]:
     return None, False
 
 
+def section_inside(field: FieldInfo) -> type[BaseModel] | None:
+    """Return the section that a field holds; None for a plain value, and for a list, which is one value."""
+    model, is_list = section_of(field.annotation)
+    return None if is_list else model
+
+
+def may_come_from_afar(field: FieldInfo) -> bool:
+    """Return whether a field, or one of the section that it holds, may be changed from afar."""
+    section = section_inside(field)
+    if section is None:
+        return scope_of(field) is not Scope.LOCAL_ONLY
+    return any(map(may_come_from_afar, section.model_fields.values()))
+
+
 def leaf_fields(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
     """Yield every plain field with its path; `*` stands for the items of a list."""
     for name, field in model.model_fields.items():

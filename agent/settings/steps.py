@@ -112,9 +112,9 @@ class StepsSettings(Section):
     """What stays. Default: everything."""
     tracker: TrackerSettings | None = None
     """Numbers that stay with a thing. Default: none."""
-    zones: tuple[ZoneSettings, ...] = Field(default=(), max_length=32)
+    zones: Live[tuple[ZoneSettings, ...]] = Field(default=(), max_length=32)
     """Parts of the frame, at most 32. Default: none."""
-    lines: tuple[LineSettings, ...] = Field(default=(), max_length=32)
+    lines: Live[tuple[LineSettings, ...]] = Field(default=(), max_length=32)
     """Lines that are crossed, at most 32. Default: none."""
     presence: PresenceSettings | None = None
     """Events when something appears and leaves. Default: none."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from agent.core.release import Release, ReleaseFile, ReleaseRefusedError
 from agent.core.shelf import Ended, Shelf, Trial, folder_name
-from agent.durable import replace_file, sync_folder
+from agent.durable import replace_file, set_aside, sync_folder
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +42,12 @@ class ReleaseStore:
         self._contents = self._root / "contents"
         self._releases = self._root / "releases"
 
-    def load(self) -> dict[str, Shelf]:
-        """Return the shelves by model; a damaged file is set aside, and every model is the settings' own again."""
+    def load(self, *, sets_aside: bool = True) -> dict[str, Shelf]:
+        """Return the shelves by model; with a damaged file every model is the settings' own again.
+
+        Args:
+            sets_aside: whether the damaged file is, so that the next one can be written.
+        """
         file = self._root / FILE
         try:
             with file.open("rb") as stream:
@@ -53,11 +57,9 @@ class ReleaseStore:
         except OSError as error:
             log.error("%s: cannot be read (%s): the settings' own models serve", file, error.strerror)  # noqa: TRY400
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            log.error("%s: is damaged (%s) and set aside: the settings' own models serve", file, error)  # noqa: TRY400
-            try:
-                file.replace(file.with_name(f"{FILE}.damaged"))
-            except OSError:
-                log.warning("%s: cannot be set aside", file)
+            log.error("%s: is damaged (%s): the settings' own models serve", file, error)  # noqa: TRY400
+            if sets_aside:
+                set_aside(file)
         return {}
 
     def save(self, shelves: Mapping[str, Shelf]) -> None:
@@ -168,6 +170,7 @@ def _shelf(values: Any) -> Shelf:
         ended=None
         if ended is None
         else Ended(**{key: ended[key] for key in ("digest", "seq", "phase", "code", "reason")}),
+        starts=int(values.get("starts", 0)),
     )
 
 

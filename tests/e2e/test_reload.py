@@ -100,7 +100,7 @@ def test_a_file_that_costs_the_stream_its_frames_goes_back(site: Site) -> None:
     told = site.event("settings_rolled_back")
     assert (told["check"], told["figures"]["stream"], told["file"]) == ("streams", "door", str(site.process.config))
     site.subscriber.wait_for("results/door")
-    site.process.wait_for_log("still says otherwise: correct it, the next start reads it")
+    site.process.wait_for_log("still says otherwise: what was before it is in force until it says something else")
     site.process.terminate()
 
 
@@ -139,3 +139,67 @@ def test_a_restart_in_place_that_loses_the_broker_goes_back_by_itself(site: Site
     assert told["changes"]["mqtt.url"][0] == "mqtt://127.0.0.1:9"
     site.subscriber.wait_for("results/door")
     assert site.process.terminate()["restarts"] == 2
+
+
+def test_a_file_that_no_run_survives_leads_back_to_the_last_good_settings(tmp_path: Path) -> None:
+    """Killed three times before it was proven: the next starts go on by what was before it, and say why."""
+    with Broker(tmp_path) as broker, Subscriber(broker.port) as subscriber:
+        more, state = "[remote]\nprobation_s = 60\n", tmp_path / "state"
+        good, bad = (
+            settings_text(url=broker.url, stream=f"{STREAM}deadline_ms = {ms}\n", more=more, state=state)
+            for ms in (700, 800)
+        )
+        with AgentProcess(tmp_path, good) as agent:
+            subscriber.wait_for("results/door", deadline_ms=700.0)
+            agent.config.write_text(bad)
+            agent.signal(signal.SIGHUP)
+            subscriber.wait_for("results/door", deadline_ms=800.0)
+            agent.signal(signal.SIGKILL)
+            agent.wait()
+        for _ in range(3):
+            with AgentProcess(tmp_path, bad) as agent:
+                agent.wait_for_log("ready: door")
+                agent.signal(signal.SIGKILL)
+                agent.wait()
+        with AgentProcess(tmp_path, bad) as agent:
+            told = subscriber.wait_for("events/settings_rolled_back").body
+            assert (told["check"], told["figures"]["starts"], told["file"]) == ("starts", 3, str(agent.config))
+            report = subscriber.wait_for_body(REPORTED, lambda body: "file_given_up" in body).body
+            assert report["file_given_up"]["check"] == "starts"
+            assert report["values"]["streams"]["door"]["deadline_ms"] == 700.0
+            assert "correct it, or try it again with a reload" in agent.log
+            agent.terminate()
+        with AgentProcess(tmp_path, bad) as agent:
+            subscriber.wait_for_body(
+                REPORTED, lambda body: body["boot"] != report["boot"] and "file_given_up" in body
+            )
+            agent.signal(signal.SIGHUP)
+            told = subscriber.wait_for("events/settings_applied").body
+            assert told["changes"]["streams.door.deadline_ms"] == [700.0, 800.0]
+            subscriber.wait_for("results/door", deadline_ms=800.0)
+            agent.terminate()
+        check_all(subscriber.drain())
+
+
+def test_a_start_on_a_file_that_is_on_trial_watches_it(tmp_path: Path) -> None:
+    """Restarted by hand before it was proven: the broker that it names is not there, and the one before returns."""
+    with Broker(tmp_path) as broker, Subscriber(broker.port) as subscriber:
+        state = tmp_path / "state"
+        good, bad = (
+            settings_text(url=url, stream=STREAM, more=PROVING, state=state)
+            for url in (broker.url, "mqtt://127.0.0.1:9")
+        )
+        with AgentProcess(tmp_path, good) as agent:
+            subscriber.wait_for("results/door")
+            agent.config.write_text(bad)
+            agent.signal(signal.SIGHUP)
+            assert subscriber.wait_for("events/settings_applied").body["restart"] == ["mqtt.url"]
+            agent.terminate()
+        with AgentProcess(tmp_path, bad) as agent:
+            told = subscriber.wait_for("events/settings_rolled_back", 60).body
+            assert (told["check"], told["file"]) == ("broker", str(agent.config))
+            agent.terminate()
+        subscriber.drain()
+        with AgentProcess(tmp_path, bad) as agent:
+            subscriber.wait_for("results/door")
+            agent.terminate()

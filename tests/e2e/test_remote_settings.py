@@ -83,6 +83,23 @@ def test_a_live_change_is_applied_kept_proven_and_told(site: Site) -> None:
     check_all(site.subscriber.drain())
 
 
+def test_the_steps_of_a_stream_are_set_from_afar(site: Site) -> None:
+    """As their marks say: live, field by field; the source is not opened again."""
+    with site.agent() as agent:
+        site.subscriber.wait_for_body("results/door", lambda body: bool(body["classes"]))
+        site.ask(1, {"streams": {"door": {"steps": {"filter": {"score_min": 1.0}}}}})
+        site.subscriber.wait_for("results/door", classes=[])
+        site.ask(2, {"streams": {"door": {"steps": {"presence": {"appear_s": 0}}}}})
+        report = site.reported(lambda body: body["version"] == 2)
+        assert report["values"]["streams"]["door"]["steps"]["presence"]["appear_s"] == 0.0
+        site.subscriber.wait_for("events/object_appeared", stream="door")
+        site.subscriber.wait_for_body("results/door", lambda body: bool(body["classes"]))
+        site.reported(lambda body: body["version"] == 2 and body["proven"])
+        summary = agent.terminate()
+    assert summary["streams"]["door"]["source_losses"] == 0
+    check_all(m for m in site.subscriber.drain() if not m.topic.endswith("/desired"))
+
+
 def document(values: Any, *, version: int = 50, **more: Any) -> bytes:
     """Return a document as bytes."""
     return json.dumps({"schema": 1, "version": version, "values": values, **more}).encode()
@@ -151,6 +168,16 @@ BAD: dict[str, tuple[bytes, dict[str, str]]] = {
     "empty source": (door(source=""), {f"{DOOR}.source": "out_of_range"}),
     "a source that is no file": (door(source="no/such.mp4"), {"values": "cannot_apply"}),
     "a model that is none": (door(model="other"), {f"{DOOR}.model": "unknown_name"}),
+    "an unknown step": (door(steps={"trackr": {}}), {f"{DOOR}.steps.trackr": "unknown_key"}),
+    "a step out of range": (
+        door(steps={"tracker": {"iou_min": 7}}),
+        {f"{DOOR}.steps.tracker.iou_min": "out_of_range"},
+    ),
+    "a line without a tracker": (
+        door(steps={"lines": [{"name": "in", "start": [0, 0], "end": [1, 1]}]}),
+        {f"{DOOR}.steps": "invalid_value"},
+    ),
+    "samples of a model of pictures": (door(samples={"rate_hz": 50}), {"values": "cannot_apply"}),
     "the broker": (document({"mqtt": {"url": "mqtt://evil"}}), {"values.mqtt.url": "local_only"}),
     "a prefix with a wildcard": (
         document({"mqtt": {"topic_prefix": "edgebeat/#"}}),

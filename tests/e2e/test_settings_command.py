@@ -48,7 +48,12 @@ def test_show_set_and_check(tmp_path: Path) -> None:
             shown = edgebeat("settings", "show", *target)
             (line,) = [line for line in shown.stdout.splitlines() if line.startswith("streams.door.max_fps")]
             assert line.split() == ["streams.door.max_fps", "7.0", "remote", "v1"]
+            nested = edgebeat("settings", "set", *target, "--no-wait", "streams.door.steps.tracker.hits_min=3")
+            assert nested.returncode == 0, nested.stderr
+            wrong = edgebeat("settings", "set", *target, "streams.door.steps.trackr.hits_min=3")
+            assert "values.streams.door.steps.trackr: is not a setting: did you mean 'tracker'?" in wrong.stdout
             values = json.loads(edgebeat("settings", "show", *target, "--json").stdout)["accepted"]
+            assert values["streams"]["door"]["steps"] == {"tracker": {"hits_min": 3}}
             file = tmp_path / "values.json"
             file.write_text(json.dumps({"health": {"period_s": 5}}))
             whole = edgebeat("settings", "set", *target, "--file", str(file), "--no-wait", "--json")
@@ -56,7 +61,7 @@ def test_show_set_and_check(tmp_path: Path) -> None:
             agent.terminate()
         checked = edgebeat("check", "--config", str(tmp_path / "agent.toml"))
         (line,) = [line for line in checked.stdout.splitlines() if line.startswith("health.period_s")]
-        assert line.split() == ["health.period_s", "5.0", "remote", "v3"]
+        assert line.split() == ["health.period_s", "5.0", "remote", "v5"]
         Draft202012Validator(json.loads(edgebeat("settings", "schema").stdout)).validate(values)
         assert edgebeat("settings", "set", *target, "nonsense").returncode == 78
         assert edgebeat("settings", "show", "--mqtt", broker.url, "--device", "x", "--timeout", "1").returncode == 1

@@ -59,11 +59,11 @@ CASES = {
         "too_slow",
         "of a deadline of 50",
     ),
-    "asks for gigabytes": Case(_hostile(hostile.gigabytes), "not_verified", "asks for more than"),
+    "asks for gigabytes": Case(_hostile(hostile.gigabytes), "too_big", "asks for more than"),
     "takes more than the agent may": Case(
-        _hostile(hostile.hundreds_of_megabytes), "not_verified", "may take 300 MiB (limits.memory_mb)"
+        _hostile(hostile.hundreds_of_megabytes), "too_big", "may take 300 MiB (limits.memory_mb)"
     ),
-    "crashes the child": Case(_hostile(hostile.fatal), "not_verified", "crashed"),
+    "crashes the child": Case(_hostile(hostile.fatal), "crashes", "the process that tried it crashed (SIGSEGV)"),
     "one bit corrupted": Case(lambda o, seq: o.model(seq), "corrupt", "SHA-256", _flip),
 }
 

@@ -155,8 +155,9 @@ def test_a_float16_input_is_made_from_pixels() -> None:
 def test_a_load_that_never_ends_is_refused() -> None:
     """An endless loop in a network cannot be interrupted: its thread is left behind."""
     release = threading.Event()
-    with pytest.raises(ConfigError, match=r"slow: the warm-up did not end within 0.05 s"):
+    with pytest.raises(ConfigError, match=r"slow: the warm-up did not end within 0.05 s") as caught:
         within(0.05, "slow: the warm-up", release.wait)
+    assert caught.value.harm == "hangs"
     release.set()
 
 

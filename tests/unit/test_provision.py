@@ -86,10 +86,11 @@ def test_a_cache_of_no_size_is_none(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
     """The default model beside this process, which is larger than the agent."""
     provision = surveyed(settings(tmp_path, limits={"memory_mb": 64}))
-    with pytest.raises(ConfigError, match=r"the agent would take \d+ MiB and may take 64 MiB \(limits.memory_mb\)"):
+    with pytest.raises(ConfigError, match=r"would take \d+ MiB and may take 64 MiB \(limits.memory_mb\)") as caught:
         provision.fit()
     assert provision.budget is None
     # A run that replaces another goes on: the same models served a moment ago.
+    assert caught.value.harm == "too_big"
     provision.fit(must_fit=False)
     assert provision.budget is not None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.core.shelf import STARTS_MAX, Shelf, folder_name, seq_of
+from agent.core.shelf import STARTS_MAX, STARTS_MAX_COMMITTED, Ended, Shelf, folder_name, given_up, seq_of
 
 
 def test_a_trial_serves_and_is_committed() -> None:
@@ -37,6 +37,36 @@ def test_starts_of_a_trial_are_counted() -> None:
     assert shelf.ended is not None
     assert shelf.ended.code == "crash_loop"
     assert shelf.start() == shelf
+
+
+def test_a_committed_release_on_which_no_run_lives_is_given_up_at_last() -> None:
+    """Down to the settings' own, one after the other; a run that lived, or was ended on purpose, counts for it."""
+    shelf = Shelf("base").begin("m-1", 1, "d1").commit().begin("m-2", 2, "d2").commit()
+    for folder in ("m-2", "m-1"):
+        for _ in range(STARTS_MAX_COMMITTED):
+            shelf = shelf.start()
+            assert shelf.serving == folder
+        assert shelf.survived().start().starts == 1
+    shelf = shelf.start()
+    assert (shelf.serving, shelf.start()) == ("", shelf)
+    assert shelf.ended is not None
+    assert (shelf.ended.digest, shelf.ended.phase, shelf.ended.code) == ("d2", "rolled_back", "crash_loop")
+
+
+def test_a_trial_that_somebody_interrupts_on_purpose_does_not_count_it() -> None:
+    """Who restarts the service three times in two minutes has no bad release."""
+    shelf = Shelf("base").begin("m-1", 1, "d1")
+    for _ in range(2 * STARTS_MAX):
+        shelf = shelf.start().survived()
+    assert shelf.serving == "m-1"
+
+
+def test_what_a_start_gave_up_is_told_by_its_own_number() -> None:
+    """Also where the shelf remembers another one, which was refused since."""
+    before = Shelf("base").begin(folder_name("m", 1, "d" * 64), 1, "d1").commit().reject(2, "d2", "crashes", "")
+    after = before.revert("cannot_start", "damaged")
+    told = given_up({"m": before, "n": before}, {"m": after, "n": before}, "cannot_start", "damaged")
+    assert told == [("m", Ended("", 1, "rolled_back", "cannot_start", "damaged"))]
 
 
 def test_going_back_by_hand_goes_down_to_the_settings_own() -> None:

@@ -49,7 +49,7 @@ def test_what_only_a_start_brings_in_waits_and_is_not_applied(more: dict[str, An
         ({"models": [{"name": "seen", "path": "other"}]}, {"models.seen.path": ["m", "other"]}),
         (
             {"streams": [{**VALUES["streams"][0], "steps": {"gap_s": 3.0}}]},
-            {"streams.door.steps": ["{}", '{"gap_s": 3.0}']},
+            {},
         ),
         ({"log": {"level": "debug"}}, {}),
     ],

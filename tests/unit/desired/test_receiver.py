@@ -13,6 +13,8 @@ from agent.core.probation import Readings, StreamReading
 from agent.core.reconcile import Record
 from agent.desired.audit import FILE as AUDIT_FILE
 from agent.desired.audit import Audit
+from agent.desired.file_trial import FILE as TRIAL_FILE
+from agent.desired.file_trial import FileTrial, FileTrials
 from agent.desired.receiver import SettingsReceiver
 from agent.desired.reporting import REJECTIONS_BURST
 from agent.desired.surroundings import Surroundings
@@ -51,6 +53,7 @@ class Device:
         self.frames = 0
         self.missed = 0
         self.audit_file = folder / AUDIT_FILE
+        self.files = FileTrials(folder)
         self.layers = LAYERS
         self.unreadable = ""
         self.reloads = 0
@@ -72,6 +75,7 @@ class Device:
             applier=self,
             around=around,
             good=good,
+            files=self.files,
         )
 
     @property
@@ -458,3 +462,94 @@ def test_a_run_that_began_on_an_unproven_file_watches_it(tmp_path: Path) -> None
     assert device.events == ["settings_rolled_back"]
     assert device.restarts == [f"{FILE} was given up, and only a start brings back what was before it"]
     assert device.receiver.for_next_run(has_hung=False)[0] == good
+
+
+def test_a_file_is_on_disk_as_on_trial_before_it_is_applied(tmp_path: Path) -> None:
+    """A run that dies of it is counted by the next start; once it is proven nothing is kept of it."""
+    device = Device(tmp_path)
+    kept: list[FileTrial | None] = []
+    device.apply = lambda settings: kept.append(FileTrials(tmp_path).load(LAYERS))  # type: ignore[method-assign]
+    device.edit({FPS: 5.0})
+    assert kept == [FileTrial.of(device.layers, LAYERS)]
+    device.wait(11)
+    assert device.events[-1] == "settings_proven"
+    assert FileTrials(tmp_path).load(LAYERS) is None
+
+
+def test_a_file_that_cannot_be_applied_leaves_no_trial(tmp_path: Path) -> None:
+    """Nor does it end that of the one before."""
+    device = Device(tmp_path)
+    device.refusals = [ConfigError("m: no such model")]
+    device.edit({FPS: 4.0})
+    assert device.files.trial is None
+    device.edit({FPS: 5.0})
+    on_trial = device.files.trial
+    device.refusals = [ConfigError("m: no such model")]
+    device.edit({FPS: 6.0})
+    assert device.files.trial == on_trial
+
+
+def test_a_file_that_was_given_up_is_kept_and_reported_as_such(tmp_path: Path) -> None:
+    """Until it is read again; a document that is proven meanwhile changes nothing about it."""
+    device = Device(tmp_path)
+    device.wait(10)
+    device.edit({("streams", 0, "deadline_ms"): 300.0})
+    device.missed_share = 1.0
+    device.wait(6)
+    device.missed_share = 0.0
+    device.ask(1, stride=2)
+    device.wait(11)
+    found = FileTrials(tmp_path).load(LAYERS)
+    assert found is not None
+    assert found.holds_for(device.layers)
+    assert found.check == "on_time"
+    assert device.last["file_given_up"] == {"file": FILE, "check": "on_time", "figures": found.figures}
+    device.reload()
+    assert "file_given_up" not in device.last
+    assert device.files.trial == FileTrial.of(device.layers, LAYERS)
+
+
+def test_a_file_that_was_given_up_and_corrected_is_not_reported_any_more(tmp_path: Path) -> None:
+    """It says again what is in force: nothing is to be applied, and nothing is on trial."""
+    device = Device(tmp_path)
+    device.wait(10)
+    device.edit({FPS: 5.0})
+    device.missed_share = 1.0
+    device.wait(6)
+    assert "file_given_up" in device.last
+    device.layers = LAYERS
+    device.reload()
+    assert "file_given_up" not in device.last
+    assert device.files.trial is None
+
+
+def test_what_waits_for_a_start_stays_on_trial(tmp_path: Path) -> None:
+    """The rest of the file is proven; nobody has seen another broker in force."""
+    device = Device(tmp_path)
+    device.edit({FPS: 5.0, URL: "mqtt://other:1883"})
+    device.wait(11)
+    assert device.events[-1] == "settings_proven"
+    assert device.files.trial == FileTrial.of(device.layers, LAYERS)
+    device.layers = LAYERS
+    device.reload()
+    device.wait(11)
+    assert device.files.trial is None
+
+
+def test_a_run_that_ends_on_purpose_does_not_count_against_the_file(tmp_path: Path) -> None:
+    """As with a document."""
+    device = Device(tmp_path, good=LAYERS)
+    device.files.put(FileTrial.of(LAYERS, LAYERS).begun())
+    device.receiver.stopped()
+    found = FileTrials(tmp_path).load(LAYERS)
+    assert found is not None
+    assert found.starts == 0
+
+
+def test_a_disk_that_takes_no_trial_is_told_and_the_file_applied(tmp_path: Path) -> None:
+    """It lies on the same disk, so that the next start reads it in any case."""
+    device = Device(tmp_path)
+    (tmp_path / f".{TRIAL_FILE}.part").mkdir()
+    assert device.edit({FPS: 5.0}) == "settings_applied"
+    assert device.events[0] == "settings_not_kept"
+    assert device.fps == 5.0

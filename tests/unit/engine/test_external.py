@@ -137,3 +137,18 @@ def refusal(file: Path) -> str | None:
 def test_a_network_without_such_files_passes() -> None:
     """The default model keeps everything inside."""
     check_external_data(COCO_SSD / "model.onnx", {})
+
+
+def test_what_another_runtime_compiled_is_refused(tmp_path: Path) -> None:
+    """It may name a file, in the body of a loop as well; a text that happens to say so is none."""
+    node = make_node("EPContext", ["images"], ["y"], domain="com.microsoft", ep_cache_context="../secret.bin")
+    body = make_graph([node], "body", [], [make_tensor_value_info("y", TensorProto.FLOAT, None)])
+    for nodes in ([node], [make_node("If", ["go"], ["y"], then_branch=body, else_branch=body)]):
+        file = saved(
+            network(nodes, [("y", TensorProto.FLOAT, None)], domains={"com.microsoft": 1}), tmp_path / "m.onnx"
+        )
+        with pytest.raises(ConfigError, match=r"m.onnx: holds a part that another runtime compiled \(EPContext\)"):
+            check_external_data(file, {})
+    harmless = classifier()
+    harmless.doc_string = "No EPContext in here."
+    check_external_data(saved(harmless, tmp_path / "m.onnx"), {})

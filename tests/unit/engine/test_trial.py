@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from onnx.helper import make_graph, make_node, make_tensor_value_info
 from agent.engine.cache import NETWORK_NAME, WEIGHTS_NAME
 from agent.engine.memory import MIB
 from agent.engine.session import OrtEngine, SessionSetup
-from agent.engine.trial import TensorShape, Trial, compile_network, measure
+from agent.engine.trial import TensorShape, Trial, compile_network, ending, measure
 from agent.errors import ConfigError
 from tests.paths import COCO_SSD
 from tests.unit.modeltools.networks import classifier, network, saved
@@ -73,20 +74,23 @@ def test_the_cost_of_the_default_model() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "said", "harm"),
     [
-        (gigabytes, "it asks for more than the 256 MiB that it may have here: use a smaller network"),
-        (endless, "did not end within 2 s: the network may hold an endless loop"),
-        (unknown_operator, "name their library in engine.custom_ops"),
+        (gigabytes, "it asks for more than the 256 MiB that it may have here: use a smaller network", "too_big"),
+        (endless, "did not end within 2 s: the network may hold an endless loop", "hangs"),
+        (unknown_operator, "name their library in engine.custom_ops", None),
     ],
 )
-def test_a_hostile_network_is_one_clear_error(tmp_path: Path, make: Callable[[], ModelProto], said: str) -> None:
-    """Whatever it does, it does it to the child."""
+def test_a_hostile_network_is_one_clear_error(
+    tmp_path: Path, make: Callable[[], ModelProto], said: str, harm: str | None
+) -> None:
+    """Whatever it does, it does it to the child; what it did is a word for programs."""
     file = saved(make(), tmp_path / "model.onnx")
     with pytest.raises(ConfigError) as caught:
         measure(trial(file), limit_bytes=256 * MIB, limit_s=2 if make is endless else 60)
     assert str(caught.value).startswith(f"{file}: ")
     assert said in str(caught.value)
+    assert caught.value.harm == harm
 
 
 @pytest.mark.parametrize(
@@ -106,6 +110,22 @@ def test_a_crash_is_told_as_such(tmp_path: Path) -> None:
     broken = Trial(file, SessionSetup(threads=1), (TensorShape("images", "no type", (1, 3, 32, 32)),))
     with pytest.raises(ConfigError, match=r"the process that tried it ended with 1"):
         measure(broken, limit_bytes=256 * MIB)
+
+
+@pytest.mark.parametrize(
+    ("code", "why", "harm"),
+    [
+        (1, "ended with 1", "crashes"),
+        (-signal.SIGSEGV, "crashed (SIGSEGV)", "crashes"),
+        (-signal.SIGABRT, "crashed (SIGABRT)", "crashes"),
+        (-signal.SIGXCPU, "had no CPU time left (SIGXCPU)", "hangs"),
+        (-signal.SIGKILL, "was killed (SIGKILL), as the kernel does for want of memory", "too_big"),
+        (-(signal.SIGRTMIN + 1), f"crashed (signal {signal.SIGRTMIN + 1})", "crashes"),
+    ],
+)
+def test_an_end_is_told_by_its_signal(code: int, why: str, harm: str) -> None:
+    """For people by its name, for programs by what it says of the network."""
+    assert ending(code) == (why, harm)
 
 
 def test_the_compiled_form_gives_the_same_bits(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from agent.clock import NS_PER_S
 from agent.core.message import Message
 from agent.core.probation import Bounds, Readings, StreamReading
 from agent.core.release import Release, ReleaseFile, ReleaseRefusedError
-from agent.core.shelf import Shelf
+from agent.core.shelf import STARTS_MAX_COMMITTED, Shelf, given_up
 from agent.errors import ConfigError, TransientError
 from agent.loops.update_seams import Offer, Surroundings
 from agent.loops.updater import UpdateLoop
@@ -72,7 +72,8 @@ class Device:
     def start(self) -> None:
         """Begin a run as the composition root does: count the start, then serve."""
         self.states.clear()
-        shelves = {name: shelf.start() for name, shelf in self.store.load().items()}
+        kept = self.store.load()
+        shelves = {name: shelf.start() for name, shelf in kept.items()}
         self.store.save(shelves)
         self.serving = shelves["coco"].serving if "coco" in shelves else ""
         self.loop = UpdateLoop(
@@ -91,6 +92,7 @@ class Device:
             ),
             bounds=Bounds(10 * NS_PER_S, 0.1),
             give_up_ns=3600 * NS_PER_S,
+            given_up=given_up(kept, shelves, "crash_loop", "no run lives on it"),
         )
 
     def run(self, *offers: Offer) -> None:
@@ -362,6 +364,47 @@ def test_a_release_that_the_agent_does_not_survive(tmp_path: Path) -> None:
     assert device.serving == good
     device.run()
     assert device.last == ("rolled_back", "crash_loop")
+    assert device.events[-1] == "model_rolled_back"
+
+
+def test_a_committed_release_that_the_agent_does_not_survive_any_more(tmp_path: Path) -> None:
+    """What it sees now it did not see in its trial: at last the one before serves, and that is told once."""
+    device = Device(tmp_path)
+    device.run(offer(1))
+    first = device.serving
+    device.start()
+    device.run(offer(2))
+    device.store.save({name: shelf.survived() for name, shelf in device.store.load().items()})
+    for _ in range(STARTS_MAX_COMMITTED):
+        device.start()
+        assert device.serving != first
+    device.start()
+    assert device.serving == first
+    device.run()
+    assert device.last == ("rolled_back", "crash_loop")
+    assert device.events.count("model_rolled_back") == 1
+    device.start()
+    device.run(offer(2))
+    assert (device.serving, device.last) == (first, ("rolled_back", "crash_loop"))
+    assert device.events.count("model_rolled_back") == 1
+
+
+def test_a_run_that_lives_or_is_ended_on_purpose_counts_for_what_is_committed(tmp_path: Path) -> None:
+    """After the time of a probation, and at a stop in order."""
+    device = Device(tmp_path)
+    device.run(offer(1))
+    device.start()
+    assert device.store.load()["coco"].starts == 1
+    device.run()
+    assert device.store.load()["coco"].starts == 1
+    device.clock.ns += 11 * NS_PER_S
+    device.loop._is_stopping = False
+    device.run()
+    assert device.store.load()["coco"].starts == 0
+    device.start()
+    device.loop.stop(on_purpose=True)
+    device.loop.run()
+    assert device.store.load()["coco"].starts == 0
 
 
 @pytest.mark.parametrize("seed", range(10))

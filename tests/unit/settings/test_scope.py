@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from agent.settings import Settings
-from agent.settings.scope import Scope, leaf_fields, scope_of
+from agent.settings import Settings, StreamSettings
+from agent.settings.scope import Scope, leaf_fields, may_come_from_afar, scope_of
 from tools.settings_reference import settings_page
 
 FIELDS = {".".join(path): field for path, field in leaf_fields(Settings)}
@@ -31,6 +31,14 @@ def test_no_path_and_no_name_can_be_changed_from_afar() -> None:
         is_path = "Path" in str(field.annotation)
         if is_path or path in ("streams.*.name", "models.*.name"):
             assert scope_of(field) is Scope.LOCAL_ONLY, path
+
+
+def test_sections_inside_of_others_are_changed_from_afar_as_their_marks_say() -> None:
+    """A local-only field inside one would be held back by nothing when the settings file is read again."""
+    inside = [path for path in FIELDS if path.startswith("streams.*.") and path.count(".") > 2]
+    assert {"streams.*.steps.tracker.iou_min", "streams.*.samples.rate_hz"} <= set(inside)
+    assert not [path for path in inside if scope_of(FIELDS[path]) is Scope.LOCAL_ONLY]
+    assert all(may_come_from_afar(StreamSettings.model_fields[name]) for name in ("steps", "samples"))
 
 
 def test_the_marks_are_in_the_schema_and_on_the_page() -> None:

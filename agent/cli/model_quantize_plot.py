@@ -1,10 +1,10 @@
-"""Draws each layer's error, the worst on top."""
+"""Draws what `model quantize` found: each layer's error, the worst on top."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from agent.errors import ConfigError
+from agent.cli.plots import new_figure, write_plot
 from agent.modeltools.report import Report
 
 BARS_MAX = 60
@@ -12,20 +12,10 @@ BARS_MAX = 60
 
 
 def draw(report: Report, file: Path) -> None:
-    """Write a picture, PNG or SVG by the file's name.
-
-    Raises:
-        ConfigError: matplotlib is missing, or the file cannot be written.
-    """
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError("--plot needs matplotlib: pip install 'edgebeat[tools]'") from error
-    mpl.rcParams["svg.hashsalt"] = "edgebeat"  # The same errors give the same file.
+    """Write a picture; see `write_plot`."""
     layers = (report.layers or ())[:BARS_MAX][::-1]
     kept = set(report.kept_float)
-    figure = Figure(figsize=(10, 1.5 + 0.2 * max(4, len(layers))), layout="constrained")
+    figure = new_figure(10, 1.5 + 0.2 * max(4, len(layers)))
     axes = figure.subplots()
     places = range(len(layers))
     colors = ["#e07b39" if layer.name in kept else "#2a7f4f" for layer in layers]
@@ -37,7 +27,4 @@ def draw(report: Report, file: Path) -> None:
     axes.set_xlabel("SQNR, dB: higher is better, 6 dB are one bit (orange: kept in float)")
     axes.set_title(f"{Path(report.model).name}: {len(layers)} worst of {len(report.layers or ())} layers")
     axes.legend(loc="lower right", fontsize="small")
-    try:
-        figure.savefig(file, dpi=110)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--plot {file}: cannot be written: {error}") from error
+    write_plot(figure, file)
