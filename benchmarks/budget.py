@@ -20,8 +20,8 @@ TOO_SMALL_MB = 96
 REFUSAL_S_MAX = 10.0
 GROWTH_MB_HOUR_MAX = 0.2
 SETTLED_AFTER_S = 360.0
-"""Queues and allocators have their size after a minute, histograms of three periods after three, and the history of health
-wrote its first document after five. The minutes that are asked for begin after it."""
+"""Queues and allocators have their size after a minute, histograms of three periods after three, and the history of
+health wrote its first document after five. The minutes that are asked for begin after it."""
 SAMPLE_S = 0.5
 TELL_EVERY_S = 120.0
 """Of the growth, so that a step can be told from a slope."""
