@@ -70,6 +70,8 @@ class _Phase(Enum):
 class _Connection(Link):
     """An open client and what its callbacks reported. They run in the egress thread, inside of paho's own calls."""
 
+    keeps_together = True
+
     def __init__(self, client: BoundedClient, wake: Wake) -> None:
         super().__init__(client, wake)
         self.reports: deque[tuple[str, Any, Any]] = deque()

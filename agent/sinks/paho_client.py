@@ -157,7 +157,12 @@ class Link:
     Args:
         client: opened by `open_connection`; everything is called by that thread from now on.
         wake: watches the socket.
+
+    Attributes:
+        keeps_together: whether its user calls `flush` once it has published, so that messages may be held until then.
     """
+
+    keeps_together = False
 
     def __init__(self, client: BoundedClient, wake: Wake) -> None:
         self.client = client
@@ -203,13 +208,13 @@ class Link:
     ) -> tuple[int, bool]:
         """Send a message; return its identifier and whether its last byte went to the kernel already.
 
-        From the second one since `flush` on the kernel keeps them together until the next `flush`.
+        Where `keeps_together`, the second one since `flush` and those behind it go in one piece, at the next `flush`.
 
         Raises:
             TransientError: the connection is gone.
         """
         self._together += 1
-        if self._together == 2:  # One alone pays nothing for it.
+        if self._together == 2 and self.keeps_together:  # One alone pays nothing for it.
             self._cork(True)
         sent = self.client.publish(topic, payload, qos, retain, properties)
         if sent.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
@@ -224,7 +229,7 @@ class Link:
 
     def flush(self) -> None:
         """Let what was published leave now."""
-        if self._together > 1:
+        if self._together > 1 and self.keeps_together:
             self._cork(False)
         self._together = 0
 

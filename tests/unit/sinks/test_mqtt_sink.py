@@ -685,6 +685,20 @@ def test_what_follows_at_once_leaves_in_one_piece(peer: Callable[..., Peer]) -> 
     bench.sink.flush()
 
 
+def test_who_does_not_flush_holds_nothing_back(peer: Callable[..., Peer]) -> None:
+    """A command that publishes twice and goes on: the kernel would keep the second one for 200 ms."""
+    settings = MqttSettings(url=f"mqtt://127.0.0.1:{peer(CONNACK).port}")
+    client = new_client(settings, "desk")
+    open_connection(client, settings, properties=None)
+    link = Link(client, Wake())
+    for _ in range(3):
+        link.publish("a", b"x", 0, retain=False)
+    opened = client.socket()
+    assert isinstance(opened, socket.socket)
+    assert not opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_CORK)
+    link.break_off()
+
+
 @pytest.mark.parametrize("piece", [1, 3, 7, READ_AHEAD_BYTES - 1, 10_000])
 def test_packets_may_come_in_any_pieces(peer: Callable[..., Peer], piece: int) -> None:
     """What is read ahead of one packet belongs to the next ones, and none waits for more to come."""
