@@ -16,6 +16,4 @@ def test_ages_count_the_time_in_suspend() -> None:
 
 def test_the_clock_of_ages_is_asked_for_by_its_number() -> None:
     """Where the device was never suspended CLOCK_MONOTONIC says the same: so the call itself is looked at."""
-    names = SystemClock.now_ns.__code__.co_names
-    assert "CLOCK_BOOTTIME" in names
-    assert not {name for name in names if name.startswith("CLOCK_")} - {"CLOCK_BOOTTIME"}
+    assert (SystemClock.now_ns.func, SystemClock.now_ns.args) == (time.clock_gettime_ns, (time.CLOCK_BOOTTIME,))
