@@ -42,8 +42,8 @@ _NOTHING = _Sorted(np.zeros(_BUCKETS, np.int64), 0, 0)
 class Histogram:
     """Durations in buckets that grow by 2%, so that a quantile is at most 2% above the true one.
 
-    One writer at a time; anybody may read meanwhile. 1,050 integers and `_BATCH` durations at most. The bucket layout
-    follows HdrHistogram's idea of a fixed relative error.
+    One writer at a time; anybody may read meanwhile. 1,050 integers and some `_BATCH` durations at most. The bucket
+    layout follows HdrHistogram's idea of a fixed relative error.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,14 @@ class Histogram:
         """Add one duration."""
         new = self._state[1]
         new.append(duration_ns)
-        if len(new) == _BATCH:
+        if len(new) >= _BATCH:
+            self._state = (self._sorted(), [])
+
+    def extend(self, durations_ns: list[int]) -> None:
+        """Add several."""
+        new = self._state[1]
+        new += durations_ns
+        if len(new) >= _BATCH:
             self._state = (self._sorted(), [])
 
     def copy(self) -> Histogram:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from agent.clock import NS_PER_S
 from agent.core.ledger import Ledger, Outcome
 from agent.core.scheduler import StreamPolicy
@@ -13,6 +15,9 @@ from agent.metrics import Histogram, RollingHistogram, summed
 
 STAGES = ("preprocess", "run", "decode", "steps")
 """Of a frame, as they are timed; `steps` only where its stream has some."""
+
+TOGETHER = 32
+"""Frames whose stages are put into histograms at once, 20 us: one by one each took 5."""
 
 RECENT_NS = 60 * NS_PER_S
 """`recent` figures are of the period of this length that runs, and the one before it: of the last one to two minutes.
@@ -50,24 +55,37 @@ class StreamFigures:
     is_open: bool = True
     is_off: bool = False
     reader: int = 0
+    _timed: list[Sequence[int]] = field(default_factory=list)
     _mark: _Mark | None = None
     _mark_before: _Mark | None = None
 
     def record_stages(self, marks: Sequence[int]) -> None:
         """Add the durations of one frame's `STAGES`, ns: each from one mark to the next."""
-        stages, start_ns = self.stages, marks[0]
-        for name, end_ns in zip(STAGES, marks[1:], strict=False):
-            if name not in stages:  # Not setdefault: a histogram is 1,050 integers.
-                stages[name] = RollingHistogram()
-            stages[name].current.record(end_ns - start_ns)
-            start_ns = end_ns
+        timed = self._timed
+        if timed and len(marks) != len(timed[0]):  # Its steps were turned on or off.
+            self._sort_out()
+        timed.append(marks)
+        if len(timed) >= TOGETHER:
+            self._sort_out()
+
+    def _sort_out(self) -> None:
+        """Hand what was timed to the stages."""
+        if not self._timed:
+            return
+        durations_ns = np.diff(np.array(self._timed), axis=1).T.tolist()
+        self._timed.clear()
+        for name, of_stage in zip(STAGES, durations_ns, strict=False):
+            self._stage(name).current.extend(of_stage)
+
+    def _stage(self, name: str) -> RollingHistogram:
+        if name not in self.stages:  # Not setdefault: a histogram is 1,050 integers.
+            self.stages[name] = RollingHistogram()
+        return self.stages[name]
 
     def record_sent(self, age_ns: int, hand_over_ns: int) -> None:
         """Add the age of a live result when the sink had it, and how long that took after inference."""
         self.age.current.record(age_ns)
-        if "hand_over" not in self.stages:
-            self.stages["hand_over"] = RollingHistogram()
-        self.stages["hand_over"].current.record(hand_over_ns)
+        self._stage("hand_over").current.record(hand_over_ns)
 
     def turn(self, ledger: Ledger, now_ns: int) -> None:
         """Begin a new period where the one that runs is over. To be called more often than that."""
@@ -77,6 +95,7 @@ class StreamFigures:
             self._mark = _Mark(self.first_at_ns, 1, 1)  # The first frame is the beginning of the first span.
         if now_ns - self._mark.at_ns < RECENT_NS:
             return
+        self._sort_out()
         self._mark_before = self._mark
         self._mark = _Mark(now_ns, ledger.captured, ledger.count(Outcome.PUBLISHED))
         for histogram in self.histograms():
@@ -106,6 +125,7 @@ class StreamFigures:
 
     def durations(self, *, recent: bool) -> Durations:
         """Return what age and stages are made of, some microseconds each."""
+        self._sort_out()
         return Durations(
             self.age.parts(recent=recent), {name: stage.parts(recent=recent) for name, stage in self.stages.items()}
         )

@@ -111,3 +111,15 @@ def test_figures_are_taken_while_frames_come() -> None:
     assert (
         bench.inbox.snapshot()["door"]["ledger"]["published"] == bench.inbox.snapshot()["door"]["ledger"]["captured"]
     )
+
+
+def test_no_stage_is_lost_when_steps_come_and_go() -> None:
+    """Stages are kept together for a while; frames with steps have one more, and each look has them all."""
+    figures = stream_figures.StreamFigures()
+    lengths = [4] * 40 + [5] * 3 + [4] * (stream_figures.TOGETHER + 1)
+    for length in lengths:
+        figures.record_stages([stage * 1_000_000 for stage in range(length)])
+    stages = figures.durations(recent=True).stages
+    counts = {name: sum(part.count for part in parts) for name, parts in stages.items()}
+    assert counts == {"preprocess": len(lengths), "run": len(lengths), "decode": len(lengths), "steps": 3}
+    assert {part.max_ns for parts in stages.values() for part in parts} == {1_000_000}
