@@ -77,12 +77,14 @@ class Intake:
 
     def queue(self, frame: Frame, now_ns: int) -> None:
         """Let an opened frame wait for its session."""
-        self._settle_all(self.scheduler.offer(frame, now_ns))
+        if pushed_out := self.scheduler.offer(frame, now_ns):
+            self._settle_all(pushed_out)
 
     def take(self, now_ns: int, session: str = "") -> Frame | None:
         """Return the frame that the session runs now; frames that will never run are settled on the way."""
         frame, settled = self.scheduler.take(now_ns, session)
-        self._settle_all(settled)
+        if settled:
+            self._settle_all(settled)
         return frame
 
     def finish(self, frame: Frame, started_ns: int, now_ns: int, ending: Ending = Ending.DONE) -> Outcome:

@@ -61,16 +61,17 @@ class ServicePredictor:
         than it had is not taken for one that fits. And it would not have been faster than any run before it: a stream
         with a tiny deadline has short runs of a slow model.
         """
-        if len(self._samples) == SAMPLES_MAX:
-            self._forget_oldest()
+        samples, ordered = self._samples, self._ordered
+        if len(samples) == SAMPLES_MAX:
+            del ordered[bisect_left(ordered, samples.popleft()[1])]
         if aborted:
             learnt_ns = max(service_ns * 3 // 2, self.fastest_ns)
         else:
             learnt_ns = service_ns
             if not 0 < self.fastest_ns <= service_ns:
                 self.fastest_ns = service_ns
-        self._samples.append((now_ns, learnt_ns))
-        insort(self._ordered, learnt_ns)
+        samples.append((now_ns, learnt_ns))
+        insort(ordered, learnt_ns)
 
     def is_current(self, now_ns: int) -> bool:
         """Return whether enough was learnt within the window to judge by it alone."""
@@ -131,8 +132,5 @@ class ServicePredictor:
     def _forget(self, now_ns: int) -> None:
         samples, window_ns = self._samples, self._policy.window_ns
         while len(samples) > SAMPLES_MIN and now_ns - samples[0][0] > window_ns:
-            self._forget_oldest()
-
-    def _forget_oldest(self) -> None:
-        _, service_ns = self._samples.popleft()
-        del self._ordered[bisect_left(self._ordered, service_ns)]
+            _, service_ns = samples.popleft()
+            del self._ordered[bisect_left(self._ordered, service_ns)]

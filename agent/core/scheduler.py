@@ -307,7 +307,11 @@ class Scheduler:
         same (one giant operator is not interrupted, see ORT's RunOptions.terminate).
         """
         lane = self._lanes.get(frame.stream)
-        session = self._end_run(frame)
+        if lane is not None and self._running.get(lane.policy.session) is frame:
+            session: str | None = lane.policy.session
+            del self._running[lane.policy.session]
+        else:  # Its stream is gone, or was given to another model.
+            session = self._end_run(frame)
         if lane is None or session not in (None, lane.policy.session):
             return Outcome.SHUTDOWN  # Its stream was taken away, or given to another model, while it ran.
         # At most the prediction: a stall of the machine is not what the stream has had.

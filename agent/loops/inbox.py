@@ -13,7 +13,7 @@ from agent.clock import NEVER_NS, NS_PER_S, Clock
 from agent.core.intake import Intake
 from agent.core.ledger import Ledger, Outcome
 from agent.core.probation import StreamReading
-from agent.core.scheduler import Ending, SchedulerPolicy, StreamPolicy
+from agent.core.scheduler import Ending, Overflow, SchedulerPolicy, StreamPolicy
 from agent.frame import Capture, Frame, Pixels
 from agent.interfaces import Abort
 from agent.loops.stream_figures import Durations, StreamFigures, snapshot
@@ -145,8 +145,9 @@ class Inbox:
             frame = self._open(stream, capture, figures)
             if frame is None:
                 return
-            while self._intake.is_full(stream) and not self._is_stopping and reader == figures.reader:
-                self._wait(None)
+            if self._intake.policies[stream].overflow is Overflow.BLOCK:
+                while self._intake.is_full(stream) and not self._is_stopping and reader == figures.reader:
+                    self._wait(None)
             if self._is_stopping or reader != figures.reader:
                 self._intake.settle(frame, Outcome.SHUTDOWN)
                 return
