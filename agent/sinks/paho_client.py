@@ -53,10 +53,13 @@ class BoundedClient(mqtt.Client):
     Attributes:
         packet_bytes_in_max: of a packet's rest after its length.
         refused: why the connection was ended by this, empty for not.
+        reads_ahead: whether whoever serves the socket asks `is_ahead`, as `Link` does. paho's thread waits with
+            select(), which knows nothing of what was read already.
     """
 
     packet_bytes_in_max = PACKET_BYTES_IN_MAX
     refused = ""
+    reads_ahead = False
     _ahead = b""
     _at = 0
 
@@ -81,7 +84,7 @@ class BoundedClient(mqtt.Client):
             self.refused = f"a message of {bufsize} bytes came in, more than {self.packet_bytes_in_max}"
             raise ConnectionAbortedError(self.refused)
         if self._at == len(self._ahead):
-            if bufsize >= READ_AHEAD_BYTES:
+            if not self.reads_ahead or bufsize >= READ_AHEAD_BYTES:
                 return _sock_recv(self, bufsize)
             self._ahead, self._at = _sock_recv(self, READ_AHEAD_BYTES), 0
         begin, self._at = self._at, min(len(self._ahead), self._at + bufsize)
@@ -166,6 +169,7 @@ class Link:
 
     def __init__(self, client: BoundedClient, wake: Wake) -> None:
         self.client = client
+        client.reads_ahead = True
         self._wake = wake
         self._descriptor = -1
         self._watched = 0

@@ -685,6 +685,23 @@ def test_what_follows_at_once_leaves_in_one_piece(peer: Callable[..., Peer]) -> 
     bench.sink.flush()
 
 
+def test_messages_in_one_piece_reach_who_is_served_by_pahos_thread(peer: Callable[..., Peer]) -> None:
+    """A source of messages: that thread waits with select(), which does not see what was read ahead of a packet."""
+    body = struct.pack(">H", 1) + b"a" + b"\x00"
+    far = peer(CONNACK + 3 * (bytes([0x30, len(body)]) + body))
+    settings = MqttSettings(url=f"mqtt://127.0.0.1:{far.port}")
+    client = new_client(settings, "source")
+    arrived = threading.Semaphore(0)
+    client.on_message = lambda *_: arrived.release()
+    open_connection(client, settings, properties=None)
+    client.loop_start()
+    try:
+        assert all(arrived.acquire(timeout=10) for _ in range(3))
+    finally:
+        client.disconnect()
+        client.loop_stop()
+
+
 def test_who_does_not_flush_holds_nothing_back(peer: Callable[..., Peer]) -> None:
     """A command that publishes twice and goes on: the kernel would keep the second one for 200 ms."""
     settings = MqttSettings(url=f"mqtt://127.0.0.1:{peer(CONNACK).port}")
