@@ -95,7 +95,7 @@ def build_sources(
         except ConfigError as error:
             if must_all_be_known:
                 raise
-            log.error("left out: %s", error)  # noqa: TRY400  The text says all.
+            log.error("left out: %s", error)
     return sources
 
 

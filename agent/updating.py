@@ -315,7 +315,7 @@ class Updates:
         try:
             self._store.save(self._shelves)
         except OSError as error:
-            log.error("%s: the state of updates cannot be written: %s", error.filename, error.strerror)  # noqa: TRY400
+            log.error("%s: the state of updates cannot be written: %s", error.filename, error.strerror)
 
 
 def _alone(settings: Settings, name: str, folder: Path) -> Settings:

@@ -23,7 +23,9 @@ PATIENCE_NS = NS_PER_S
 """A frame without a deadline is served as if it had this one, so that live streams cannot starve it."""
 
 PERIOD_FRAMES = 8
-"""A stream's period is an average that forgets as fast as one over so many frames; a pause counts as a second."""
+"""A stream's period is an average that forgets as fast as one over so many frames."""
+PERIOD_NS_MAX = NS_PER_S
+"""What a pause counts as, and the wait for a frame of which nobody knows when it comes."""
 
 LEAD_RUNS = 2
 """A stream may be so many runs ahead of the poorest of its priority before the poorest goes first.
@@ -263,7 +265,8 @@ class Scheduler:
         lane.latency_ns = now_ns - frame.captured_at_ns
         if lane.offered_ns:
             gap_ns = now_ns - lane.offered_ns
-            lane.period_ns += ((gap_ns if gap_ns < NS_PER_S else NS_PER_S) - lane.period_ns) // PERIOD_FRAMES
+            gap_ns = min(gap_ns, PERIOD_NS_MAX)
+            lane.period_ns += (gap_ns - lane.period_ns) // PERIOD_FRAMES if lane.period_ns else gap_ns
         lane.offered_ns = now_ns
         if lane.had_turn:
             lane.had_turn, lane.waits_since_ns = False, now_ns
@@ -429,7 +432,10 @@ class Scheduler:
         own = [other for other in self._lanes.values() if other.policy.session == session]
         if any(other.waiting for other in own if other is not lane):
             return False
-        wait_ns = min(max(0, other.offered_ns + other.period_ns - now_ns) for other in own)
+        # Who is two periods behind has paused, or is gone.
+        expected = [other for other in own if now_ns - other.offered_ns < 2 * other.period_ns]
+        next_ns = min((other.offered_ns + other.period_ns for other in expected), default=now_ns + PERIOD_NS_MAX)
+        wait_ns = max(0, next_ns - now_ns)
         time_left_ns = last_ns - now_ns
         time_best_ns = last_ns - frame.captured_at_ns - lane.latency_ns
         share = time_left_ns / (time_left_ns + wait_ns)

@@ -53,12 +53,12 @@ class AcceptedStore:
         except FileNotFoundError:
             return Record()
         except OSError as error:
-            log.error("%s: cannot be read (%s): no remote setting is used", self._file, error.strerror)  # noqa: TRY400
+            log.error("%s: cannot be read (%s): no remote setting is used", self._file, error.strerror)
             return Record()
         try:
             return _decode(json.loads(payload))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            log.error("%s: is damaged (%s): no remote setting is used", self._file, error)  # noqa: TRY400
+            log.error("%s: is damaged (%s): no remote setting is used", self._file, error)
             if sets_aside:
                 set_aside(self._file)
             return Record()

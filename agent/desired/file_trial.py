@@ -147,12 +147,12 @@ class FileTrials:
         except FileNotFoundError:
             return None
         except OSError as error:
-            log.error("%s: cannot be read (%s): the settings file is taken as it is", file, error.strerror)  # noqa: TRY400
+            log.error("%s: cannot be read (%s): the settings file is taken as it is", file, error.strerror)
             return None
         try:
             return _decoded(json.loads(payload))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            log.error("%s: is damaged (%s): the settings file is taken as it is", file, error)  # noqa: TRY400
+            log.error("%s: is damaged (%s): the settings file is taken as it is", file, error)
             if sets_aside:
                 set_aside(file)
             return None

@@ -186,7 +186,7 @@ def _keep(files: FileTrials, trial: FileTrial | None) -> bool:
     try:
         files.put(trial)
     except OSError as error:
-        log.error("%s: cannot be written: %s", files.place, error.strerror)  # noqa: TRY400
+        log.error("%s: cannot be written: %s", files.place, error.strerror)
         return False
     return True
 
@@ -254,6 +254,6 @@ def _save(start: Start) -> bool:
     try:
         start.store.save(start.record)
     except OSError as error:
-        log.error("%s: cannot be written: %s", start.store.place, error.strerror)  # noqa: TRY400
+        log.error("%s: cannot be written: %s", start.store.place, error.strerror)
         return False
     return True

@@ -79,7 +79,7 @@ class CaptureLoop:
                 self._clock.wait(self._stopping, self._backoff.next_wait_ns())
         except PermanentError as error:
             self.failure = str(error)
-            log.error("%s: the stream ends: %s", self._stream, error)  # noqa: TRY400  The text says all.
+            log.error("%s: the stream ends: %s", self._stream, error)
             self._report("stream_failed", {"stream": self._stream, "reason": self.failure})
         finally:
             self._source.close()

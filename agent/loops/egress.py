@@ -34,6 +34,10 @@ waits for 50 sends, 5 ms, at most."""
 REPLAY_PAUSE_NS = 5 * NS_PER_MS
 """Between two turns for the sake of replays: at most 200 a second, each sends what the rate allows."""
 
+HOLD_NS_MAX = 200 * NS_PER_MS
+"""What the kernel may hold a message that is kept together with those behind it, whatever keeps us from letting go
+(tcp(7), TCP_CORK). One whose deadline comes earlier leaves at once."""
+
 RecordSent = Callable[[str, int, int], None]
 Hear = Callable[[Connected | Received], None]
 
@@ -242,7 +246,8 @@ class EgressLoop:
         """Return an old message, now that no fresh one waits."""
         if not self._may_replay(room, now_ns):
             return None
-        if self._stop_by_ns is None or self._flushes_spool:
+        if (self._stop_by_ns is None or self._flushes_spool) and self._spooler.may_load:
+            self._sink.flush()  # Nothing that was sent waits for the disk.
             self._spooler.load()
         with self._lock:
             taken = self._outbox.take(now_ns)
@@ -270,6 +275,7 @@ class EgressLoop:
         `now_ns` is the moment at which the outbox judged its deadline: the age that is published is that one.
         """
         if KINDS[message.kind].is_written_ahead:
+            self._sink.flush()
             self._spooler.write_ahead(message)
         try:
             packet = self._packet(message, now_ns, replay=replay)
@@ -300,6 +306,8 @@ class EgressLoop:
                 self._tell_room()
             else:
                 self._outbox.handed_over(token, message, replay=replay)
+        if not replay and message.deadline_ns - now_ns < HOLD_NS_MAX:
+            self._sink.flush()
         if message.kind == "result" and not replay and "late" not in message.body:
             self._record_sent(message.stream, now_ns - message.captured_at_ns, now_ns - message.emitted_at_ns)
         return True

@@ -129,11 +129,15 @@ class Spooler:
             self._try(self._delete)
 
     def load(self) -> None:
-        """Bring the oldest messages from the disk into memory, as long as few wait there."""
-        if not self.is_loading or self._outbox.backlog >= BATCH_MAX // 2:
-            return
-        if self._outbox.disk.pending_deletions < DELETIONS_MAX:
+        """Bring the oldest messages from the disk into memory, where `may_load`."""
+        if self.may_load:
             self._try(self._load)
+
+    @property
+    def may_load(self) -> bool:
+        """Whether the disk holds more that can be sent, and few wait in memory."""
+        has_room = self._outbox.backlog < BATCH_MAX // 2 and self._outbox.disk.pending_deletions < DELETIONS_MAX
+        return has_room and self.is_loading
 
     def set_aside(self, message: Message, reason: str) -> None:
         """Keep a message that can never be delivered for whoever looks into it."""

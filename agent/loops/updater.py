@@ -326,7 +326,7 @@ class UpdateLoop:
             self._around.serve(self._shelves)
         except ConfigError as error:
             # It served before; what it needs has gone since. The next start says so, too.
-            log.error("%s: the release before cannot be brought back: %s", name, "; ".join(error.problems))  # noqa: TRY400
+            log.error("%s: the release before cannot be brought back: %s", name, "; ".join(error.problems))
 
     def _reject(self, offer: Offer, code: str, reason: str) -> None:
         release = offer.release
@@ -375,7 +375,7 @@ class UpdateLoop:
             if must:
                 raise
             # The way back must not depend on the disk; the next start counts the trial and ends it.
-            log.error("%s: the state cannot be written: %s", name, error.strerror)  # noqa: TRY400
+            log.error("%s: the state cannot be written: %s", name, error.strerror)
         self._shelves = shelves
 
     def _tell(self, name: str, seq: int, phase: str, **more: Any) -> None:

@@ -55,9 +55,9 @@ class ReleaseStore:
         except FileNotFoundError:
             return {}
         except OSError as error:
-            log.error("%s: cannot be read (%s): the settings' own models serve", file, error.strerror)  # noqa: TRY400
+            log.error("%s: cannot be read (%s): the settings' own models serve", file, error.strerror)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            log.error("%s: is damaged (%s): the settings' own models serve", file, error)  # noqa: TRY400
+            log.error("%s: is damaged (%s): the settings' own models serve", file, error)
             if sets_aside:
                 set_aside(file)
         return {}

@@ -21,6 +21,7 @@ from agent.settings import MqttSettings, StreamSettings
 from agent.sinks.embedded import free_ports
 from agent.sources.alsa import Recorder
 from agent.sources.camera import CameraSource
+from agent.sources.mqtt import Subscription
 from agent.sources.network import NetworkSource, without_credentials
 from agent.sources.standard_input import StandardInput
 from agent.sources.video_file import VideoFileSource
@@ -464,6 +465,13 @@ def test_a_stream_that_ends_is_lost(camera_on_the_net: MjpegServer) -> None:
     source.close()
 
 
+def subscription_of(source: Source) -> Subscription:
+    """Return what an `mqtt:` source of samples hears."""
+    found = source._samples._subscription  # type: ignore[attr-defined]  # Of one kind of source alone.
+    assert isinstance(found, Subscription)
+    return found
+
+
 @needs_mosquitto
 def test_messages_that_come_too_fast_are_dropped_and_each_is_counted(tmp_path: Path) -> None:
     """Live: the newest 64 stay, the next one says that something is missing before it, each drop is one error."""
@@ -473,7 +481,7 @@ def test_messages_that_come_too_fast_are_dropped_and_each_is_counted(tmp_path: P
         for number in range(100):
             publisher.publish_and_wait("watch", json.dumps({"x": [number, number], "y": [0, 0]}))
         publisher.publish_and_wait("watch", b"bad")
-        subscription = source._samples._subscription  # type: ignore[attr-defined]
+        subscription = subscription_of(source)
         wait_until(lambda: subscription._dropped == 37, "the last message")
         seen, dropped, bad = [], 0, 0
         while not bad:
@@ -524,7 +532,7 @@ def test_a_topic_that_falls_silent_is_lost_and_misses_nothing(tmp_path: Path) ->
         assert capture is not None
         assert capture.pixels[:, 0].tolist() == [1, 2]
         source.close()
-        subscription = source._samples._subscription  # type: ignore[attr-defined]
+        subscription = subscription_of(source)
         assert subscription._client is None
         assert broker.log.read_text().count("as edgebeat-source-") == 1
 

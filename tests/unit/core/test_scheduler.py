@@ -350,3 +350,21 @@ def test_a_doubtful_frame_is_tried_where_its_session_would_stand_idle(
     taken, settled = scheduler.take(later_ns)
     assert (taken is not None and taken.stream == "a") == is_tried
     assert [item.outcome for item in settled] == ([] if is_tried else [Outcome.UNREACHABLE])
+
+
+def test_a_stream_that_is_gone_is_not_waited_for() -> None:
+    """A camera that never came, or came an hour ago, must not keep its session from what it has."""
+    for gone_ns in (None, NS_PER_S):
+        scheduler = Scheduler({"a": LIVE, "gone": LIVE})
+        if gone_ns is not None:
+            for sequence in (1, 2):
+                scheduler.offer(frame("gone", sequence, sequence * 50 * MS), sequence * 50 * MS)
+                run(scheduler, sequence * 50 * MS)
+        now_ns = 3600 * NS_PER_S
+        for sequence in range(1, 13):
+            now_ns += 400 * MS
+            scheduler.offer(frame(sequence=sequence, at_ns=now_ns), now_ns)
+            if sequence < 12:
+                run(scheduler, now_ns, (150 if sequence % 2 else 220) * MS)
+        taken, _ = scheduler.take(now_ns + 60 * MS)
+        assert taken is not None

@@ -66,6 +66,15 @@ class Bench:
         return book
 
 
+@pytest.mark.parametrize(("deadline_ms", "flushed"), [(199, 1), (201, 0), (None, 0)])
+def test_a_message_that_is_due_soon_is_not_held(deadline_ms: float | None, flushed: int) -> None:
+    """The kernel may hold what is kept together for 200 ms: that must not take it past its deadline."""
+    bench = Bench(MemorySink())
+    bench.emit(deadline_ms=deadline_ms)
+    bench.step()
+    assert (len(bench.sink.packets), bench.sink.flushed) == (1, flushed)
+
+
 def test_what_a_turn_sends_has_left_at_its_end() -> None:
     """A sink may keep messages together while more follow; nothing waits for the next turn."""
     bench = Bench(MemorySink())

@@ -12,7 +12,7 @@ from agent.core.message import Message
 from agent.core.outbox import Outbox
 from agent.core.spool_policy import WRITE_AFTER_NS, SpoolLimits
 from agent.errors import TransientError
-from agent.interfaces import Acknowledged, SpoolDamagedError
+from agent.interfaces import Acknowledged, Packet, SpoolDamagedError
 from agent.loops.egress import EgressLoop, Keeping
 from agent.loops.spooler import RETRY_NS
 from agent.wake import Wake
@@ -128,6 +128,40 @@ def test_what_a_broker_never_acknowledges_goes_to_disk_too() -> None:
     bench.turn(1)
     assert bench.spool.tables["result"] == {}
     assert bench.book()["acknowledged"] == 1
+
+
+def test_nothing_that_was_sent_waits_for_the_disk() -> None:
+    """A result that is kept together with those behind it has left before a disk, which may hang, is asked."""
+    bench = Bench(MemorySpool(), MemorySink(connected=False))
+    bench.run(200)
+    bench.turn(1)
+    assert len(bench.spool.tables["result"]) == 200
+    left: list[bool] = []
+    read, write, send = bench.spool.read, bench.spool.write, bench.sink.send
+
+    def look() -> None:
+        left.append(bench.sink.flushed == len(bench.sink.packets))
+
+    def spy_read(kind: str, after: int, limit: int) -> Any:
+        look()
+        return read(kind, after, limit)
+
+    def spy_write(messages: Any, *, durable: bool) -> Any:
+        look()
+        return write(messages, durable=durable)
+
+    def spy_send(packet: Packet) -> Any:
+        if not bench.sink.packets:
+            bench.loop.report("source_lost", {"stream": "s"})  # While the loop sends.
+        return send(packet)
+
+    bench.spool.read, bench.spool.write, bench.sink.send = spy_read, spy_write, spy_send  # type: ignore[method-assign]
+    bench.sink.come_back()
+    bench.emit()
+    bench.emit()
+    bench.turn()
+    assert len(left) > 2
+    assert all(left)
 
 
 def test_an_event_is_on_disk_before_it_is_published() -> None:
