@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agent.clock import NS_PER_MS
+from agent.core.bound import published_bound
 from agent.core.ledger import Outcome
 from agent.core.scheduler import EGRESS_RESERVE_NS, SchedulerPolicy
 from agent.core.simulation import Simulation
@@ -66,17 +67,21 @@ def attainable(scenario: Scenario, span_ns: int) -> float:
     return float(best[0])
 
 
-def mean_published(
+def mean_over_draws(
     scenario: Scenario, span_ns: int, draws: int, seed: int, scheduling: SchedulerPolicy | None = None
-) -> float:
-    """Return what the scheduler publishes of the same arrivals and spells in so many other draws of the noise."""
+) -> tuple[float, float]:
+    """Return what the scheduler publishes of the same arrivals and spells, and what was possible at most.
+
+    Both are means over so many other draws of the noise; the latter of the clairvoyant bound of each draw.
+    """
     rng = random.Random(seed)
-    total = 0
+    published = possible = 0
     for _ in range(draws):
         world = replace(scenario.world, speed=noisy_speed(scenario.spells, span_ns, rng))
         ledgers = Simulation(scenario.policies, world, scheduling).run(scenario.arrivals).intake.ledgers
-        total += sum(ledger.count(Outcome.PUBLISHED) for ledger in ledgers.values())
-    return total / draws
+        published += sum(ledger.count(Outcome.PUBLISHED) for ledger in ledgers.values())
+        possible += published_bound(scenario.policies, scenario.arrivals, world.speed)
+    return published / draws, possible / draws
 
 
 def _freshest(scenario: Scenario, length: int) -> Floats:
