@@ -229,10 +229,10 @@ def _prepare_like_agent() -> None:
     import numpy as np
     import onnxruntime as ort
     import paho.mqtt.client as mqtt
-    import pydantic_settings
+    from pydantic import BaseModel, model_validator
 
     cv2.setNumThreads(1)
-    del np, ort, mqtt, pydantic_settings
+    del np, ort, mqtt, BaseModel, model_validator
 
 
 def _now_ns() -> int:

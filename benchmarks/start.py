@@ -22,7 +22,8 @@ CREATIONS = 11
 BARE = """
 import ctypes, os, sys
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-import cv2, numpy, onnxruntime, paho.mqtt.client, pydantic_settings
+import cv2, numpy, onnxruntime, paho.mqtt.client
+from pydantic import BaseModel, Field, field_validator, model_validator
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = len(os.sched_getaffinity(0))
 options.inter_op_num_threads = 1

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from agent.settings.delivery import (
     DeviceSettings,
@@ -51,10 +50,10 @@ __all__ = [
 ]
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """Everything an agent is told."""
 
-    model_config = SettingsConfigDict(
+    model_config = ConfigDict(
         extra="forbid",
         frozen=True,
         validate_default=True,
@@ -79,23 +78,6 @@ class Settings(BaseSettings):
     updates: UpdatesSettings = UpdatesSettings()
     streams: tuple[StreamSettings, ...] = Field(default=(), max_length=64)
     """The streams, at most 64."""
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take only what `agent.layers` merged.
-
-        The library's own sources replace a list as a whole and do not tell where a value came from; ours reach
-        into `streams.0` and keep every origin.
-        """
-        del settings_cls, env_settings, dotenv_settings, file_secret_settings
-        return (init_settings,)
 
 
 def reference_problems(values: dict[str, Any]) -> list[tuple[tuple[str | int, ...], str]]:
