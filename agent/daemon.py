@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import cv2
-
 from agent import __version__
 from agent.assembly import (
     build_ladder,
@@ -27,7 +25,6 @@ from agent.delivery import build_egress, metrics_server
 from agent.desired.receiver import SettingsReceiver
 from agent.desired.start import Start
 from agent.desired.surroundings import Surroundings, no_file
-from agent.device.notify import ServiceManager
 from agent.device.signals import DeviceSignals
 from agent.engine.memory import MemoryGauge, MemoryKeeper, resident_bytes
 from agent.engine.process import MEMORY_LOCK, prepare_serving
@@ -41,9 +38,9 @@ from agent.loops.health import HealthLoop, process_figures, versions
 from agent.loops.inbox import Inbox
 from agent.loops.inference import CurrentRun, InferenceLoop
 from agent.loops.log_relay import relaying
-from agent.loops.service import CALL_NS, Part, ServiceLoop, patience
+from agent.loops.service import CALL_NS, Part, ServiceLoop
 from agent.loops.worker import Worker
-from agent.marks import HANGS_MAX, Marks
+from agent.marks import HANGS_MAX
 from agent.pipelines import Pipelines, runnable
 from agent.provision import Provision
 from agent.remote import Remote, subscriptions
@@ -52,6 +49,7 @@ from agent.settings import Settings
 from agent.sinks.embedded import EmbeddedBroker
 from agent.sourcing import build_sources
 from agent.updating import Updates
+from agent.warming import Warm
 
 if TYPE_CHECKING:
     from agent.loops.trace import TraceRecorder
@@ -79,6 +77,7 @@ class Daemon:
 
     Args:
         settings: valid.
+        warm: the models that they name.
         output: where results go.
         clock: the agent's.
         trace: file for a trace of arrivals and runs, None for none.
@@ -87,12 +86,13 @@ class Daemon:
         reread: reads the settings file again, for a reload; raises ConfigError.
 
     Raises:
-        ConfigError: a model, a source or the embedded broker cannot be used as the settings say.
+        ConfigError: a source or the embedded broker cannot be used as the settings say.
     """
 
     def __init__(
         self,
         settings: Settings,
+        warm: Warm,
         *,
         output: Output = "mqtt",
         clock: Clock | None = None,
@@ -104,7 +104,7 @@ class Daemon:
         self._settings = settings
         self._start = start
         self._clock = clock or SystemClock()
-        self._started_ns = self._clock.now_ns()
+        self._started_ns = warm.started_ns
         self._end_ns = NEVER_NS if before is None or before.end_ns is None else before.end_ns
         self._before = before
         self._boot = secrets.token_hex(4)
@@ -114,19 +114,12 @@ class Daemon:
         self._hang_reason = ""
         self._restart_reason = ""
         self._restart_asked_ns = 0
-        # OpenCV's own pool would come on top of the inference threads.
-        cv2.setNumThreads(1)
 
         # Everything that can be refused is refused here, before the first thread starts.
-        is_named = "dir" in settings.state.model_fields_set
-        marks, costs = (None, None) if before is None else (before.marks, before.costs)
-        self._marks = Marks(settings.state.dir, marks, may_make=is_named)
-        self._updates = Updates(settings, self._marks, self._clock, is_check=start is None)
-        provision = Provision(settings, carried=costs, keeps=start is not None)
+        self._marks, self._shelves, provision = warm.marks, warm.shelves, warm.provision
+        models, self._left_out = warm.models, warm.left_out
+        self._updates = Updates(settings, self._shelves, self._marks, self._clock)
         self._memory_limit_bytes = provision.limit.limit_bytes
-        manager = ServiceManager()
-        with patience(manager, self._clock):
-            models, self._left_out = self._updates.load(settings, provision, must_all_load=before is None)
         self._cores = provision.cores.in_force()
         sources = build_sources(settings, models, self._clock, must_all_be_known=before is None)
         prepare_serving()
@@ -168,7 +161,7 @@ class Daemon:
             clock=self._clock,
         )
         self._pipelines = Pipelines(
-            self._updates.effective(settings),
+            self._shelves.effective(settings),
             models,
             sources,
             self._left_out,
@@ -206,7 +199,7 @@ class Daemon:
             rollback=RollbackCommand(self._receiver, self._updates),
         )
         self._service = ServiceLoop(
-            manager=manager,
+            manager=warm.manager,
             parts=lambda: [Part("egress", self._egress.pulse, CALL_NS), *self._pipelines.parts()],
             summary=self.summary,
             contacted=self._egress.contacted,
@@ -242,7 +235,7 @@ class Daemon:
             ConfigError: something cannot be used; nothing was changed.
         """
         with self._applying:
-            self._pipelines.apply(self._updates.effective(settings))
+            self._pipelines.apply(self._shelves.effective(settings))
             self._settings = settings
         self._place_threads()
         self._hangs.hang_ns = int(settings.limits.hang_s * NS_PER_S)

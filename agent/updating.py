@@ -1,4 +1,4 @@
-"""Builds model updates: which folder each model is loaded from, and what the updater needs of the agent."""
+"""Builds model updates: what the updater needs of the agent."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import logging
 import platform
 import ssl
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,21 +16,20 @@ from agent.core.field_errors import FieldError, field_error
 from agent.core.message import Message
 from agent.core.probation import Bounds, Readings
 from agent.core.release import ReleaseFile, ReleaseRefusedError, Terms, check_terms, parse_release
-from agent.core.shelf import Ended, Shelf, given_up
+from agent.core.shelf import Shelf
 from agent.engine.process import give_back, loading
 from agent.engine.session import runtime_version
 from agent.errors import ConfigError
-from agent.interfaces import LoadedModel
 from agent.loops.inference import Canary, InferenceLoop
 from agent.loops.update_seams import Offer, Surroundings, WayBack
 from agent.loops.updater import UpdateLoop
 from agent.marks import Marks
 from agent.provision import Provision
 from agent.qualification import qualify
-from agent.settings import ModelSettings, Settings
+from agent.settings import Settings
+from agent.shelves import Shelves
 from agent.updates.download import fetch
 from agent.updates.signature import Signed, envelope_of, load_keys, verify
-from agent.updates.store import ReleaseStore
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +43,7 @@ class Agent(Protocol):
     """What updates need of the running agent."""
 
     def serve_models(self) -> None:
-        """Load the models that `Updates.effective` names. Raises ConfigError, and then nothing was changed."""
+        """Load the models that `Shelves.effective` names. Raises ConfigError, and then nothing was changed."""
 
     def readings(self) -> Readings:
         """Look at streams, memory and broker."""
@@ -67,84 +65,27 @@ class Agent(Protocol):
 
 
 class Updates:
-    """The releases of all models, from the start of the agent on.
+    """Takes releases of models while the agent runs.
 
     Args:
         settings: those of the device's own file count for what is local-only.
+        shelves: from where each model was loaded.
         marks: of models that hung.
         clock: the agent's.
-        is_check: whether nobody runs on this: no start is counted, nothing is given up, and nothing written.
 
     Raises:
         ConfigError: the keys or the authority that the settings name cannot be used.
     """
 
-    def __init__(self, settings: Settings, marks: Marks, clock: Clock, *, is_check: bool = False) -> None:
+    def __init__(self, settings: Settings, shelves: Shelves, marks: Marks, clock: Clock) -> None:
         self._settings = settings
+        self._shelves = shelves
         self._marks = marks
         self._updates = settings.updates
         self._clock = clock
         self._keys = {} if self._updates.keys_file is None else load_keys(self._updates.keys_file)
         self._context = _context(self._updates.ca_file)
-        self._is_check = is_check
-        self._store = ReleaseStore(settings.state.dir)
-        self._lock = threading.Lock()
         self._loop: UpdateLoop | None = None
-        kept = self._store.load(sets_aside=not is_check)
-        self._shelves = kept if is_check else {name: shelf.start() for name, shelf in kept.items()}
-        self._given_up: list[tuple[str, Ended]] = []
-        self._note_given_up(kept, "crash_loop", "the agent does not live on it")
-        self._save(kept)
-
-    def effective(self, settings: Settings) -> Settings:
-        """Return the settings with the folders that serve in the place of those that a release replaced."""
-        with self._lock:
-            shelves = self._shelves
-        models = tuple(self._placed(model, shelves.get(model.name)) for model in settings.models)
-        return settings.model_copy(update={"models": models})
-
-    def load(
-        self, settings: Settings, provision: Provision, *, must_all_load: bool
-    ) -> tuple[dict[str, LoadedModel], dict[str, dict[str, Any]]]:
-        """Load the models, each from its release where it has one that can be loaded. See `assembly.load_models`.
-
-        Raises:
-            ConfigError: the settings' own cannot be loaded either; in a check, what a start would begin with cannot.
-        """
-        while True:
-            wanted = used_models(self.effective(settings))
-            try:
-                return load_models(wanted, provision, self._marks, self._clock, must_all_load=must_all_load)
-            except ConfigError as error:
-                if self._is_check or not self.step_down(error.problems):
-                    raise
-
-    def step_down(self, problems: list[str]) -> bool:
-        """Give up what serves and is not the settings' own, one step, because it cannot be loaded.
-
-        Returns:
-            Whether there was something to give up.
-        """
-        kept = dict(self._shelves)
-        reason = "; ".join(problems)[:500]
-        trials = {name: shelf for name, shelf in kept.items() if shelf.trial is not None}
-        if trials:
-            self._shelves |= {name: shelf.roll_back("cannot_start", reason) for name, shelf in trials.items()}
-        else:
-            committed = {name: shelf for name, shelf in kept.items() if shelf.current}
-            self._shelves |= {name: shelf.revert("cannot_start", reason) for name, shelf in committed.items()}
-        if self._shelves == kept:
-            return False
-        self._note_given_up(kept, "cannot_start", reason)
-        self._save(kept)
-        return True
-
-    def _note_given_up(self, kept: Mapping[str, Shelf], code: str, reason: str) -> None:
-        """Say what this start gave up, and keep it to be told once there is a connection."""
-        ended = given_up(kept, self._shelves, code, reason)
-        for name, one in ended:
-            log.error("%s: release %d given up: %s: %s", name, one.seq, one.code, one.reason)
-        self._given_up += ended
 
     def build_loop(self, agent: Agent, note: Callable[[str, Mapping[str, Any]], None]) -> UpdateLoop:
         """Return the updater of the running agent. Once.
@@ -159,13 +100,11 @@ class Updates:
             note(event, body)
 
         def serve(shelves: Mapping[str, Shelf]) -> None:
-            with self._lock:
-                before, self._shelves = self._shelves, dict(shelves)
+            before = self._shelves.exchange(shelves)
             try:
                 agent.serve_models()
             except ConfigError:
-                with self._lock:
-                    self._shelves = before
+                self._shelves.exchange(before)
                 raise
 
         around = Surroundings(
@@ -179,13 +118,13 @@ class Updates:
             clock=self._clock,
         )
         self._loop = UpdateLoop(
-            self._shelves,
+            self._shelves.current,
             {model.name: str(model.path) for model in self._settings.models},
-            store=self._store,
+            store=self._shelves.store,
             around=around,
             bounds=Bounds(int(self._updates.probation_s * NS_PER_S), self._settings.remote.on_time_loss_max),
             give_up_ns=int(self._updates.give_up_hours * 3600 * NS_PER_S),
-            given_up=self._given_up,
+            given_up=self._shelves.given_up,
         )
         return self._loop
 
@@ -255,16 +194,6 @@ class Updates:
         check_terms(release, terms, 0 if shelf is None or is_known else shelf.seq_max)
         return signed, release
 
-    def _placed(self, model: ModelSettings, shelf: Shelf | None) -> ModelSettings:
-        if shelf is None or not shelf.serving:
-            return model
-        if shelf.base != str(model.path):
-            log.warning(
-                "%s: the settings name %s now: its releases for %s are not used", model.name, model.path, shelf.base
-            )
-            return model
-        return model.model_copy(update={"path": self._store.folder(shelf.serving)})
-
     def _fetch(self, file: ReleaseFile, partial: Path, on_progress: Callable[[int], bool]) -> None:
         fetch(file, partial, on_progress, self._context)
 
@@ -308,14 +237,6 @@ class Updates:
         del models, canary
         give_back()
         return {"canary": {"frames": len(durations_ns), "stopped": stopped, "p50_ms": middle_ms}}
-
-    def _save(self, kept: Mapping[str, Shelf]) -> None:
-        if self._shelves == kept:
-            return
-        try:
-            self._store.save(self._shelves)
-        except OSError as error:
-            log.error("%s: the state of updates cannot be written: %s", error.filename, error.strerror)
 
 
 def _alone(settings: Settings, name: str, folder: Path) -> Settings:

@@ -10,6 +10,7 @@ from typing import Any
 from agent.cli import exit_codes
 from agent.cli.load import read_layers
 from agent.cli.run import add_settings_arguments, config_file, overrides
+from agent.clock import SystemClock
 from agent.core.desired import Document, InvalidDocumentError
 from agent.desired.file_trial import open_file_trials
 from agent.desired.start import FILE_STAYS, open_store
@@ -39,9 +40,13 @@ def run(args: argparse.Namespace) -> int:
     if loaded.settings.remote.settings and record.current is not None:
         loaded = _with_remote(layers, record.current)
     if args.load:
-        from agent.daemon import Daemon  # Loads models and opens what the settings name, without starting.
+        # Loads models and opens what the settings name, without starting.
+        from agent.daemon import Daemon
+        from agent.warming import warm_models
 
-        Daemon(loaded.settings, output="stdout")
+        clock = SystemClock()
+        warm = warm_models(loaded.settings, clock, is_check=True)
+        Daemon(loaded.settings, warm, output="stdout", clock=clock)
     values = _flatten(loaded.settings.model_dump(mode="json"))
     if args.json:
         print(json.dumps({key: {"value": value, "origin": loaded.origins[key]} for key, value in values.items()}))

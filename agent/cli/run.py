@@ -9,20 +9,25 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from agent.cli.arguments import positive
+from agent.cli.importing import import_meanwhile
 from agent.cli.load import read_layers
 from agent.cli.logs import set_up_logging
 from agent.clock import SystemClock
-from agent.daemon import Daemon
 from agent.desired.start import begin, resume
 from agent.errors import ConfigError
 from agent.handover import Handover, receive, restart
 from agent.layers import Layers
+from agent.warming import warm_models
+
+if TYPE_CHECKING:
+    from agent.daemon import Daemon
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the agent and print its summary as the last line of standard output."""
+    daemon_module = import_meanwhile("agent.daemon")
     before = receive()
     is_service = not _has_terminal()
     if is_service:
@@ -68,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         layers = Layers.imported(before.layers)
     own = layers.load().settings
     set_up_logging(own.log.level, own.log.format)
-    daemon = _build_daemon(args, layers, before)
+    daemon = _build_daemon(args, layers, before, daemon_module)
     with _signals_to(daemon, reloads=is_service):
         exit_code = daemon.run(args.duration)
         summary = json.dumps(daemon.summary(), separators=(",", ":"))
@@ -83,24 +89,31 @@ def run(args: argparse.Namespace) -> int:
     return exit_code
 
 
-def _build_daemon(args: argparse.Namespace, layers: Layers, before: Handover | None) -> Daemon:
+def _build_daemon(
+    args: argparse.Namespace, layers: Layers, before: Handover | None, daemon_module: Callable[[], ModuleType]
+) -> Daemon:
     """Return an agent on the newest settings that it can start on.
 
     Raises:
         ConfigError: it cannot start on the settings of the device itself.
     """
+    clock = SystemClock()
     if before is None:
-        start = begin(layers, SystemClock())
+        start = begin(layers, clock)
     else:
         good = None if before.layers_before is None else Layers.imported(before.layers_before)
-        start = resume(layers, SystemClock(), good=good, given_up=tuple(before.given_up))
+        start = resume(layers, clock, good=good, given_up=tuple(before.given_up))
     while True:
         settings = start.loaded.settings
         logging.getLogger().setLevel(settings.log.level.upper())
         try:
-            return Daemon(
+            warm = warm_models(settings, clock, before=before)
+            built: type[Daemon] = daemon_module().Daemon
+            return built(
                 settings,
+                warm,
                 output=args.output,
+                clock=clock,
                 trace=args.record_trace,
                 before=before,
                 start=start,

@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from agent.core.shelf import Shelf, folder_name
-from agent.marks import Marks
 from agent.settings import Settings
+from agent.shelves import Shelves
 from agent.updates.store import ReleaseStore
-from agent.updating import Updates
-from tests.fakes import ManualClock
 
 
 def test_releases_that_cannot_be_loaded_give_way_down_to_the_settings_own(tmp_path: Path) -> None:
@@ -24,16 +22,16 @@ def test_releases_that_cannot_be_loaded_give_way_down_to_the_settings_own(tmp_pa
             "state": {"dir": tmp_path},
         }
     )
-    updates = Updates(settings, Marks(tmp_path), ManualClock())
+    shelves = Shelves(ReleaseStore(tmp_path))
 
     def serving() -> str:
-        return updates.effective(settings).models[0].path.name
+        return shelves.effective(settings).models[0].path.name
 
     seen = [serving()]
-    while updates.step_down(["its network is damaged"]):
+    while shelves.step_down(["its network is damaged"]):
         seen.append(serving())
     assert seen == [three, two, one, "m"]
     assert ReleaseStore(tmp_path).load()["seen"].current == ""
-    assert [(name, ended.seq, ended.code) for name, ended in updates._given_up] == [
+    assert [(name, ended.seq, ended.code) for name, ended in shelves.given_up] == [
         ("seen", seq, "cannot_start") for seq in (3, 2, 1)
     ]
