@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from agent.clock import NS_PER_S, SystemClock
+from agent.clock import NS_PER_MS, NS_PER_S, SystemClock
 from agent.errors import PermanentError, TransientError
 from agent.interfaces import Signal, Source
 from agent.settings import MqttSettings, StreamSettings
@@ -393,6 +393,33 @@ def test_a_paced_file_skips_what_nobody_could_take() -> None:
             clock.ns += NS_PER_S
     source.close()
     assert CLIP_FRAMES - 10 <= read <= CLIP_FRAMES - 8
+
+
+def test_a_file_that_cannot_be_decoded_at_its_rate_runs_slower() -> None:
+    """Every frame takes two periods: each second one is delivered, for as long as it goes, and none is waited for."""
+    clock = ManualClock()
+    source = VideoFileSource(CLIP, clock, is_paced=True, repeat=True, fps=1000.0)
+    source.open()
+    assert source._capture is not None
+    capture, decoded = source._capture, 0
+
+    class SlowDecoder:
+        """Takes 2 ms a frame."""
+
+        def grab(self) -> bool:
+            nonlocal decoded
+            decoded += 1
+            clock.ns += 2 * NS_PER_MS
+            return capture.grab()
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(capture, name)
+
+    source._capture = SlowDecoder()  # type: ignore[assignment]
+    delivered = [source.read() for _ in range(20)]
+    source.close()
+    assert None not in delivered
+    assert decoded <= 2 * len(delivered)
 
 
 def test_interrupt_ends_a_wait() -> None:
