@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import sub
 from typing import Any
-
-import numpy as np
 
 from agent.clock import NS_PER_S
 from agent.core.ledger import Ledger, Outcome
@@ -17,7 +16,7 @@ STAGES = ("preprocess", "run", "decode", "steps")
 """Of a frame, as they are timed; `steps` only where its stream has some."""
 
 TOGETHER = 32
-"""Frames whose stages are put into histograms at once, 20 us: one by one each took 5."""
+"""Frames whose stages are put into histograms at once, 15 us: one by one each took 5."""
 
 RECENT_NS = 60 * NS_PER_S
 """`recent` figures are of the period of this length that runs, and the one before it: of the last one to two minutes.
@@ -72,10 +71,10 @@ class StreamFigures:
         """Hand what was timed to the stages."""
         if not self._timed:
             return
-        durations_ns = np.diff(np.array(self._timed), axis=1).T.tolist()
+        marks = list(zip(*self._timed, strict=True))
         self._timed.clear()
-        for name, of_stage in zip(STAGES, durations_ns, strict=False):
-            self._stage(name).current.extend(of_stage)
+        for name, began_ns, ended_ns in zip(STAGES, marks, marks[1:], strict=False):
+            self._stage(name).current.extend(list(map(sub, ended_ns, began_ns)))
 
     def _stage(self, name: str) -> RollingHistogram:
         if name not in self.stages:  # Not setdefault: a histogram is 1,050 integers.
