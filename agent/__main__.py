@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import importlib
 import logging
 import os
 import sys
 import threading
+from types import ModuleType
 
 from agent import __version__
 from agent.cli import exit_codes
-from agent.cli.importing import import_quickly
 from agent.engine.process import prepare_process
 from agent.errors import ConfigError
 
@@ -59,7 +60,7 @@ def parser_for(argv: list[str]) -> argparse.ArgumentParser:
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if name == named:
-            import_quickly(f"agent.cli.{name}").add_arguments(command)
+            _import_command(name).add_arguments(command)
     return parser
 
 
@@ -74,6 +75,16 @@ def run_command(argv: list[str]) -> int:
         return exit_codes.BAD_SETTINGS
     except KeyboardInterrupt:
         return exit_codes.FAILED
+
+
+def _import_command(name: str) -> ModuleType:
+    """Import a command with the collector off: nothing that an import makes is garbage, and looking costs 50 ms."""
+    gc.disable()
+    try:
+        return importlib.import_module(f"agent.cli.{name}")
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 if __name__ == "__main__":

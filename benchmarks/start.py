@@ -41,9 +41,11 @@ NEEDED = """
 import sys
 from agent.engine.process import prepare_process
 prepare_process()
-from agent.cli.importing import import_quickly
-for name in ("agent.__main__", "agent.cli.run", "agent.daemon", "agent.sources.video_file", "agent.sinks.mqtt"):
-    import_quickly(name)
+import gc
+gc.disable()
+import agent.__main__, agent.cli.run, agent.sources.video_file, agent.sinks.mqtt
+gc.freeze()
+gc.enable()
 import numpy, onnxruntime
 from agent.engine.session import SessionSetup, session_options
 options = session_options(SessionSetup(threads=int(sys.argv[2])), 1)

@@ -9,25 +9,21 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from agent.cli.arguments import positive
-from agent.cli.importing import import_meanwhile
 from agent.cli.load import read_layers
 from agent.cli.logs import set_up_logging
 from agent.clock import SystemClock
+from agent.daemon import Daemon
 from agent.desired.start import begin, resume
 from agent.errors import ConfigError
 from agent.handover import Handover, receive, restart
 from agent.layers import Layers
 from agent.warming import warm_models
-
-if TYPE_CHECKING:
-    from agent.daemon import Daemon
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +58,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the agent and print its summary as the last line of standard output."""
-    daemon_module = import_meanwhile("agent.daemon")
     before = receive()
     is_service = not _has_terminal()
     if is_service:
@@ -74,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         layers = Layers.imported(before.layers)
     own = layers.load().settings
     set_up_logging(own.log.level, own.log.format)
-    daemon = _build_daemon(args, layers, before, daemon_module)
+    daemon = _build_daemon(args, layers, before)
     with _signals_to(daemon, reloads=is_service):
         exit_code = daemon.run(args.duration)
         summary = json.dumps(daemon.summary(), separators=(",", ":"))
@@ -89,9 +84,7 @@ def run(args: argparse.Namespace) -> int:
     return exit_code
 
 
-def _build_daemon(
-    args: argparse.Namespace, layers: Layers, before: Handover | None, daemon_module: Callable[[], ModuleType]
-) -> Daemon:
+def _build_daemon(args: argparse.Namespace, layers: Layers, before: Handover | None) -> Daemon:
     """Return an agent on the newest settings that it can start on.
 
     Raises:
@@ -108,8 +101,7 @@ def _build_daemon(
         logging.getLogger().setLevel(settings.log.level.upper())
         try:
             warm = warm_models(settings, clock, before=before)
-            built: type[Daemon] = daemon_module().Daemon
-            return built(
+            return Daemon(
                 settings,
                 warm,
                 output=args.output,
