@@ -48,7 +48,6 @@ from agent.rollback import RollbackCommand
 from agent.settings import Settings
 from agent.sinks.embedded import EmbeddedBroker
 from agent.sourcing import build_sources
-from agent.updating import Updates
 from agent.warming import Warm
 
 if TYPE_CHECKING:
@@ -116,9 +115,8 @@ class Daemon:
         self._restart_asked_ns = 0
 
         # Everything that can be refused is refused here, before the first thread starts.
-        self._marks, self._shelves, provision = warm.marks, warm.shelves, warm.provision
+        self._marks, self._updates, provision = warm.marks, warm.updates, warm.provision
         models, self._left_out = warm.models, warm.left_out
-        self._updates = Updates(settings, self._shelves, self._marks, self._clock)
         self._memory_limit_bytes = provision.limit.limit_bytes
         self._cores = provision.cores.in_force()
         sources = build_sources(settings, models, self._clock, must_all_be_known=before is None)
@@ -161,7 +159,7 @@ class Daemon:
             clock=self._clock,
         )
         self._pipelines = Pipelines(
-            self._shelves.effective(settings),
+            self._updates.shelves.effective(settings),
             models,
             sources,
             self._left_out,
@@ -235,7 +233,7 @@ class Daemon:
             ConfigError: something cannot be used; nothing was changed.
         """
         with self._applying:
-            self._pipelines.apply(self._shelves.effective(settings))
+            self._pipelines.apply(self._updates.shelves.effective(settings))
             self._settings = settings
         self._place_threads()
         self._hangs.hang_ns = int(settings.limits.hang_s * NS_PER_S)

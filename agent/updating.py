@@ -30,6 +30,7 @@ from agent.settings import Settings
 from agent.shelves import Shelves
 from agent.updates.download import fetch
 from agent.updates.signature import Signed, envelope_of, load_keys, verify
+from agent.updates.store import ReleaseStore
 
 log = logging.getLogger(__name__)
 
@@ -69,23 +70,24 @@ class Updates:
 
     Args:
         settings: those of the device's own file count for what is local-only.
-        shelves: from where each model was loaded.
         marks: of models that hung.
         clock: the agent's.
+        is_check: see `Shelves`.
 
     Raises:
-        ConfigError: the keys or the authority that the settings name cannot be used.
+        ConfigError: the keys or the authority that the settings name cannot be used; no start was counted.
     """
 
-    def __init__(self, settings: Settings, shelves: Shelves, marks: Marks, clock: Clock) -> None:
+    def __init__(self, settings: Settings, marks: Marks, clock: Clock, *, is_check: bool = False) -> None:
         self._settings = settings
-        self._shelves = shelves
         self._marks = marks
         self._updates = settings.updates
         self._clock = clock
         self._keys = {} if self._updates.keys_file is None else load_keys(self._updates.keys_file)
         self._context = _context(self._updates.ca_file)
         self._loop: UpdateLoop | None = None
+        self.shelves = Shelves(ReleaseStore(settings.state.dir), is_check=is_check)
+        """Which release of each model serves."""
 
     def build_loop(self, agent: Agent, note: Callable[[str, Mapping[str, Any]], None]) -> UpdateLoop:
         """Return the updater of the running agent. Once.
@@ -100,11 +102,11 @@ class Updates:
             note(event, body)
 
         def serve(shelves: Mapping[str, Shelf]) -> None:
-            before = self._shelves.exchange(shelves)
+            before = self.shelves.exchange(shelves)
             try:
                 agent.serve_models()
             except ConfigError:
-                self._shelves.exchange(before)
+                self.shelves.exchange(before)
                 raise
 
         around = Surroundings(
@@ -118,13 +120,13 @@ class Updates:
             clock=self._clock,
         )
         self._loop = UpdateLoop(
-            self._shelves.current,
+            self.shelves.current,
             {model.name: str(model.path) for model in self._settings.models},
-            store=self._shelves.store,
+            store=self.shelves.store,
             around=around,
             bounds=Bounds(int(self._updates.probation_s * NS_PER_S), self._settings.remote.on_time_loss_max),
             give_up_ns=int(self._updates.give_up_hours * 3600 * NS_PER_S),
-            given_up=self._shelves.given_up,
+            given_up=self.shelves.given_up,
         )
         return self._loop
 

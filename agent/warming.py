@@ -15,8 +15,7 @@ from agent.loops.service import patience
 from agent.marks import Marks
 from agent.provision import Provision
 from agent.settings import Settings
-from agent.shelves import Shelves
-from agent.updates.store import ReleaseStore
+from agent.updating import Updates
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,7 +26,7 @@ class Warm:
         started_ns: when their loading began.
         manager: was asked for patience meanwhile.
         marks: of models that hung.
-        shelves: from where each model was loaded.
+        updates: knows from where each model was loaded.
         provision: what each of them was given.
         models: by name.
         left_out: for each model that is not loaded, what health says of it.
@@ -36,7 +35,7 @@ class Warm:
     started_ns: int
     manager: ServiceManager
     marks: Marks
-    shelves: Shelves
+    updates: Updates
     provision: Provision
     models: dict[str, LoadedModel]
     left_out: dict[str, dict[str, Any]]
@@ -52,7 +51,7 @@ def warm_models(settings: Settings, clock: Clock, *, before: Handover | None = N
         is_check: whether nobody runs on this: nothing is written.
 
     Raises:
-        ConfigError: a model cannot be used as the settings say.
+        ConfigError: a model, or what its updates are checked with, cannot be used as the settings say.
     """
     started_ns = clock.now_ns()
     # OpenCV's own pool would come on top of the inference threads.
@@ -60,9 +59,9 @@ def warm_models(settings: Settings, clock: Clock, *, before: Handover | None = N
     is_named = "dir" in settings.state.model_fields_set
     carried, costs = (None, None) if before is None else (before.marks, before.costs)
     marks = Marks(settings.state.dir, carried, may_make=is_named)
-    shelves = Shelves(ReleaseStore(settings.state.dir), is_check=is_check)
+    updates = Updates(settings, marks, clock, is_check=is_check)
     provision = Provision(settings, carried=costs, keeps=not is_check)
     manager = ServiceManager()
     with patience(manager, clock):
-        models, left_out = shelves.load(settings, provision, marks, clock, must_all_load=before is None)
-    return Warm(started_ns, manager, marks, shelves, provision, models, left_out)
+        models, left_out = updates.shelves.load(settings, provision, marks, clock, must_all_load=before is None)
+    return Warm(started_ns, manager, marks, updates, provision, models, left_out)
