@@ -154,7 +154,7 @@ def _report(done: list[Seed], *, as_json: bool) -> int:
             rows.append(_row(f"{least:g}-{most:g}" if most < 99 else f"{least:g} and more", own))
     over, inexact = sum(seed.over_deadline for seed in done), sum(not seed.is_exact for seed in done)
     fairness = [seed.fairness for seed in done if seed.fairness is not None]
-    unfair = sum(value < FAIRNESS_MIN for value in fairness)
+    unfair = [seed for seed in done if seed.fairness is not None and seed.fairness < FAIRNESS_MIN]
     goodput = rows[0]["goodput, all"]
     low = [seed for seed in done if seed.goodput < GOODPUT_MIN]
     unskilled = [seed for seed in low if seed.skill < GOODPUT_MIN]
@@ -165,7 +165,7 @@ def _report(done: list[Seed], *, as_json: bool) -> int:
         harness.Verdict(
             f"seeds below {GOODPUT_MIN} for another reason than noise", len(unskilled), "= 0", not unskilled
         ),
-        harness.Verdict(f"seeds of equal streams with fairness below {FAIRNESS_MIN}", unfair, "= 0", unfair == 0),
+        harness.Verdict(f"seeds of equal streams with fairness below {FAIRNESS_MIN}", len(unfair), "= 0", not unfair),
     ]
     return harness.conclude(
         "simulation",
@@ -176,6 +176,7 @@ def _report(done: list[Seed], *, as_json: bool) -> int:
         seeds_below=len(low),
         worst=_list(sorted(low, key=lambda seed: seed.goodput)[:5]),
         unskilled=_list(unskilled),
+        unfair=", ".join(f"seed {seed.seed}: {seed.fairness:.3f}" for seed in unfair),
     )
 
 

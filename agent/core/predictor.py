@@ -18,6 +18,10 @@ CURRENT_MIN = 8
 SAMPLES_MAX = 64
 """Bounds memory; 2 s at 32 runs a second."""
 
+PROBE_LAG_SHARE = 0.04
+"""Of the time in which no run was finished, what may go by until the next is tried, where that is longer. What a slow
+spell costs beyond its end stays a share of what it has cost; the longer it lasts, the less is tried for nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class PredictorPolicy:
@@ -34,7 +38,7 @@ class PredictorPolicy:
 
     confidence: float = 0.9
     window_ns: int = 2 * NS_PER_S
-    probe_share: float = 0.2
+    probe_share: float = 0.5
     probe_interval_ns: int = NS_PER_S // 2
 
 
@@ -53,6 +57,7 @@ class ServicePredictor:
         self._ordered: list[int] = []  # The same service times by length, so that a judgement is a bisection.
         self.fastest_ns = 0
         """Of all runs that ended by themselves, however long ago; 0 before the first."""
+        self._done_ns = 0
 
     def observe(self, service_ns: int, now_ns: int, *, aborted: bool = False) -> None:
         """Learn one finished or aborted run.
@@ -68,6 +73,7 @@ class ServicePredictor:
             learnt_ns = max(service_ns * 3 // 2, self.fastest_ns)
         else:
             learnt_ns = service_ns
+            self._done_ns = now_ns
             if not 0 < self.fastest_ns <= service_ns:
                 self.fastest_ns = service_ns
         samples.append((now_ns, learnt_ns))
@@ -115,7 +121,8 @@ class ServicePredictor:
         """Return whether nothing ran for so long that a frame should be tried which is not expected to make it.
 
         Whoever refuses for long must try, or it never learns again. A share of the time is spent on what a run once
-        kept; for anything shorter than every run ever seen, a try in the longest pause is enough.
+        kept, less of it the longer none did; for anything shorter than every run ever seen, a try in the longest
+        pause is enough.
 
         Args:
             time_best_ns: what a frame of the stream that asks has when it arrives.
@@ -126,7 +133,8 @@ class ServicePredictor:
         ended_ns, service_ns = self._samples[-1]
         pause_ns = self._policy.probe_interval_ns
         if 0 < self.fastest_ns <= time_best_ns:
-            pause_ns = min(pause_ns, int(service_ns / self._policy.probe_share))
+            lag_ns = int((now_ns - self._done_ns) * PROBE_LAG_SHARE)
+            pause_ns = min(pause_ns, max(int(service_ns / self._policy.probe_share), lag_ns))
         return now_ns - ended_ns >= pause_ns
 
     def _forget(self, now_ns: int) -> None:

@@ -56,15 +56,26 @@ def test_one_stall_is_not_all_that_is_known() -> None:
 
 
 def test_without_hope_it_refuses_and_asks_for_probes() -> None:
-    """A probe for a fifth of the time, and after half a second at the latest."""
+    """A probe after twice its length, and after half a second at the latest."""
     seen, now_ns = after(40, 60, 60, 60, 60)
     assert not seen.admits(50 * MS, 50 * MS, now_ns + 2 * NS_PER_S)
-    assert not seen.is_probe_due(50 * MS, now_ns + 5 * 60 * MS - 1)
-    assert seen.is_probe_due(50 * MS, now_ns + 5 * 60 * MS)
+    assert not seen.is_probe_due(50 * MS, now_ns + 2 * 60 * MS - 1)
+    assert seen.is_probe_due(50 * MS, now_ns + 2 * 60 * MS)
     slow, now_ns = after(900, 900, 900, every_ms=900)
     assert not slow.is_probe_due(900 * MS, now_ns + NS_PER_S // 2 - 1)
     assert slow.is_probe_due(900 * MS, now_ns + NS_PER_S // 2)
     assert predictor().is_probe_due(1, 0)
+
+
+def test_the_longer_no_run_was_finished_the_longer_probes_pause() -> None:
+    """4% of the time since then, where that is longer than twice the run; half a second is still the longest."""
+    seen, now_ns = after(60, 60, 60)
+    seen.observe(80 * MS, now_ns + 6700 * MS, aborted=True)  # Counts as 120.
+    assert not seen.is_probe_due(60 * MS, now_ns + 6979 * MS)
+    assert seen.is_probe_due(60 * MS, now_ns + 6980 * MS)
+    seen.observe(80 * MS, now_ns + 20_000 * MS, aborted=True)
+    assert not seen.is_probe_due(60 * MS, now_ns + 20_499 * MS)
+    assert seen.is_probe_due(60 * MS, now_ns + 20_500 * MS)
 
 
 def test_what_no_run_ever_kept_is_probed_at_the_longest_pause() -> None:
@@ -73,7 +84,7 @@ def test_what_no_run_ever_kept_is_probed_at_the_longest_pause() -> None:
     seen.observe(1 * MS, now_ns, aborted=True)
     assert not seen.is_probe_due(29 * MS, now_ns + NS_PER_S // 2 - 1)
     assert seen.is_probe_due(29 * MS, now_ns + NS_PER_S // 2)
-    assert seen.is_probe_due(30 * MS, now_ns + 5 * 30 * MS)
+    assert seen.is_probe_due(30 * MS, now_ns + 2 * 30 * MS)
 
 
 def test_an_aborted_run_was_no_faster_than_the_fastest() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S
 from agent.core.ledger import Outcome
+from agent.core.predictor import PredictorPolicy
 from agent.core.scheduler import (
     EGRESS_RESERVE_NS,
     LEAD_RUNS,
@@ -335,7 +336,8 @@ def test_a_doubtful_frame_is_tried_where_its_session_would_stand_idle(
     period_ms: int, has_neighbour: bool, is_tried: bool
 ) -> None:
     """With a chance of a half and nothing to do for 340 ms it goes; not where a fresh frame comes in 10, or waits."""
-    scheduler = Scheduler({"a": LIVE, "b": LIVE} if has_neighbour else {"a": LIVE})
+    no_probes = SchedulerPolicy(predictor=PredictorPolicy(probe_share=0.2))  # None within 340 ms after a run.
+    scheduler = Scheduler({"a": LIVE, "b": LIVE} if has_neighbour else {"a": LIVE}, no_probes)
     now_ns = free_ns = 0
     for sequence in range(1, 31):
         now_ns += period_ms * MS
