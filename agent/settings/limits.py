@@ -54,8 +54,8 @@ class SchedulerSettings(Section):
     """How long a service time is remembered, 0.1 to 60 s. Default 2: a change of the clock frequency is learnt in
     that time."""
     probe_share: Live[float] = Field(default=0.5, gt=0.0, le=1.0)
-    """How long a run that nobody expects to end in time may take, of the pause before it, above 0 to 1; such runs tell
-    when there is hope again. The longer there is none, the longer the pauses. Default 0.5: a stream at its limit
+    """How long a run that nobody expects to end in time may take, of the pause before it, above 0 to 1; they tell
+    when there is hope again, and the longer there is none, the longer they pause. Default 0.5: a stream at its limit
     is back soon after a slow spell (with 0.2 some lost 1% more of their results in simulation)."""
     probe_interval_s: Live[float] = Field(default=0.5, ge=0.1, le=60.0)
     """Longest time between two such runs, 0.1 to 60 s. Default 0.5: a stream is back half a second after a slow
