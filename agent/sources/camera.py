@@ -11,7 +11,7 @@ from agent.clock import NS_PER_S, Clock
 from agent.core.backlog import BacklogClock
 from agent.errors import TransientError
 from agent.frame import Capture
-from agent.sources.opencv import grab, retrieve
+from agent.sources.opencv import Decoding, grab
 
 
 class CameraSource:
@@ -48,6 +48,7 @@ class CameraSource:
             cv2.CAP_PROP_BUFFERSIZE: 1,
         }
         self._capture: cv2.VideoCapture | None = None
+        self._decoding = Decoding()
         self._backlog = BacklogClock(None if fps is None else NS_PER_S / fps)
 
     def open(self) -> None:
@@ -70,7 +71,7 @@ class CameraSource:
         """See `Source.read`."""
         assert self._capture is not None
         arrived_ns = grab(self._capture, self._clock, f"{self._device}: gave no frame")
-        return retrieve(self._capture, self._backlog.captured_at_ns(arrived_ns))
+        return self._decoding.retrieve(self._capture, self._backlog.captured_at_ns(arrived_ns))
 
     def close(self) -> None:
         """See `Source.close`."""

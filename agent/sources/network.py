@@ -10,7 +10,7 @@ from agent.clock import Clock
 from agent.core.backlog import BacklogClock
 from agent.errors import TransientError
 from agent.frame import Capture
-from agent.sources.opencv import grab, open_with_ffmpeg, retrieve
+from agent.sources.opencv import Decoding, grab, open_with_ffmpeg
 from agent.sources.pictures import decode_picture
 
 LOOK_US = 500_000
@@ -41,6 +41,7 @@ class NetworkSource:
         self._is_jpeg = False
         self._before_ns: int | None = None
         self._capture: cv2.VideoCapture | None = None
+        self._decoding = Decoding()
         self._backlog = BacklogClock()
 
     def open(self) -> None:
@@ -72,7 +73,7 @@ class NetworkSource:
             # It was complete when the frame before it was given to us.
             before_ns, self._before_ns = self._before_ns, captured_at_ns
             captured_at_ns = captured_at_ns if before_ns is None else before_ns
-        capture = retrieve(self._capture, captured_at_ns)
+        capture = self._decoding.retrieve(self._capture, captured_at_ns)
         return capture._replace(pixels=decode_picture(capture.pixels.tobytes())) if self._is_jpeg else capture
 
     def close(self) -> None:

@@ -8,7 +8,9 @@ import threading
 from collections.abc import Iterator
 
 import cv2
+import numpy as np
 
+from agent.buffers import BUFFERS
 from agent.clock import Clock
 from agent.errors import PermanentError, TransientError
 from agent.frame import Capture
@@ -49,13 +51,13 @@ class _Openings:
             self._opening += 1
             if options:
                 os.environ[_OPTIONS] = options
-            else:
-                os.environ.pop(_OPTIONS, None)
         try:
             yield
         finally:
             with self._changed:
                 self._opening -= 1
+                if not self._opening:
+                    os.environ.pop(_OPTIONS, None)
                 self._changed.notify_all()
 
 
@@ -78,19 +80,29 @@ def open_with_ffmpeg(place: str, options: str = "") -> cv2.VideoCapture | None:
     return None
 
 
-def retrieve(capture: cv2.VideoCapture, captured_at_ns: int) -> Capture:
-    """Decode the grabbed frame.
+class Decoding:
+    """Decodes the grabbed frames of one source into memory that is used again (`Buffers`). The source's thread."""
 
-    Raises:
-        PermanentError: the frame cannot be decoded or has no pixels, or there is no memory for it.
-    """
-    try:
-        decoded, pixels = capture.retrieve()
-    except (cv2.error, MemoryError) as error:
-        raise PermanentError(f"frame could not be decoded: {error or 'out of memory'}") from error
-    if not decoded or pixels is None or pixels.size == 0:
-        raise PermanentError("frame could not be decoded or has no pixels")
-    return Capture(captured_at_ns, pixels)
+    def __init__(self) -> None:
+        self._shape: tuple[int, ...] | None = None
+
+    def retrieve(self, capture: cv2.VideoCapture, captured_at_ns: int) -> Capture:
+        """Decode the grabbed frame.
+
+        Raises:
+            PermanentError: the frame cannot be decoded or has no pixels, or there is no memory for it.
+        """
+        try:
+            # OpenCV makes an array of its own where the frame has another shape.
+            image = None if self._shape is None else BUFFERS.take(self._shape, np.uint8)
+            decoded, pixels = capture.retrieve(image)
+        except (cv2.error, MemoryError) as error:
+            raise PermanentError(f"frame could not be decoded: {error or 'out of memory'}") from error
+        if not decoded or pixels is None or pixels.size == 0:
+            raise PermanentError("frame could not be decoded or has no pixels")
+        # A JPEG as it came is a row of bytes, and each has its own length.
+        self._shape = pixels.shape if pixels.ndim == 3 else None
+        return Capture(captured_at_ns, pixels)
 
 
 def grab(capture: cv2.VideoCapture, clock: Clock, lost: str) -> int:

@@ -11,7 +11,7 @@ import cv2
 from agent.clock import NS_PER_S, Clock
 from agent.errors import PermanentError
 from agent.frame import Capture
-from agent.sources.opencv import open_with_ffmpeg, retrieve
+from agent.sources.opencv import Decoding, open_with_ffmpeg
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ class VideoFileSource:
         self._fps_asked = fps
         self._interrupted = threading.Event()
         self._capture: cv2.VideoCapture | None = None
+        self._decoding = Decoding()
         self._interval_ns = 0
         self._due_ns: int | None = None
         self._frames_read = 0
@@ -59,7 +60,7 @@ class VideoFileSource:
         captured_at_ns = self._wait_until_due() if self._is_paced else self._clock.now_ns()
         if self._interrupted.is_set() or not self._grab():
             return None
-        return retrieve(self._capture, captured_at_ns)
+        return self._decoding.retrieve(self._capture, captured_at_ns)
 
     def close(self) -> None:
         """See `Source.close`."""

@@ -119,19 +119,19 @@ from agent.models.preprocess import build_preprocess
 spec = InputSpec(name="x", layout="NCHW", dtype="float32", width=2048, height=2048)
 preprocess = build_preprocess(spec)
 picture = np.zeros((64, 64, 3), np.uint8)
-preprocess(picture)
+held = preprocess(picture)  # Or its memory would be used again.
 leash = Leash(MemoryLimit(1, "limits.memory_mb"))
 leash.hold()
 try:
     preprocess(picture)
-except (PermanentError, MemoryError) as error:
-    print(type(error).__name__)
+except PermanentError as error:
+    print(error)
 leash.let_go()
 preprocess(picture)
 """
 
 
 def test_a_frame_fails_where_there_is_no_memory_for_it() -> None:
-    """OpenCV's error and numpy's both end that frame alone."""
+    """It ends that frame alone."""
     done = subprocess.run([sys.executable, "-c", STARVED], capture_output=True, text=True, cwd=REPOSITORY, check=True)
-    assert done.stdout.split() in (["PermanentError"], ["MemoryError"])
+    assert done.stdout.startswith("preprocess: no room for 50331648 bytes")

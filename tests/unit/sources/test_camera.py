@@ -53,7 +53,7 @@ class PlayedCamera:
             self.frames_left -= 1
         return self.is_there and (self.frames_left is None or self.frames_left >= 0)
 
-    def retrieve(self) -> tuple[bool, Pixels | None]:
+    def retrieve(self, _image: Pixels | None = None) -> tuple[bool, Pixels | None]:
         return self.pixels is not None, self.pixels
 
     def release(self) -> None:
