@@ -86,6 +86,8 @@ def load_models(
         except ConfigError as error:
             refuse(model, error)
     if errors and must_all_load:
+        models.clear()
+        provision.renew_arena()  # What was loaded in vain would stay there until the next load.
         raise ConfigError.joined(errors)
     for problem in ConfigError.joined(errors).problems:
         log.error("left out: %s", problem)

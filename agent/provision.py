@@ -29,9 +29,6 @@ log = logging.getLogger(__name__)
 
 _GPU = frozenset({"cuda", "tensorrt"})
 
-_arena_is_shared = False
-"""The arena belongs to ONNX Runtime's environment, of which a process has one."""
-
 
 class Provision:
     """Decides what the models may take, before any of them is loaded. The main thread, at start.
@@ -81,6 +78,8 @@ class Provision:
         self.workshop = Workshop(self.setup, trial_bytes(self.limit), folder, engine.cache_mb * MIB, carried)
         self._loaded = dict(loaded or {})
         self._surveyed: dict[str, Surveyed] = {}
+        self._serving = set(self._loaded)
+        """Names of the models that serve while those that are surveyed are loaded."""
         self.budget: Budget | None = None
         """Once everything was found to fit."""
         for name in self._providers.absent:
@@ -100,9 +99,11 @@ class Provision:
             # What most changes leave alone, and reading it took 13 ms on a busy device.
             follower = copy.copy(self)
             follower._settings, follower._loaded, follower._surveyed = settings, kept, {}
+            follower._serving = set(kept)
             follower._tuned = dict(self._tuned)
             return follower
         follower = Provision(settings, kept, self.export())
+        follower._serving = set(self._known)
         follower.limit = self.limit
         follower._tuned = {name: tuned for name, tuned in self._tuned.items() if name in kept}
         return follower
@@ -176,7 +177,6 @@ class Provision:
         Raises:
             ConfigError: it does not fit, with the figures and what would.
         """
-        global _arena_is_shared  # noqa: PLW0603  See there.
         needs = tuple(found.need for found in self._surveyed.values())
         # Where models serve already, what serving takes is resident.
         serving = 0 if self._loaded else SERVING_BYTES + sum(map(_frames_bytes, self._settings.streams))
@@ -188,10 +188,17 @@ class Provision:
             log.error("%s", line)
         if not budget.holds_all:
             log.warning("memory: lighter variants are loaded when they are needed: %s does not hold all", self.limit)
-        if not _arena_is_shared:
-            share_arena(budget.arena_bytes)
-            _arena_is_shared = True
         self.budget = budget
+        self.renew_arena()
+
+    def renew_arena(self) -> None:
+        """Give the sessions that are made from now on an arena of their own, where no other model serves.
+
+        In that of the old model, its successor's packed weights would lie between the old one's activations, and all
+        of it would stay for good. Several models share one: it holds the activations of the largest alone.
+        """
+        if self.budget is not None and self._serving <= self._surveyed.keys():
+            share_arena(self.budget.arena_bytes)
 
     def export(self) -> dict[str, Any]:
         """Return what was measured, for `handover`."""

@@ -232,6 +232,7 @@ class Updates:
             durations_ns = canary.wait(CANARY_LIMIT_S)
         finally:
             loop.canary = None
+            provision.renew_arena()  # That of the canary goes with it, not with the next load.
         if canary.failure is not None:
             raise ReleaseRefusedError("canary", f"fails on a live frame: {canary.failure}")
         stopped = canary.stopped

@@ -159,3 +159,33 @@ def test_the_state_folder_is_for_this_user_alone(tmp_path: Path) -> None:
     surveyed(settings(tmp_path / "state", model=MODELS / "tiny"))
     assert (tmp_path / "state/compiled").stat().st_mode & 0o077 == 0
     assert sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()) < MIB
+
+
+def test_models_get_an_arena_of_their_own_where_no_other_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first ones, and one that takes the place of the only other; not one of two, which share what there is."""
+    made: list[int] = []
+    monkeypatch.setattr("agent.provision.share_arena", made.append)
+    alone = settings(model=MODELS / "tiny")
+    first = surveyed(alone)
+    first.fit()
+    assert len(made) == 1
+    swapped = first.follow(alone)
+    swapped.survey(alone.models[0])
+    swapped.fit()
+    assert len(made) == 2
+    both = Settings.model_validate(
+        {
+            "models": [{"name": name, "path": MODELS / "tiny"} for name in ("seen", "heard")],
+            "streams": [{"name": name, "source": str(CLIP), "model": name} for name in ("seen", "heard")],
+        }
+    )
+    more = swapped.follow(both)
+    more.survey(both.models[1])
+    more.fit()
+    assert len(made) == 2
+    # A candidate for one of the two is tried beside both.
+    candidate = more.follow(alone)
+    candidate.survey(alone.models[0])
+    candidate.fit()
+    candidate.renew_arena()
+    assert len(made) == 2

@@ -198,6 +198,51 @@ print(data_mb() < grown)
 """
 
 
+SUCCESSOR = """
+import gc
+from pathlib import Path
+import numpy as np
+from agent.engine.memory import MIB, resident_bytes
+from agent.engine.process import give_back
+from agent.engine.session import OrtEngine, SessionSetup, share_arena
+from agent.errors import PermanentError
+
+file = Path("tests/assets/models/ladder/model.onnx")
+
+def make(arena_mb):
+    share_arena(arena_mb << 20)
+    return OrtEngine(file, sha256=None, setup=SessionSetup(uses_shared_arena=True))
+
+def run(engine, side):
+    return engine.run({"images": np.full((1, 3, side, side), 100, np.uint8)}, engine.new_abort())
+
+old = make(64)
+before = [output.copy() for output in run(old, 320)]  # What a run returns lies in the arena.
+new = make(1)
+try:
+    run(new, 320)
+except PermanentError as error:
+    print("failed" if "emory" in str(error) else error)
+print(all(np.array_equal(one, other) for one, other in zip(before, run(old, 320))))
+new = make(64)
+print(all(np.array_equal(one, other) for one, other in zip(before, run(new, 320))))
+give_back()
+with_old = resident_bytes()
+del old
+gc.collect()
+give_back()
+print(resident_bytes() < with_old - MIB)
+"""
+
+
+def test_an_arena_holds_for_the_sessions_that_were_made_after_it() -> None:
+    """Those before it keep theirs, which goes with the last of them."""
+    done = subprocess.run(
+        [sys.executable, "-c", SUCCESSOR], capture_output=True, text=True, cwd=REPOSITORY, check=True
+    )
+    assert done.stdout.split() == ["failed", "True", "True", "True"]
+
+
 def test_the_shared_arena_is_capped_and_shrinks() -> None:
     """A run that needs more than there is fails alone; what one large run left is given back on request."""
     done = subprocess.run([sys.executable, "-c", ARENA], capture_output=True, text=True, cwd=REPOSITORY, check=True)
