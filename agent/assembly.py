@@ -8,8 +8,8 @@ from typing import Any
 
 from agent.clock import NS_PER_MS, NS_PER_S, Clock
 from agent.core.degradation import Ladder, LadderPolicy, Step, StepKind
+from agent.core.policy import Overflow, SchedulerPolicy, StreamPolicy
 from agent.core.predictor import PredictorPolicy
-from agent.core.scheduler import Overflow, SchedulerPolicy, StreamPolicy
 from agent.errors import ConfigError
 from agent.interfaces import LoadedModel
 from agent.loading import digests, load_model

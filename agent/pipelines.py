@@ -11,7 +11,7 @@ from typing import Any
 from agent.assembly import load_models, scheduler_policy, stream_policy, used_models
 from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, Clock
 from agent.core.backoff import Backoff
-from agent.core.scheduler import EGRESS_RESERVE_NS, SchedulerPolicy, StreamPolicy
+from agent.core.policy import EGRESS_RESERVE_NS, SchedulerPolicy, StreamPolicy
 from agent.engine.process import give_back, loading
 from agent.errors import ConfigError
 from agent.frame import Frame

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from agent.clock import NS_PER_MS
 from agent.core.bound import published_bound
 from agent.core.ledger import Outcome
-from agent.core.scheduler import EGRESS_RESERVE_NS, SchedulerPolicy
+from agent.core.policy import EGRESS_RESERVE_NS, SchedulerPolicy
 from agent.core.simulation import Simulation
 from agent.core.synthetic import NOISE, NOISE_EVERY_NS, OVERSHOOT_MEDIAN_NS, SPEED_MAX, Scenario, noisy_speed
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, SystemClock
 from agent.core.outbox import Message
-from agent.core.scheduler import StreamPolicy
+from agent.core.policy import StreamPolicy
 from agent.engine.process import prepare_serving
 from agent.frame import Capture
 from agent.loading import load_model

@@ -17,7 +17,7 @@ import numpy as np
 
 from agent.clock import NS_PER_MS, NS_PER_S, SystemClock
 from agent.core.message import Message
-from agent.core.scheduler import StreamPolicy
+from agent.core.policy import StreamPolicy
 from agent.frame import Capture, Tensor
 from agent.interfaces import Abort, LoadedModel, Placement, Variant
 from agent.loops.abort import AbortTimer

@@ -12,8 +12,8 @@ from typing import Any
 from agent.clock import NS_PER_S
 from agent.core.bound import jain_index, published_bound
 from agent.core.ledger import Outcome
+from agent.core.policy import SchedulerPolicy
 from agent.core.predictor import PredictorPolicy
-from agent.core.scheduler import SchedulerPolicy
 from agent.core.simulation import Simulation
 from agent.core.synthetic import random_scenario
 from benchmarks import harness

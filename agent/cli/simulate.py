@@ -17,7 +17,7 @@ from agent.cli.plots import check_plot
 from agent.clock import NS_PER_MS, NS_PER_S
 from agent.core.bound import jain_index, published_bound
 from agent.core.ledger import Outcome
-from agent.core.scheduler import SchedulerPolicy, StreamPolicy
+from agent.core.policy import SchedulerPolicy, StreamPolicy
 from agent.core.simulation import Arrival, Report, Simulation, World
 from agent.core.synthetic import Camera, arrivals_of, machine_speed, overshoot_of
 from agent.core.trace import parse

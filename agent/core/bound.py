@@ -11,8 +11,8 @@ import numpy as np
 
 from agent.clock import NEVER_NS
 from agent.core.machine import MachineSpeed
+from agent.core.policy import EGRESS_RESERVE_NS, Overflow, StreamPolicy
 from agent.core.rate import RateGate, StrideGate
-from agent.core.scheduler import EGRESS_RESERVE_NS, Overflow, StreamPolicy
 from agent.core.simulation import Arrival
 
 LENGTHS_MAX = 8

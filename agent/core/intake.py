@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from agent.core.ledger import Ledger, Outcome
+from agent.core.policy import SchedulerPolicy, StreamPolicy
 from agent.core.rate import RateGate, StrideGate
-from agent.core.scheduler import Ending, Scheduler, SchedulerPolicy, Settled, StreamPolicy
+from agent.core.scheduler import Ending, Scheduler, Settled
 from agent.frame import Capture, Frame
 
 

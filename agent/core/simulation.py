@@ -19,7 +19,8 @@ from agent.core.intake import Intake
 from agent.core.ledger import Outcome
 from agent.core.machine import MachineSpeed
 from agent.core.outbox import Message, Outbox
-from agent.core.scheduler import Ending, Overflow, SchedulerPolicy, StreamPolicy
+from agent.core.policy import Overflow, SchedulerPolicy, StreamPolicy
+from agent.core.scheduler import Ending
 from agent.frame import Capture, Frame
 
 _NO_PIXELS = np.empty((0, 0, 3), np.uint8)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from agent.clock import NS_PER_MS, NS_PER_S
 from agent.core.machine import MachineSpeed
-from agent.core.scheduler import StreamPolicy
+from agent.core.policy import StreamPolicy
 from agent.core.simulation import Arrival, World
 
 OVERSHOOT_MEDIAN_NS = 5_100_000

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from agent.core.policy import Overflow, SchedulerPolicy, StreamPolicy
 from agent.core.predictor import PredictorPolicy
-from agent.core.scheduler import Ending, Overflow, SchedulerPolicy, StreamPolicy
+from agent.core.scheduler import Ending
 from agent.core.simulation import Arrival
 
 VERSION = 2

@@ -12,8 +12,9 @@ import numpy as np
 from agent.clock import NEVER_NS, NS_PER_S, Clock
 from agent.core.intake import Intake
 from agent.core.ledger import Ledger, Outcome
+from agent.core.policy import Overflow, SchedulerPolicy, StreamPolicy
 from agent.core.probation import StreamReading
-from agent.core.scheduler import Ending, Overflow, SchedulerPolicy, StreamPolicy
+from agent.core.scheduler import Ending
 from agent.frame import Capture, Frame, Pixels
 from agent.interfaces import Abort
 from agent.loops.stream_figures import Durations, StreamFigures, snapshot

@@ -9,7 +9,7 @@ from typing import Any
 
 from agent.clock import NS_PER_S
 from agent.core.ledger import Ledger, Outcome
-from agent.core.scheduler import StreamPolicy
+from agent.core.policy import StreamPolicy
 from agent.metrics import Histogram, RollingHistogram, summed
 
 STAGES = ("preprocess", "run", "decode", "steps")

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from agent.clock import NS_PER_S, Clock
-from agent.core.scheduler import Ending, SchedulerPolicy, StreamPolicy
+from agent.core.policy import SchedulerPolicy, StreamPolicy
+from agent.core.scheduler import Ending
 from agent.core.trace import arrival_line, header, run_line
 from agent.errors import ConfigError
 from agent.frame import Frame

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from agent.clock import NS_PER_MS, NS_PER_S
-from agent.core.scheduler import StreamPolicy
+from agent.core.policy import StreamPolicy
 from agent.core.simulation import Arrival, World
 from agent.core.synthetic import OVERSHOOT_MEDIAN_NS, Scenario, Spells, noisy_speed
 from benchmarks.foresight import attainable, mean_over_draws

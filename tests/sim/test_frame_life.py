@@ -9,7 +9,7 @@ import pytest
 
 from agent.clock import NS_PER_MS, NS_PER_S
 from agent.core.ledger import Outcome
-from agent.core.scheduler import Overflow, SchedulerPolicy, StreamPolicy
+from agent.core.policy import Overflow, SchedulerPolicy, StreamPolicy
 from agent.core.simulation import Arrival, Report, Simulation, World
 from agent.core.synthetic import machine_speed
 

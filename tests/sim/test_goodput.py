@@ -10,7 +10,7 @@ from agent.clock import NS_PER_MS, NS_PER_S
 from agent.core.bound import jain_index, published_bound
 from agent.core.ledger import Outcome
 from agent.core.machine import MachineSpeed
-from agent.core.scheduler import StreamPolicy
+from agent.core.policy import StreamPolicy
 from agent.core.simulation import Arrival, Simulation, World
 from agent.core.synthetic import Camera, arrivals_of, random_scenario
 

@@ -10,7 +10,8 @@ import pytest
 from agent.clock import NS_PER_MS
 from agent.core.intake import Intake
 from agent.core.ledger import Outcome
-from agent.core.scheduler import Ending, Overflow, SchedulerPolicy, StreamPolicy
+from agent.core.policy import Overflow, SchedulerPolicy, StreamPolicy
+from agent.core.scheduler import Ending
 from agent.frame import Capture, Frame
 
 NAMES = ("door", "yard", "hall", "roof")

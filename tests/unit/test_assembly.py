@@ -6,7 +6,7 @@ import pytest
 
 from agent.assembly import stream_policy
 from agent.clock import NS_PER_MS
-from agent.core.scheduler import Overflow
+from agent.core.policy import Overflow
 from agent.errors import ConfigError
 from agent.settings import StreamSettings
 from tests.paths import CLIP

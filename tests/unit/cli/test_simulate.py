@@ -9,8 +9,9 @@ import pytest
 
 from agent.__main__ import run_command
 from agent.clock import NS_PER_MS, NS_PER_S
+from agent.core.policy import SchedulerPolicy, StreamPolicy
 from agent.core.predictor import PredictorPolicy
-from agent.core.scheduler import Ending, SchedulerPolicy, StreamPolicy
+from agent.core.scheduler import Ending
 from agent.core.trace import arrival_line, header, run_line
 
 MADE = ["simulate", "--synthetic", "--seconds", "5", "--noise", "0"]

@@ -10,7 +10,7 @@ import pytest
 from agent.clock import NS_PER_MS, NS_PER_S
 from agent.core.bound import published_bound
 from agent.core.machine import MachineSpeed
-from agent.core.scheduler import EGRESS_RESERVE_NS, Overflow, StreamPolicy
+from agent.core.policy import EGRESS_RESERVE_NS, Overflow, StreamPolicy
 from agent.core.simulation import Arrival
 
 MS = NS_PER_MS

@@ -7,7 +7,7 @@ import numpy as np
 from agent.clock import NS_PER_MS, NS_PER_S
 from agent.core.intake import Intake
 from agent.core.ledger import Outcome
-from agent.core.scheduler import StreamPolicy
+from agent.core.policy import StreamPolicy
 from agent.frame import Capture
 
 MS = NS_PER_MS

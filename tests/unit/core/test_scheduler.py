@@ -7,16 +7,9 @@ import pytest
 
 from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S
 from agent.core.ledger import Outcome
+from agent.core.policy import EGRESS_RESERVE_NS, Overflow, SchedulerPolicy, StreamPolicy
 from agent.core.predictor import PredictorPolicy
-from agent.core.scheduler import (
-    EGRESS_RESERVE_NS,
-    LEAD_RUNS,
-    Ending,
-    Overflow,
-    Scheduler,
-    SchedulerPolicy,
-    StreamPolicy,
-)
+from agent.core.scheduler import LEAD_RUNS, Ending, Scheduler
 from agent.frame import Frame
 
 MS = NS_PER_MS

@@ -7,8 +7,9 @@ import json
 import pytest
 
 from agent.clock import NS_PER_MS
+from agent.core.policy import Overflow, SchedulerPolicy, StreamPolicy
 from agent.core.predictor import PredictorPolicy
-from agent.core.scheduler import Ending, Overflow, SchedulerPolicy, StreamPolicy
+from agent.core.scheduler import Ending
 from agent.core.trace import arrival_line, header, parse, run_line
 
 MS = NS_PER_MS

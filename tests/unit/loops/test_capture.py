@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent.core.backoff import Backoff
-from agent.core.scheduler import Overflow, StreamPolicy
+from agent.core.policy import Overflow, StreamPolicy
 from agent.errors import PermanentError, TransientError
 from agent.frame import Capture, Frame
 from agent.loops.capture import UNUSABLE_IN_A_ROW_MAX, CaptureLoop

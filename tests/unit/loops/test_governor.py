@@ -10,7 +10,7 @@ import pytest
 
 from agent.clock import NS_PER_MS, NS_PER_S
 from agent.core.degradation import Ladder, Step, StepKind
-from agent.core.scheduler import StreamPolicy
+from agent.core.policy import StreamPolicy
 from agent.device.signals import DeviceSignals, Signals
 from agent.engine.memory import MemoryReading
 from agent.frame import Capture

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from agent.clock import NS_PER_MS, NS_PER_S
-from agent.core.scheduler import StreamPolicy
+from agent.core.policy import StreamPolicy
 from agent.frame import Frame
 from agent.loops.abort import AbortTimer
 from agent.loops.hangs import TICK_NS, HangLoop

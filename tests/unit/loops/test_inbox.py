@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from agent.clock import NS_PER_MS, NS_PER_S, SystemClock
 from agent.core.ledger import Outcome
-from agent.core.scheduler import Overflow, SchedulerPolicy, StreamPolicy
+from agent.core.policy import Overflow, SchedulerPolicy, StreamPolicy
 from agent.frame import Capture, Frame
 from agent.loops.inbox import FORGOTTEN_AFTER_NS, Inbox, Nothing
 from tests.fakes import PICTURE, ManualClock, ScriptedAbort

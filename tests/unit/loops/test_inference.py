@@ -13,7 +13,7 @@ import pytest
 
 from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, SystemClock
 from agent.core.outbox import Message
-from agent.core.scheduler import Overflow, StreamPolicy
+from agent.core.policy import Overflow, StreamPolicy
 from agent.errors import PermanentError
 from agent.frame import Capture, Frame
 from agent.interfaces import LoadedModel, TensorSpec

@@ -8,7 +8,7 @@ import pytest
 
 from agent.clock import NS_PER_MS, NS_PER_S
 from agent.core.ledger import Outcome
-from agent.core.scheduler import StreamPolicy
+from agent.core.policy import StreamPolicy
 from agent.frame import Capture
 from agent.loops import stream_figures
 from agent.loops.inbox import NO_PIXELS, Inbox, Nothing

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from agent.clock import NEVER_NS, NS_PER_S
-from agent.core.scheduler import SchedulerPolicy, StreamPolicy
+from agent.core.policy import SchedulerPolicy, StreamPolicy
 from agent.frame import Frame
 from agent.loops.inbox import Inbox
 from agent.loops.stream_steps import StreamSteps

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from agent.clock import NS_PER_MS
-from agent.core.scheduler import Ending, SchedulerPolicy, StreamPolicy
+from agent.core.policy import SchedulerPolicy, StreamPolicy
+from agent.core.scheduler import Ending
 from agent.core.trace import parse
 from agent.errors import ConfigError
 from agent.frame import Frame

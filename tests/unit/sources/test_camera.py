@@ -12,7 +12,7 @@ import pytest
 
 from agent.clock import NS_PER_MS
 from agent.core.backoff import Backoff
-from agent.core.scheduler import Overflow, StreamPolicy
+from agent.core.policy import Overflow, StreamPolicy
 from agent.errors import PermanentError, TransientError
 from agent.frame import Pixels
 from agent.loops.capture import CaptureLoop

@@ -16,8 +16,8 @@ import pytest
 from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, Clock, SystemClock
 from agent.core.backoff import Backoff
 from agent.core.conversion import Plan
+from agent.core.policy import Overflow, StreamPolicy
 from agent.core.samples import CsvCodec, JsonCodec, RawCodec, SenderTime
-from agent.core.scheduler import Overflow, StreamPolicy
 from agent.core.wav import parse_header
 from agent.core.windows import window_policy
 from agent.errors import ConfigError, PermanentError, TransientError

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from agent.clock import NS_PER_S
 from agent.core.intake import Intake
 from agent.core.ledger import Outcome
-from agent.core.scheduler import StreamPolicy
+from agent.core.policy import StreamPolicy
 from agent.frame import Capture
 from agent.sources.still import GatedSource, StillGate
 from tests.fakes import PICTURE, ScriptedSource
