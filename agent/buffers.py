@@ -15,9 +15,10 @@ import numpy.typing as npt
 LARGE_BYTES = 1 << 16
 """Smaller arrays come from the heap, which serves them well."""
 
-SPARE_TAKES = 256
+SPARE_TAKES = 4096
 """Room that nobody needed while so many arrays were taken is given back: a burst is over, or frames have a new size.
-Until then what is free is at most what was in use at a time within so many."""
+Until then what is free is at most what was in use at a time within so many. With 256, a few seconds of one
+camera, the frame that waits for once came and went every few seconds."""
 
 
 class Buffers:
