@@ -56,6 +56,19 @@ class Lane:
             self.period_ns += (gap_ns - self.period_ns) // PERIOD_FRAMES if self.period_ns else gap_ns
         self.offered_ns = now_ns
 
+    @property
+    def expected_until_ns(self) -> int:
+        """Until when a frame is on its way: a stream that is two periods behind has paused, or is gone."""
+        return self.offered_ns + 2 * self.period_ns
+
+    def is_expected(self, now_ns: int) -> bool:
+        """Return whether a frame is on its way."""
+        return now_ns < self.expected_until_ns
+
+    def next_ns(self, now_ns: int) -> int:
+        """Return when its next frame comes, by its period; the present at the earliest."""
+        return max(now_ns, self.offered_ns + self.period_ns)
+
     def predictor(self, now_ns: int) -> ServicePredictor:
         """Return the one to judge by: its own, if it had enough runs of late."""
         return self.own if self.own.is_current(now_ns) else self.shared

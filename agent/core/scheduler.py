@@ -9,7 +9,7 @@ from enum import Enum
 from agent.clock import NEVER_NS, NS_PER_S
 from agent.core.lanes import PERIOD_NS_MAX, Foresight, Lane
 from agent.core.ledger import Outcome
-from agent.core.policy import Overflow, SchedulerPolicy, StreamPolicy, publish_by_ns
+from agent.core.policy import EGRESS_RESERVE_NS, Overflow, SchedulerPolicy, StreamPolicy, publish_by_ns
 from agent.core.predictor import SAMPLES_MIN
 from agent.frame import Frame
 
@@ -57,6 +57,7 @@ class Scheduler:
         self._foresight = Foresight(self._policy.predictor, self._lanes.values())
         self._running: dict[str, Frame | None] = {}  # By session; None for a run that only keeps it warm.
         self._run_threads = min(self._policy.run_threads, self._policy.threads)
+        self._look_again_ns: dict[str, int] = {}  # By session.
 
     def reconfigure(self, streams: Mapping[str, StreamPolicy], policy: SchedulerPolicy) -> list[Settled]:
         """Go on by other policies from the next frame on; running frames end as they would have.
@@ -109,6 +110,8 @@ class Scheduler:
         None also when another session's frame goes first: that session must be asked next. A frame that was returned
         occupies its session until `finish`.
         """
+        if self._look_again_ns:
+            self._look_again_ns.pop(session, None)
         settled: list[Settled] = []
         candidates: list[Lane] = []
         for lane in self._lanes.values():
@@ -120,9 +123,16 @@ class Scheduler:
         chosen = self._turn_of(candidates, session, now_ns)
         if chosen is None or chosen.policy.session != session:
             return None, settled
+        if (owed := self._owed_to(chosen, now_ns)) is not None:
+            self._look_again_ns[session] = owed.expected_until_ns
+            return None, settled
         chosen.had_turn, chosen.waits_since_ns = True, now_ns
         frame = self._running[session] = chosen.waiting.popleft()
         return frame, settled
+
+    def look_again_ns(self, session: str) -> int:
+        """Return when to ask again after `take` gave nothing and nothing has changed since; mostly `NEVER_NS`."""
+        return self._look_again_ns.get(session, NEVER_NS)
 
     def finish(self, frame: Frame, started_ns: int, now_ns: int, ending: Ending = Ending.DONE) -> Outcome:
         """Free the session, learn from a run that ended now and return what becomes of its frame.
@@ -138,9 +148,10 @@ class Scheduler:
             session = self._end_run(frame)
         if lane is None or session not in (None, lane.policy.session):
             return Outcome.SHUTDOWN  # Its stream was taken away, or given to another model, while it ran.
-        # At most the prediction: a stall of the machine is not what the stream has had.
+        # At most the prediction, or what it could use: a stall of the machine is not what the stream has had.
         service_ns = now_ns - started_ns
-        lane.served_ns += min(service_ns, lane.predictor(now_ns).predict_ns(now_ns) or service_ns)
+        predicted_ns = lane.predictor(now_ns).predict_ns(now_ns) or service_ns
+        lane.served_ns += min(service_ns, predicted_ns, lane.policy.budget_ns or service_ns)
         if ending is Ending.FAILED:
             return Outcome.FAILED
         for predictor in (lane.own, lane.shared):
@@ -253,10 +264,8 @@ class Scheduler:
         own = [other for other in self._lanes.values() if other.policy.session == session]
         if any(other.waiting for other in own if other is not lane):
             return False
-        # Who is two periods behind has paused, or is gone.
-        expected = [other for other in own if now_ns - other.offered_ns < 2 * other.period_ns]
-        next_ns = min((other.offered_ns + other.period_ns for other in expected), default=now_ns + PERIOD_NS_MAX)
-        wait_ns = max(0, next_ns - now_ns)
+        expected = [other.next_ns(now_ns) for other in own if other.is_expected(now_ns)]
+        wait_ns = min(expected, default=now_ns + PERIOD_NS_MAX) - now_ns
         time_left_ns = last_ns - now_ns
         time_best_ns = last_ns - frame.captured_at_ns - lane.latency_ns
         share = time_left_ns / (time_left_ns + wait_ns)
@@ -289,6 +298,25 @@ class Scheduler:
         # In overload the order by deadline saves no frame: it picks the oldest of many that all have time enough.
         is_ahead = urgent.served_ns - poorest.served_ns > self._lead_ns(urgent, now_ns)
         return poorest if is_ahead or poorest.is_behind else urgent
+
+    def _owed_to(self, chosen: Lane, now_ns: int) -> Lane | None:
+        """Return a starved stream whose next frame would come too late behind a run of the chosen one.
+
+        The minimum share is also of streams whose frames never wait for a turn: they come during the runs of another,
+        and have too little time when those end. The session waits for the next one instead.
+        """
+        end_ns = now_ns + chosen.predictor(now_ns).predict_ns(now_ns)
+        session = chosen.policy.session
+        for lane in self._lanes.values():
+            if lane.had_turn or lane.waiting or lane.policy.session != session:
+                continue
+            time_ns = (lane.policy.budget_ns or 0) - EGRESS_RESERVE_NS - lane.latency_ns
+            service_ns = lane.predictor(now_ns).predict_ns(now_ns)
+            if lane.is_expected(now_ns) and service_ns <= time_ns < end_ns + service_ns - lane.next_ns(now_ns):
+                rivals = sum(other.policy.session == session for other in self._lanes.values())
+                if self._is_starved(lane, rivals, now_ns):
+                    return lane
+        return None
 
     def _is_starved(self, lane: Lane, rivals: int, now_ns: int) -> bool:
         service_ns = lane.predictor(now_ns).predict_ns(now_ns)

@@ -180,6 +180,9 @@ class Simulation:
                     self._start(frame, session)
                     has_changed = True
             self._unblock()
+        for session in self._sessions:
+            if (again_ns := self._intake.scheduler.look_again_ns(session)) != NEVER_NS:
+                self._at(again_ns, self._serve_next)
 
     def _start(self, frame: Frame, session: str) -> None:
         self._busy.add(session)

@@ -201,7 +201,8 @@ class Inbox:
                     return Nothing.ENDED
                 if now_ns >= idle_at_ns:
                     return Nothing.IDLE
-                self._wait(None if idle_at_ns == NEVER_NS else (idle_at_ns - now_ns) / NS_PER_S)
+                until_ns = min(idle_at_ns, self._intake.scheduler.look_again_ns(session))
+                self._wait(None if until_ns == NEVER_NS else (until_ns - now_ns) / NS_PER_S)
             return Nothing.ENDED
 
     def _wait(self, timeout_s: float | None) -> None:

@@ -11,6 +11,7 @@ from agent.core.ledger import Outcome
 from agent.core.policy import Overflow, SchedulerPolicy, StreamPolicy
 from agent.frame import Capture, Frame
 from agent.loops.inbox import FORGOTTEN_AFTER_NS, Inbox, Nothing
+from tests.broker import wait_until
 from tests.fakes import PICTURE, ManualClock, ScriptedAbort
 
 LIVE = StreamPolicy(60 * NS_PER_S, session="one")
@@ -142,3 +143,23 @@ def test_a_stream_that_marks_late_results_may_wait() -> None:
     inbox.offer("a", Capture(clock.now_ns(), PICTURE))
     clock.ns += 10 * FORGOTTEN_AFTER_NS
     assert [inbox.self_check(), inbox.self_check()] == [{"a": 0}, {"a": 0}]
+
+
+def test_a_session_that_waits_for_a_camera_looks_again_when_that_is_gone() -> None:
+    """A file's frame is there, and nothing happens any more: the thread must wake by itself."""
+    clock = ManualClock()
+    inbox = Inbox({"file": FILE, "camera": StreamPolicy(100 * NS_PER_MS, session="one")}, clock)
+    inbox.offer("file", Capture(clock.ns, PICTURE))
+    while (taken := inbox.take("one", 0)) is not Nothing.IDLE:
+        assert isinstance(taken, Frame)
+        assert clock.ns < 5 * NS_PER_S, "the camera never had its turn"
+        inbox.offer("file", Capture(clock.ns, PICTURE))
+        clock.ns += 40 * NS_PER_MS  # Too late in a run of 70 ms to be in time behind it.
+        inbox.offer("camera", Capture(clock.ns, PICTURE))
+        clock.ns += 30 * NS_PER_MS
+        inbox.settle(taken, inbox.finish(taken, clock.ns - 70 * NS_PER_MS))
+    with taking(inbox, "one") as late:
+        wait_until(lambda: inbox._waiters == 1, "the session waits")
+        clock.ns += NS_PER_S
+    assert isinstance(late[0], Frame)
+    assert late[0].stream == "file"
