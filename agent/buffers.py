@@ -17,7 +17,7 @@ LARGE_BYTES = 1 << 16
 
 SPARE_TAKES = 4096
 """Room that nobody needed while so many arrays were taken is given back: a burst is over, or frames have a new size.
-Until then what is free is at most what was in use at a time within so many. With 256, a few seconds of one
+Until then what is free is at most what was in use at a time within twice as many. With 256, a few seconds of one
 camera, the frame that waits for once came and went every few seconds."""
 
 
@@ -45,14 +45,26 @@ class Buffers:
         with self._lock:
             self._takes += 1
             if self._takes % SPARE_TAKES == 0:
-                needed = self._takes - SPARE_TAKES
-                self._rooms = [room for room in self._rooms if room.taken > needed or not room.is_free()]
+                self._drop_free(self._takes - SPARE_TAKES)
             for room in self._rooms:  # The first that is free, so that the last ones are spare.
                 if room.size == size and room.is_free():
                     return room.occupy(shape, dtype, self._takes)
-            room = _Room(size)
+            try:
+                room = _Room(size)
+            except MemoryError:
+                self._drop_free(self._takes)
+                room = _Room(size)
             self._rooms.append(room)
             return room.occupy(shape, dtype, self._takes)
+
+    def give_back(self) -> None:
+        """Return what nobody uses to the system. Any thread."""
+        with self._lock:
+            self._drop_free(self._takes)
+
+    def _drop_free(self, take: int) -> None:
+        """Drop rooms that are free and were not taken since this one."""
+        self._rooms = [room for room in self._rooms if room.taken > take or not room.is_free()]
 
 
 class _Room:

@@ -80,6 +80,8 @@ class Provision:
         self._surveyed: dict[str, Surveyed] = {}
         self._serving = set(self._loaded)
         """Names of the models that serve while those that are surveyed are loaded."""
+        self._arena_bytes = 0
+        """Of each arena; what was left when the first models were loaded, with nothing of theirs resident yet."""
         self.budget: Budget | None = None
         """Once everything was found to fit."""
         for name in self._providers.absent:
@@ -104,6 +106,7 @@ class Provision:
             return follower
         follower = Provision(settings, kept, self.export())
         follower._serving = set(self._known)
+        follower._arena_bytes = self._arena_bytes
         follower.limit = self.limit
         follower._tuned = {name: tuned for name, tuned in self._tuned.items() if name in kept}
         return follower
@@ -189,6 +192,7 @@ class Provision:
         if not budget.holds_all:
             log.warning("memory: lighter variants are loaded when they are needed: %s does not hold all", self.limit)
         self.budget = budget
+        self._arena_bytes = self._arena_bytes or budget.arena_bytes
         self.renew_arena()
 
     def renew_arena(self) -> None:
@@ -197,8 +201,8 @@ class Provision:
         In that of the old model, its successor's packed weights would lie between the old one's activations, and all
         of it would stay for good. Several models share one: it holds the activations of the largest alone.
         """
-        if self.budget is not None and self._serving <= self._surveyed.keys():
-            share_arena(self.budget.arena_bytes)
+        if self._arena_bytes and self._serving <= self._surveyed.keys():
+            share_arena(self._arena_bytes)
 
     def export(self) -> dict[str, Any]:
         """Return what was measured, for `handover`."""

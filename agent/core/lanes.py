@@ -29,6 +29,8 @@ class Lane:
         is_behind: its newest frame pushed out one that had waited: it cannot have every frame.
         offered_ns: when its newest frame came here; 0 before the first.
         period_ns: between two of them, of late.
+        awaited_until_ns: until when its session waits, or waited, for its next frame; 0 where it did not since its
+            last turn.
         own: learns its service times, on the variant in use.
         shared: learns those of all streams of its session.
     """
@@ -47,6 +49,7 @@ class Lane:
         self.is_behind = False
         self.offered_ns = 0
         self.period_ns = 0
+        self.awaited_until_ns = 0
 
     def note_arrival(self, frame: Frame, now_ns: int) -> None:
         """Learn from a frame that comes how old frames are then, and how often they come."""
@@ -57,13 +60,13 @@ class Lane:
         self.offered_ns = now_ns
 
     @property
-    def expected_until_ns(self) -> int:
-        """Until when a frame is on its way: a stream that is two periods behind has paused, or is gone."""
-        return self.offered_ns + 2 * self.period_ns
+    def is_regular(self) -> bool:
+        """Whether its period tells when its next frame comes."""
+        return 0 < self.period_ns < PERIOD_NS_MAX
 
     def is_expected(self, now_ns: int) -> bool:
-        """Return whether a frame is on its way."""
-        return now_ns < self.expected_until_ns
+        """Return whether a frame is on its way: a stream that is two periods behind has paused, or is gone."""
+        return now_ns - self.offered_ns < 2 * self.period_ns
 
     def next_ns(self, now_ns: int) -> int:
         """Return when its next frame comes, by its period; the present at the earliest."""

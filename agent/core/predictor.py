@@ -19,8 +19,8 @@ SAMPLES_MAX = 64
 """Bounds memory; 2 s at 32 runs a second."""
 
 PROBE_LAG_SHARE = 0.04
-"""Of the time in which no run was finished, what may go by until the next is tried, where that is longer. What a slow
-spell costs beyond its end stays a share of what it has cost; the longer it lasts, the less is tried for nothing."""
+"""Of the time since runs are aborted one after another, what may go by until the next is tried, where that is longer.
+What a slow spell costs beyond its end stays a share of what it has cost; the longer it lasts, the less is tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,7 @@ class PredictorPolicy:
         confidence: a frame runs when its chance to finish in time is at least this share of what a frame has that
             was captured just now. Where inference fits the deadline with ease that is the plain quantile.
         window_ns: a sample older than this is forgotten, so that a change of the clock frequency is learnt.
-        probe_share: of the session's time, what a stream that refuses all its frames may take to learn whether
-            that changed.
+        probe_share: of the pause before it, how long a run may take that only tells whether frames fit again.
         probe_interval_ns: the longest time between two such probes.
     """
 
@@ -57,7 +56,7 @@ class ServicePredictor:
         self._ordered: list[int] = []  # The same service times by length, so that a judgement is a bisection.
         self.fastest_ns = 0
         """Of all runs that ended by themselves, however long ago; 0 before the first."""
-        self._done_ns = 0
+        self._in_vain_since_ns: int | None = None
 
     def observe(self, service_ns: int, now_ns: int, *, aborted: bool = False) -> None:
         """Learn one finished or aborted run.
@@ -71,9 +70,11 @@ class ServicePredictor:
             del ordered[bisect_left(ordered, samples.popleft()[1])]
         if aborted:
             learnt_ns = max(service_ns * 3 // 2, self.fastest_ns)
+            if self._in_vain_since_ns is None:
+                self._in_vain_since_ns = now_ns
         else:
             learnt_ns = service_ns
-            self._done_ns = now_ns
+            self._in_vain_since_ns = None
             if not 0 < self.fastest_ns <= service_ns:
                 self.fastest_ns = service_ns
         samples.append((now_ns, learnt_ns))
@@ -133,7 +134,8 @@ class ServicePredictor:
         ended_ns, service_ns = self._samples[-1]
         pause_ns = self._policy.probe_interval_ns
         if 0 < self.fastest_ns <= time_best_ns:
-            lag_ns = int((now_ns - self._done_ns) * PROBE_LAG_SHARE)
+            spell_ns = 0 if self._in_vain_since_ns is None else now_ns - self._in_vain_since_ns
+            lag_ns = int(spell_ns * PROBE_LAG_SHARE)
             pause_ns = min(pause_ns, max(int(service_ns / self._policy.probe_share), lag_ns))
         return now_ns - ended_ns >= pause_ns
 

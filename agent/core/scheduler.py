@@ -121,12 +121,14 @@ class Scheduler:
             if lane.waiting:
                 candidates.append(lane)
         chosen = self._turn_of(candidates, session, now_ns)
+        while chosen is not None and (owed := self._owed_to(chosen, now_ns)) is not None:
+            held = chosen.policy.session
+            self._look_again_ns[held] = owed.awaited_until_ns
+            candidates = [lane for lane in candidates if lane.policy.session != held]
+            chosen = self._turn_of(candidates, session, now_ns)
         if chosen is None or chosen.policy.session != session:
             return None, settled
-        if (owed := self._owed_to(chosen, now_ns)) is not None:
-            self._look_again_ns[session] = owed.expected_until_ns
-            return None, settled
-        chosen.had_turn, chosen.waits_since_ns = True, now_ns
+        chosen.had_turn, chosen.waits_since_ns, chosen.awaited_until_ns = True, now_ns, 0
         frame = self._running[session] = chosen.waiting.popleft()
         return frame, settled
 
@@ -303,25 +305,39 @@ class Scheduler:
         """Return a starved stream whose next frame would come too late behind a run of the chosen one.
 
         The minimum share is also of streams whose frames never wait for a turn: they come during the runs of another,
-        and have too little time when those end. The session waits for the next one instead.
+        and have too little time when those end. The session waits for the next one instead: it is due before the run
+        would end, and may be late by a quarter of its period, or by the length of a run. That is done once in the
+        time of its share, so that a stream whose frames come when they like costs the others little.
         """
-        end_ns = now_ns + chosen.predictor(now_ns).predict_ns(now_ns)
-        session = chosen.policy.session
+        run_ns = chosen.predictor(now_ns).predict_ns(now_ns)
         for lane in self._lanes.values():
-            if lane.had_turn or lane.waiting or lane.policy.session != session:
+            if lane.had_turn or lane.waiting or lane.policy.session != chosen.policy.session or not lane.is_regular:
                 continue
-            time_ns = (lane.policy.budget_ns or 0) - EGRESS_RESERVE_NS - lane.latency_ns
+            due_ns = lane.offered_ns + lane.period_ns
+            until_ns = due_ns + min(lane.period_ns // 4, run_ns)
             service_ns = lane.predictor(now_ns).predict_ns(now_ns)
-            if lane.is_expected(now_ns) and service_ns <= time_ns < end_ns + service_ns - lane.next_ns(now_ns):
-                rivals = sum(other.policy.session == session for other in self._lanes.values())
-                if self._is_starved(lane, rivals, now_ns):
-                    return lane
+            time_ns = (lane.policy.budget_ns or 0) - EGRESS_RESERVE_NS - lane.latency_ns
+            would_fit = service_ns <= time_ns
+            would_be_late = now_ns + run_ns + service_ns > max(now_ns, due_ns) + time_ns
+            if now_ns >= until_ns or not would_fit or not would_be_late:
+                continue
+            share_ns = self._share_ns(lane, len(self._lanes), now_ns)
+            if (
+                now_ns - lane.waits_since_ns <= share_ns
+                or lane.awaited_until_ns <= now_ns < lane.awaited_until_ns + share_ns
+            ):
+                continue
+            lane.awaited_until_ns = until_ns
+            return lane
         return None
 
     def _is_starved(self, lane: Lane, rivals: int, now_ns: int) -> bool:
+        return now_ns - lane.waits_since_ns > self._share_ns(lane, rivals, now_ns)
+
+    def _share_ns(self, lane: Lane, rivals: int, now_ns: int) -> int:
+        """Return the time in which a stream must have had a turn; `NEVER_NS` while its runs are not known."""
         service_ns = lane.predictor(now_ns).predict_ns(now_ns)
-        turn_ns = int(rivals * service_ns / self._policy.min_share)
-        return service_ns > 0 and now_ns - lane.waits_since_ns > turn_ns
+        return int(rivals * service_ns / self._policy.min_share) if service_ns else NEVER_NS
 
 
 def _urgency_ns(lane: Lane) -> int:

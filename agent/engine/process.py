@@ -73,7 +73,10 @@ def set_frugal(is_frugal: bool) -> None:
 
 
 def give_back() -> None:
-    """Return freed heap to the system; 1 to 9 ms, in which other threads wait for their allocations."""
+    """Return free buffers and freed heap to the system; 1 to 9 ms, in which other threads wait for allocations."""
+    from agent.buffers import BUFFERS  # It needs numpy, which must not be imported before `prepare_process`.
+
+    BUFFERS.give_back()
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)

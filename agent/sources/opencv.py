@@ -62,6 +62,7 @@ class _Openings:
 
 
 _OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+os.environ.pop(_OPTIONS, None)  # Each source says what it wants.
 _openings = _Openings()
 
 

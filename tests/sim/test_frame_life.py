@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from agent.clock import NS_PER_MS, NS_PER_S
+from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S
 from agent.core.ledger import Outcome
 from agent.core.machine import MachineSpeed
 from agent.core.policy import Overflow, SchedulerPolicy, StreamPolicy
@@ -166,43 +166,68 @@ def test_a_stream_that_no_run_can_serve_teaches_its_neighbours_nothing_wrong() -
     assert report.intake.scheduler.predicted_ns("tiny", report.end_ns) == 30 * NS_PER_MS
 
 
+def camera(name: str, period_ms: int, offset_ms: int, count: int) -> list[Arrival]:
+    """Return the frames of a camera in step, for a model of 70 ms."""
+    return [Arrival((index * period_ms + offset_ms) * NS_PER_MS, name, 70 * NS_PER_MS) for index in range(count)]
+
+
+IN_STEP = {name: StreamPolicy(100 * NS_PER_MS) for name in ("first", "second")}
+
+
+def published(arrivals: list[Arrival], policies: dict[str, StreamPolicy], threads: int = 1) -> dict[str, int]:
+    """Return how many results each stream had."""
+    ledgers = Simulation(policies, World(), SchedulerPolicy(threads=threads)).run(arrivals).intake.ledgers
+    return {name: ledger.count(Outcome.PUBLISHED) for name, ledger in ledgers.items()}
+
+
 def test_a_camera_that_always_comes_during_another_ones_run_has_its_minimum_share() -> None:
-    """Two cameras in step, 40 ms apart, on a model of 70 ms: the second never has time enough behind the first."""
-    period_ns = 95 * NS_PER_MS
-    arrivals = [
-        Arrival(index * period_ns + offset_ms * NS_PER_MS, stream, 70 * NS_PER_MS)
-        for index in range(300)
-        for stream, offset_ms in (("first", 0), ("second", 40))
-    ]
-    policies = {name: StreamPolicy(100 * NS_PER_MS) for name in ("first", "second")}
-    ledgers = Simulation(policies, World()).run(arrivals).intake.ledgers
-    first, second = (ledgers[name].count(Outcome.PUBLISHED) for name in ("first", "second"))
+    """40 ms later than the other each time, it never has time enough behind it."""
+    counts = published([*camera("first", 95, 0, 300), *camera("second", 95, 40, 300)], IN_STEP)
     # In 28.5 s, a turn when it had none for 0.7 s, and then with its next frame.
-    assert second >= 30
-    assert first + second >= 0.9 * 300
+    assert counts["second"] >= 30
+    assert counts["first"] + counts["second"] >= 0.9 * 300
 
 
 def test_nobody_waits_for_a_camera_that_is_gone() -> None:
-    """The second one ends: after two of its periods the first has every turn."""
-    arrivals = [
-        Arrival(index * 95 * NS_PER_MS + offset_ms * NS_PER_MS, stream, 70 * NS_PER_MS)
-        for index in range(300)
-        for stream, offset_ms in (("first", 0), ("second", 40))
-        if stream == "first" or index < 20
-    ]
-    policies = {name: StreamPolicy(100 * NS_PER_MS) for name in ("first", "second")}
-    ledgers = Simulation(policies, World()).run(arrivals).intake.ledgers
-    assert ledgers["first"].count(Outcome.PUBLISHED) >= 300 - 10
+    """The second one ends: the first has every turn but those that it would have had for a while."""
+    assert published([*camera("first", 95, 0, 300), *camera("second", 95, 40, 20)], IN_STEP)["first"] >= 300 - 10
+
+
+@pytest.mark.parametrize("period_ms", [700, 1500, 1900, 2090, 5000])
+def test_a_slow_stream_costs_one_of_high_priority_little(period_ms: int) -> None:
+    """Whenever it may come: its session waits for it once in the time of its share at most."""
+    policies = {"first": replace(IN_STEP["first"], priority=10), "second": IN_STEP["second"]}
+    alone = published(camera("first", 95, 0, 631), policies)["first"]
+    both = published([*camera("first", 95, 0, 631), *camera("second", period_ms, 40, 60_000 // period_ms)], policies)
+    assert alone == 631
+    assert both["first"] + both["second"] >= 0.95 * alone
+
+
+def test_while_a_session_waits_others_run() -> None:
+    """One thread for two models: the third stream's frames, of 15 ms, lose next to nothing by the first two."""
+    policies = {**IN_STEP, "third": StreamPolicy(250 * NS_PER_MS, session="other")}
+    third = [Arrival(index * 95 * NS_PER_MS, "third", 15 * NS_PER_MS) for index in range(300)]
+    arrivals = [*camera("first", 95, 0, 300), *camera("second", 95, 40, 300), *third]
+    assert published(arrivals, policies, threads=1)["third"] >= 0.97 * 300
 
 
 def test_a_file_goes_on_when_the_camera_that_it_waits_for_is_gone() -> None:
-    """The file's next frame comes when this one was taken: nothing else would wake the session."""
-    camera = [Arrival((index * 95 + 40) * NS_PER_MS, "camera", 70 * NS_PER_MS) for index in range(20)]
-    file = [Arrival(0, "file", 70 * NS_PER_MS) for _ in range(100)]
-    policies = {"camera": StreamPolicy(100 * NS_PER_MS), "file": StreamPolicy(None, 1, Overflow.BLOCK)}
-    ledgers = Simulation(policies, World()).run([*file, *camera]).intake.ledgers
-    assert ledgers["file"].count(Outcome.PUBLISHED) == 100
-    assert ledgers["camera"].count(Outcome.PUBLISHED) >= 2
+    """Its next frame comes when this one was taken: nothing else would wake the session."""
+    file = [Arrival(0, "file", 70 * NS_PER_MS) for _ in range(40)]
+    policies = {"second": IN_STEP["second"], "file": StreamPolicy(None, 1, Overflow.BLOCK)}
+    # As the file's runs are one after the other, a camera of their period that comes 40 ms after their beginning.
+    simulation = Simulation(policies, World())
+    asked: list[int] = []
+    look_again_ns = simulation._intake.scheduler.look_again_ns
+
+    def noted(session: str) -> int:
+        asked.append(again_ns := look_again_ns(session))
+        return again_ns
+
+    simulation._intake.scheduler.look_again_ns = noted  # type: ignore[method-assign]
+    ledgers = simulation.run([*file, *camera("second", 70, 40, 11)]).intake.ledgers
+    assert min(asked) < NEVER_NS, "the session never waited"
+    assert ledgers["file"].count(Outcome.PUBLISHED) == 40
 
 
 def test_a_stall_with_nothing_known_is_no_debt_of_the_stream_that_it_hit() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from agent.buffers import LARGE_BYTES, SPARE_TAKES, Buffers
+from agent.buffers import LARGE_BYTES, SPARE_TAKES, Buffers, _Room
 
 SHAPE = (256, 256, 3)
 
@@ -69,6 +69,27 @@ def test_frames_of_another_size_take_the_place_of_those_before() -> None:
     for _ in range(2 * SPARE_TAKES):
         buffers.take(SHAPE, np.uint8)
     assert [room.size for room in buffers._rooms] == [256 * 256 * 3]
+
+
+def test_what_is_free_goes_back_on_request_and_for_want_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in use stays; whoever finds no room gets that of frames of another size."""
+    buffers = Buffers()
+    held = buffers.take(SHAPE, np.uint8)
+    buffers.take((512, 512, 3), np.uint8)
+    buffers.give_back()
+    assert [room.size for room in buffers._rooms] == [held.nbytes]
+    buffers.take((512, 512, 3), np.uint8)
+    tight = 2
+
+    class Tight(_Room):
+        def __init__(self, size: int) -> None:
+            if len(buffers._rooms) >= tight:
+                raise MemoryError
+            super().__init__(size)
+
+    monkeypatch.setattr("agent.buffers._Room", Tight)
+    assert buffers.take((300, 300, 3), np.uint8).shape == (300, 300, 3)
+    assert [room.size for room in buffers._rooms] == [held.nbytes, 270_000]
 
 
 def test_small_arrays_come_from_the_heap() -> None:

@@ -67,15 +67,22 @@ def test_without_hope_it_refuses_and_asks_for_probes() -> None:
     assert predictor().is_probe_due(1, 0)
 
 
-def test_the_longer_no_run_was_finished_the_longer_probes_pause() -> None:
-    """4% of the time since then, where that is longer than twice the run; half a second is still the longest."""
+def test_the_longer_runs_are_in_vain_the_longer_probes_pause() -> None:
+    """4% of the time since the first of them, where that is longer than twice the run; half a second at most."""
     seen, now_ns = after(60, 60, 60)
-    seen.observe(80 * MS, now_ns + 6700 * MS, aborted=True)  # Counts as 120.
-    assert not seen.is_probe_due(60 * MS, now_ns + 6979 * MS)
-    assert seen.is_probe_due(60 * MS, now_ns + 6980 * MS)
+    now_ns += 60 * NS_PER_S  # Nothing came for a minute: no spell.
+    seen.observe(80 * MS, now_ns, aborted=True)  # Counts as 120.
+    assert not seen.is_probe_due(60 * MS, now_ns + 240 * MS - 1)
+    assert seen.is_probe_due(60 * MS, now_ns + 240 * MS)
+    seen.observe(80 * MS, now_ns + 7000 * MS, aborted=True)
+    assert not seen.is_probe_due(60 * MS, now_ns + 7291 * MS)
+    assert seen.is_probe_due(60 * MS, now_ns + 7292 * MS)
     seen.observe(80 * MS, now_ns + 20_000 * MS, aborted=True)
     assert not seen.is_probe_due(60 * MS, now_ns + 20_499 * MS)
     assert seen.is_probe_due(60 * MS, now_ns + 20_500 * MS)
+    seen.observe(60 * MS, now_ns + 21_000 * MS)
+    seen.observe(80 * MS, now_ns + 22_000 * MS, aborted=True)
+    assert seen.is_probe_due(60 * MS, now_ns + 22_240 * MS)
 
 
 def test_what_no_run_ever_kept_is_probed_at_the_longest_pause() -> None:
