@@ -33,6 +33,18 @@ class ConfigError(EdgebeatError):
         return ConfigError(list(problems), next((error.harm for error in errors if error.harm), None))
 
 
+class DoesNotFitError(ConfigError):
+    """Models do not fit into the memory that is left.
+
+    Attributes:
+        missing_bytes: how much more they would need.
+    """
+
+    def __init__(self, problems: list[str], missing_bytes: int) -> None:
+        self.missing_bytes = missing_bytes
+        super().__init__(problems, "too_big")
+
+
 class TransientError(EdgebeatError):
     """It failed now and may work later (camera gone, broker absent): back off and try again."""
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from agent.aside import set_aside
 from agent.assembly import load_models, scheduler_policy, stream_policy, used_models
 from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, Clock
 from agent.core.backoff import Backoff
 from agent.core.policy import EGRESS_RESERVE_NS, SchedulerPolicy, StreamPolicy
 from agent.engine.process import give_back, loading
-from agent.errors import ConfigError
+from agent.errors import ConfigError, DoesNotFitError
 from agent.frame import Frame
 from agent.interfaces import LoadedModel, Source
 from agent.loops.abort import AbortTimer
@@ -75,6 +76,7 @@ class _Plan:
         scheduling: of all.
         sources: those that a new reader opens, by stream.
         models: those that come in, by name.
+        gone_since_ns: when the models went that these take the place of; None where they serve until then.
         left_out: models that could not be loaded at the start and have not changed.
     """
 
@@ -86,6 +88,7 @@ class _Plan:
     sources: dict[str, Source]
     models: dict[str, LoadedModel]
     left_out: dict[str, Figures]
+    gone_since_ns: int | None = None
 
 
 class Pipelines:
@@ -244,8 +247,7 @@ class Pipelines:
         Raises:
             ConfigError: something cannot be used, or the agent is stopping; nothing was changed.
         """
-        plan = self._plan(new, frozenset())
-        self._carry_out(plan)
+        self._go_on_by(new, frozenset())
 
     def reload_model(self, name: str) -> None:
         """Load a model's folder again, whatever its settings say, and bring it in. See `apply`.
@@ -255,7 +257,7 @@ class Pipelines:
         """
         if name not in {model.name for model in used_models(self._settings)}:
             raise ConfigError(f"{name!r} is not a model that a stream uses: {', '.join(self._servers) or 'none'} are")
-        self._carry_out(self._plan(self._settings, frozenset({name})))
+        self._go_on_by(self._settings, frozenset({name}))
 
     def shut_down(self, *, inference_hangs: bool) -> None:
         """End every thread, and give each frame its outcome.
@@ -284,17 +286,31 @@ class Pipelines:
         ids = [server.worker.native_id for server in self._servers.values()]
         return [native_id for native_id in ids if native_id is not None]
 
-    def _plan(self, new: Settings, reloaded: frozenset[str]) -> _Plan:
-        """Prepare everything that can fail.
+    def _go_on_by(self, new: Settings, reloaded: frozenset[str]) -> None:
+        """Prepare a change beside what serves, or in its place where both do not fit and that is allowed."""
+        try:
+            plan = self._plan(new, reloaded)
+        except DoesNotFitError as error:
+            wanted = self._to_load(new, reloaded, self.provision.follow(new))
+            replaced = [model.name for model in wanted if model.name in self._servers]
+            if self.provision.held_bytes(replaced) < error.missing_bytes:
+                raise
+            if not self._settings.engine.cold_swap:
+                way_out = (
+                    "  what would fit: engine.cold_swap = true: the old model goes first and nothing serves meanwhile"
+                )
+                raise DoesNotFitError([*error.problems, way_out], error.missing_bytes) from error
+            log.warning("%s: does not fit beside its successor and goes first", ", ".join(replaced))
+            loops = [self._servers[name].loop for name in replaced]
+            with set_aside(loops, self._inbox, self._clock) as since_ns:
+                plan = self._plan(new, reloaded)
+                self._carry_out(replace(plan, gone_since_ns=since_ns))
+        else:
+            self._carry_out(plan)
 
-        Raises:
-            ConfigError: see `apply`.
-        """
-        self._left_behind = [worker for worker in self._left_behind if worker.is_alive]
-        if len(self._left_behind) >= LEFT_BEHIND_MAX:
-            raise ConfigError(f"{LEFT_BEHIND_MAX} sources hang in their drivers: restart the agent to change more")
+    def _to_load(self, new: Settings, reloaded: frozenset[str], provision: Provision) -> list[ModelSettings]:
+        """Return the models that other settings need and that do not serve as those want them."""
         before = {model.name: model for model in self._settings.models}
-        provision = self.provision.follow(new)
         has_other_threads = provision.threads != self.provision.threads
 
         def must_load(model: ModelSettings) -> bool:
@@ -304,7 +320,19 @@ class Pipelines:
             # One that could not be loaded at the start is tried again only when somebody changed it.
             return model.name not in self._left_out and (model.name not in self._servers or has_other_threads)
 
-        wanted = [model for model in used_models(new) if must_load(model)]
+        return [model for model in used_models(new) if must_load(model)]
+
+    def _plan(self, new: Settings, reloaded: frozenset[str]) -> _Plan:
+        """Prepare everything that can fail.
+
+        Raises:
+            ConfigError: see `apply`.
+        """
+        self._left_behind = [worker for worker in self._left_behind if worker.is_alive]
+        if len(self._left_behind) >= LEFT_BEHIND_MAX:
+            raise ConfigError(f"{LEFT_BEHIND_MAX} sources hang in their drivers: restart the agent to change more")
+        provision = self.provision.follow(new)
+        wanted = self._to_load(new, reloaded, provision)
         with loading():
             models, refused = load_models(wanted, provision, self._marks, self._clock, must_all_load=True)
         if refused:
@@ -356,7 +384,7 @@ class Pipelines:
                 return
             self._start_readers(plan)
         for name, model in swapped.items():
-            self._swap(name, model)
+            self._swap(name, model, plan.gone_since_ns)
         self._reconfigure(plan, plan.scheduling.run_threads)
         self._join([server.worker for server in gone.values()], DRAIN_INFERENCE_NS)
         shrinking = [model.variants[0].engine.shrink() for model in swapped.values()]
@@ -409,14 +437,17 @@ class Pipelines:
         for reader in started.values():
             reader.worker.start()
 
-    def _swap(self, name: str, model: LoadedModel) -> None:
+    def _swap(self, name: str, model: LoadedModel, gone_since_ns: int | None) -> None:
         server = self._servers[name]
         is_in = server.loop.swap(model, SWAP_TIMEOUT_S if server.worker.is_alive else 0.0)
         if not is_in and server.worker.is_alive:
             log.warning("%s: still serves a frame after %g s; the new model follows it", name, SWAP_TIMEOUT_S)
         variant = model.variants[0]
         log.info("%s: swapped for %s (SHA-256 %.12s)", name, model.version, variant.sha256)
-        self._report("model_swapped", {"model": name, "version": model.version, "sha256": variant.sha256})
+        body: Figures = {"model": name, "version": model.version, "sha256": variant.sha256}
+        if gone_since_ns is not None:
+            body["gap_ms"] = round((self._clock.now_ns() - gone_since_ns) / NS_PER_MS)
+        self._report("model_swapped", body)
 
     def _all_workers(self) -> list[Worker]:
         servers = [server.worker for server in self._servers.values()]

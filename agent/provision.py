@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from agent.engine.prepare import Workshop
 from agent.engine.providers import NAMES, Provider, device_memory, plan_providers
 from agent.engine.session import SessionSetup, available_providers, share_arena
 from agent.engine.tuned import Tuned, TunedFile, facts_of
-from agent.errors import ConfigError
+from agent.errors import ConfigError, DoesNotFitError
 from agent.fitting import networks_of
 from agent.interfaces import LoadedModel
 from agent.loading import Conduct, Recipe, Surveyed, survey
@@ -117,6 +117,7 @@ class Provision:
         Raises:
             ConfigError: they cannot be used.
         """
+        self.workshop.is_beside = bool(self._serving)
         self._surveyed[model.name] = survey(model, self.workshop, lambda manifest: self._conduct(model, manifest))
 
     def facts(self, manifest: Manifest) -> dict[str, str]:
@@ -178,7 +179,7 @@ class Provision:
             must_fit: False for a run that replaces another: the same models served a moment ago, so it is only said.
 
         Raises:
-            ConfigError: it does not fit, with the figures and what would.
+            DoesNotFitError: with the figures and what would fit.
         """
         needs = tuple(found.need for found in self._surveyed.values())
         # Where models serve already, what serving takes is resident.
@@ -186,7 +187,7 @@ class Provision:
         budget = Budget(self.limit, resident_bytes(), serving, needs)
         refusal = budget.refusal()
         if refusal and must_fit:
-            raise ConfigError(refusal, "too_big")
+            raise DoesNotFitError(refusal, budget.missing_bytes)
         for line in refusal:
             log.error("%s", line)
         if not budget.holds_all:
@@ -220,6 +221,11 @@ class Provision:
     def peak_bytes(self, model: str) -> int:
         """Return the most that the largest network of a model took while it was tried. Any thread."""
         return max((cost.peak_bytes for cost in self._known[model].need.costs.values()), default=0)
+
+    def held_bytes(self, models: Iterable[str]) -> int:
+        """Return what models hold in memory, each with its own network alone. Any thread."""
+        known = self._known
+        return sum(known[name].need.own.steady_bytes for name in models if name in known)
 
     @property
     def spare_bytes(self) -> int:

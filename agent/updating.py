@@ -19,7 +19,7 @@ from agent.core.release import ReleaseFile, ReleaseRefusedError, Terms, check_te
 from agent.core.shelf import Shelf
 from agent.engine.process import give_back, loading
 from agent.engine.session import runtime_version
-from agent.errors import ConfigError
+from agent.errors import ConfigError, DoesNotFitError
 from agent.loops.inference import Canary, InferenceLoop
 from agent.loops.update_seams import Offer, Surroundings, WayBack
 from agent.loops.updater import UpdateLoop
@@ -205,7 +205,7 @@ class Updates:
         deadlines = [s.budget_ms for s in settings.streams if s.model == name and s.budget_ms is not None]
         figures = qualify(alone, deadline_ms=min(deadlines, default=None))
         needed = int(figures["memory_mb"] * (1 << 20)) + SPARE_BYTES
-        if needed > spare:
+        if needed > spare and not self._settings.engine.cold_swap:
             raise ReleaseRefusedError(
                 "too_big",
                 f"it takes {figures['memory_mb']} MiB beside the model in service; {spare >> 20} MiB are left of "
@@ -223,6 +223,8 @@ class Updates:
                 provision = agent.provision().follow(alone)
                 models, refused = load_models(alone.models, provision, self._marks, self._clock, must_all_load=True)
         except ConfigError as error:
+            if isinstance(error, DoesNotFitError) and self._settings.engine.cold_swap:
+                return {"canary": {"frames": 0}}  # It takes the place of the one in service, or is refused then.
             raise ReleaseRefusedError(error.harm or "not_verified", "; ".join(error.problems)[:1000]) from error
         if refused:
             raise ReleaseRefusedError("not_verified", "its network hung before and is not loaded again")

@@ -58,6 +58,7 @@ class Scheduler:
         self._running: dict[str, Frame | None] = {}  # By session; None for a run that only keeps it warm.
         self._run_threads = min(self._policy.run_threads, self._policy.threads)
         self._look_again_ns: dict[str, int] = {}  # By session.
+        self._paused: set[str] = set()  # Sessions.
 
     def reconfigure(self, streams: Mapping[str, StreamPolicy], policy: SchedulerPolicy) -> list[Settled]:
         """Go on by other policies from the next frame on; running frames end as they would have.
@@ -115,7 +116,7 @@ class Scheduler:
         settled: list[Settled] = []
         candidates: list[Lane] = []
         for lane in self._lanes.values():
-            if not lane.waiting or lane.policy.session in self._running:
+            if not lane.waiting or lane.policy.session in self._running or lane.policy.session in self._paused:
                 continue
             self._drop_hopeless(lane, now_ns, settled)
             if lane.waiting:
@@ -165,7 +166,7 @@ class Scheduler:
     def occupy(self, session: str) -> bool:
         """Take a session and its threads for a run without a frame; False when they are taken or any frame waits."""
         is_wanted = any(lane.waiting for lane in self._lanes.values())
-        if is_wanted or session in self._running or not self._has_threads(1):
+        if is_wanted or session in self._running or session in self._paused or not self._has_threads(1):
             return False
         self._running[session] = None
         return True
@@ -173,6 +174,18 @@ class Scheduler:
     def release(self, session: str) -> None:
         """Give back what `occupy` took."""
         self._running.pop(session, None)
+
+    def pause(self, session: str) -> None:
+        """Start nothing on a session until `resume`: its model is out of memory. A running frame ends as it would."""
+        self._paused.add(session)
+
+    def resume(self, session: str) -> None:
+        """End a pause."""
+        self._paused.discard(session)
+
+    def is_paused(self, session: str) -> bool:
+        """Return whether nothing starts on a session."""
+        return session in self._paused
 
     def is_wanted(self, session: str) -> bool:
         """Return whether a frame of the session waits."""

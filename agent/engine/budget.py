@@ -76,15 +76,21 @@ class Budget:
         """Return how large the inputs of a network may become: activations grow with them, at least in proportion."""
         if not cost.run_bytes:
             return cost.input_bytes
-        others = sum(need.own.steady_bytes for need in self.needs if need.own is not cost)
+        loaded = [one for need in self.needs for one in (need.costs.values() if self.holds_all else [need.own])]
+        others = sum(one.steady_bytes for one in loaded if one is not cost)
         left = self.limit.limit_bytes - self.fixed_bytes - others - cost.session_bytes
         return max(cost.input_bytes, int(cost.input_bytes * left / cost.run_bytes))
 
+    @property
+    def missing_bytes(self) -> int:
+        """How much more than the limit is needed; 0 or less when it fits."""
+        return self._needed([need.own for need in self.needs]) - self.limit.limit_bytes
+
     def refusal(self) -> list[str]:
         """Return why it does not fit and what would, as lines; empty when it fits."""
-        needed = self._needed([need.own for need in self.needs])
-        if needed <= self.limit.limit_bytes:
+        if self.missing_bytes <= 0:
             return []
+        needed = self.missing_bytes + self.limit.limit_bytes
         parts = ", ".join(f"{need.model} {need.own}" for need in self.needs)
         raise_it = "raise it" if self.limit.source != "limits.memory_mb" else "set limits.memory_mb"
         return [

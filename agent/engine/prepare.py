@@ -81,12 +81,14 @@ class Workshop:
         self._cache = CompiledCache(folder / "compiled", cache_bytes) if folder is not None and cache_bytes else None
         self._costs_file = None if folder is None else folder / "costs.json"
         self._costs = {**({} if self._costs_file is None else read_json(self._costs_file)), **(carried or {})}
+        self.is_beside = False
+        """Whether models serve while others are tried."""
         self.failures: list[str] = []
         """Why something could not be compiled or remembered; the agent runs without it."""
 
     def describe(self, file: Path) -> Description:
         """Return what a network says of itself; see `trial.describe`."""
-        return describe(file, _for_child(self._setup), limit_bytes=self._limit_bytes)
+        return describe(file, _for_child(self._setup), limit_bytes=self._limit_bytes, is_beside=self.is_beside)
 
     def prepare(self, network: Network, setup: SessionSetup | None = None) -> Prepared:
         """Return how to load a network, after trying it where that was not done before.
@@ -128,7 +130,7 @@ class Workshop:
         facts = _facts(network, setup)
         if (found := self._cache.find(facts)) is not None:
             return found
-        trial = Trial(network.file, _for_child(setup), network.inputs, network.external)
+        trial = Trial(network.file, _for_child(setup), network.inputs, network.external, is_beside=self.is_beside)
 
         def build(folder: Path) -> None:
             cost = compile_network(trial, folder, limit_bytes=self._limit_bytes)
@@ -151,7 +153,12 @@ class Workshop:
         if known is not None:
             return known
         trial = Trial(
-            compiled or network.file, _for_child(setup), network.inputs, network.external, compiled is not None
+            compiled or network.file,
+            _for_child(setup),
+            network.inputs,
+            network.external,
+            compiled is not None,
+            self.is_beside,
         )
         cost = measure(trial, limit_bytes=self._limit_bytes)
         self._costs[key] = {"file": network.file.name, **asdict(cost)}

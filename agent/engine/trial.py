@@ -78,6 +78,7 @@ class Trial:
         inputs: each shape with which it will be run.
         external: digests of its files of weights, by name.
         is_compiled: the optimiser has nothing left to do.
+        is_beside: the agent serves meanwhile, so that the child stays on one CPU and lets everything else go first.
     """
 
     file: Path
@@ -85,6 +86,7 @@ class Trial:
     inputs: tuple[TensorShape, ...]
     external: Mapping[str, str] = field(default_factory=dict)
     is_compiled: bool = False
+    is_beside: bool = False
 
 
 def measure(trial: Trial, *, limit_bytes: int, limit_s: float = TRIAL_LIMIT_S) -> Cost:
@@ -117,13 +119,15 @@ def describe(
     setup: SessionSetup | None = None,
     *,
     limit_bytes: int = DESCRIBE_BYTES,
+    is_beside: bool = False,
 ) -> Description:
     """Create a network in a child process and return what it says of itself; nothing of it is run.
 
     Raises:
         ConfigError: see `measure`.
     """
-    reply = _in_child(Trial(file, setup or SessionSetup(), ()), "", limit_bytes, TRIAL_LIMIT_S, is_described=True)
+    looked_at = Trial(file, setup or SessionSetup(), (), is_beside=is_beside)
+    reply = _in_child(looked_at, "", limit_bytes, TRIAL_LIMIT_S, is_described=True)
 
     def specs(given: Any) -> tuple[TensorSpec, ...]:
         return tuple(TensorSpec(name, np.dtype(dtype), tuple(shape)) for name, dtype, shape in given)

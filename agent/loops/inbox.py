@@ -220,7 +220,19 @@ class Inbox:
     def attention(self, session: str) -> tuple[int, bool]:
         """Return how often a session's thread looked for a frame, and whether one waits for it. Any thread."""
         with self._lock:
-            return self._looks.get(session, 0), self._intake.scheduler.is_wanted(session)
+            scheduler = self._intake.scheduler
+            return self._looks.get(session, 0), scheduler.is_wanted(session) and not scheduler.is_paused(session)
+
+    def pause(self, session: str) -> None:
+        """See `Scheduler.pause`; frames go on to wait, and to be replaced. The control thread, as `resume`."""
+        with self._lock:
+            self._intake.scheduler.pause(session)
+
+    def resume(self, session: str) -> None:
+        """See `Scheduler.resume`."""
+        with self._lock:
+            self._intake.scheduler.resume(session)
+            self._tell()
 
     def _is_open(self, session: str) -> bool:
         own = [self._figures[name] for name, policy in self._intake.policies.items() if policy.session == session]

@@ -72,6 +72,10 @@ class EngineSettings(Section):
     use_tuned: LocalOnly[bool] = True
     """Use what `edgebeat model tune` wrote into `state.dir`, for whatever is not set here. Default true: it was
     measured on this device, counts only while nothing has changed, and the log says what is used."""
+    cold_swap: LocalOnly[bool] = False
+    """Whether a model that does not fit beside the one that it replaces may come all the same: the old one goes first
+    and its streams have no result until the new one is loaded, warm and verified. Where that fails the old one is
+    loaded again. `model_swapped` tells how long it took. Default false: such a change is refused."""
     cache_mb: LocalOnly[int] = Field(default=256, ge=0, le=65_536)
     """Size of the cache of compiled networks in `state.dir`, MiB, 0 to 65,536; then the one that was not used for
     longest goes. 0 compiles anew at each start. Default 256: ten networks of 25 MB."""

@@ -81,12 +81,18 @@ class Plant:
         return ledger
 
 
-def settings(*streams: Mapping[str, Any], threads: int = 1, models: Mapping[str, Path] | None = None) -> Settings:
+def settings(
+    *streams: Mapping[str, Any],
+    threads: int = 1,
+    models: Mapping[str, Path] | None = None,
+    engine: Mapping[str, Any] | None = None,
+) -> Settings:
     """Return settings; a stream without further keys reads the demo clip at its 10 fps, again and again."""
     paths = models or {"tiny": MODELS / "tiny"}
     return Settings.model_validate(
         {
             "limits": {"threads": threads},
+            "engine": engine or {},
             "models": [{"name": name, "path": path} for name, path in paths.items()],
             "streams": [{"source": str(CLIP), "model": "tiny", "repeat": True, **stream} for stream in streams],
         }
@@ -206,6 +212,60 @@ def test_a_model_is_swapped_between_two_frames(tmp_path: Path) -> None:
         manifest.write_text(manifest.read_text().replace('"next"', '"third"'))
         plant.pipelines.reload_model("tiny")
         plant.next_result("door", lambda body: body["model_version"] == "third")
+
+
+def test_a_model_that_does_not_fit_beside_the_old_one_takes_its_place_where_that_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused with the way out, without a gap; with the setting the old one goes first, and the gap is told."""
+    other = Path(shutil.copytree(MODELS / "tiny", tmp_path / "tiny"))
+    manifest = other / "model.toml"
+    manifest.write_text('version = "next"\n' + manifest.read_text().replace("version =", "# version ="))
+    wanted = settings(DOOR, models={"tiny": other})
+    with running(tmp_path, settings(DOOR)) as plant:
+        full_while_loaded(plant, monkeypatch)
+        with pytest.raises(ConfigError, match=r"engine.cold_swap = true") as caught:
+            plant.pipelines.apply(wanted)
+        assert caught.value.harm == "too_big"
+        assert plant.next_result("door")["model_version"] != "next"
+    monkeypatch.undo()
+    cold = {"cold_swap": True}
+    with running(tmp_path, settings(DOOR, engine=cold)) as plant:
+        full_while_loaded(plant, monkeypatch)
+        plant.next_result("door")
+        plant.pipelines.apply(settings(DOOR, models={"tiny": other}, engine=cold))
+        plant.next_result("door", lambda body: body["model_version"] == "next")
+        (swapped,) = [body for event, body in plant.events if event == "model_swapped"]
+        assert swapped["gap_ms"] > 0
+        ledger = plant.ledger("door")
+        assert (ledger["failed"], ledger["shutdown"]) == (0, 0)
+
+
+def test_a_cold_swap_that_fails_brings_the_old_model_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new one fits, and is wrong: nobody sees more than a gap."""
+    wrong = Path(shutil.copytree(MODELS / "tiny", tmp_path / "tiny"))
+    (wrong / "golden.png").rename(wrong / "absent.png")
+    cold = {"cold_swap": True}
+    with running(tmp_path, settings(DOOR, engine=cold)) as plant:
+        full_while_loaded(plant, monkeypatch)
+        engine = plant.pipelines.models["tiny"].variants[0].engine
+        with pytest.raises(ConfigError, match=r"golden\.png"):
+            plant.pipelines.apply(settings(DOOR, models={"tiny": wrong}, engine=cold))
+        assert engine.is_loaded
+        assert plant.pipelines.models["tiny"].variants[0].engine is engine
+        plant.next_result("door")
+        assert not [event for event, _ in plant.events if event == "model_swapped"]
+
+
+def full_while_loaded(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let memory hold one model and nine tenths."""
+    provision, engine = plant.pipelines.provision, plant.pipelines.models["tiny"].variants[0].engine
+    held_bytes = provision.held_bytes(["tiny"])
+    assert held_bytes > 0
+    left = {True: 9 * held_bytes // 10, False: 10 * held_bytes}
+    monkeypatch.setattr(
+        "agent.provision.resident_bytes", lambda: provision.limit.limit_bytes - left[engine.is_loaded]
+    )
 
 
 def test_another_number_of_threads_is_a_swap_of_every_model(tmp_path: Path) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +20,11 @@ from agent.engine.cache import NETWORK_NAME, WEIGHTS_NAME
 from agent.engine.memory import MIB
 from agent.engine.session import OrtEngine, SessionSetup
 from agent.engine.trial import TensorShape, Trial, compile_network, ending, measure
+from agent.engine.trial_child import NICE_BESIDE
 from agent.errors import ConfigError
-from tests.paths import COCO_SSD
+from agent.provision import Provision
+from agent.settings import Settings
+from tests.paths import CLIP, COCO_SSD, MODELS, REPOSITORY
 from tests.unit.modeltools.networks import classifier, network, saved
 
 COCO = Trial(COCO_SSD / "model.onnx", SessionSetup(threads=1), (TensorShape("images", "uint8", (1, 300, 300, 3)),))
@@ -151,3 +159,50 @@ def test_a_full_disk_is_noticed_though_the_runtime_takes_no_notice(tmp_path: Pat
     (tmp_path / WEIGHTS_NAME).symlink_to("/dev/full")
     with pytest.raises(OSError, match="its compiled form"):
         compile_network(COCO, tmp_path, limit_bytes=512 * MIB)
+
+
+def test_beside_a_serving_model_the_child_stays_on_one_cpu_and_lets_others_go_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is asked where and how it runs by its own limits, which are set before anything is loaded."""
+    job = {"is_beside": True, "file_bytes_max": 1 << 30, "limit_bytes": 1 << 30}
+    code = (
+        "import os, json; from agent.engine.trial_child import _limit; _limit(json.loads(os.environ['JOB']));"
+        "print(os.nice(0), len(os.sched_getaffinity(0)))"
+    )
+    for is_beside, wanted in ((True, f"{NICE_BESIDE} 1"), (False, f"0 {len(os.sched_getaffinity(0))}")):
+        monkeypatch.setenv("JOB", json.dumps({**job, "is_beside": is_beside}))
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True
+        )
+        assert done.stdout.strip() == wanted
+
+
+def test_what_is_tried_beside_a_serving_model_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at the start, when there is nobody to disturb."""
+    seen: list[bool] = []
+
+    def run_child(_module: str, job: dict[str, Any], _limit_s: float) -> tuple[dict[str, Any], int]:
+        seen.append(job["is_beside"])
+        return {"session_bytes": 1, "run_bytes": 1, "peak_bytes": 2, "input_bytes": 1}, 0
+
+    monkeypatch.setattr("agent.engine.trial.run_child", run_child)
+    first = Provision(tiny())
+    first.survey(tiny().models[0])
+    first.fit()
+    assert seen == [False]
+    workshop = first.follow(tiny()).workshop
+    workshop._costs.clear()
+    second = first.follow(tiny())
+    second.survey(tiny().models[0])
+    assert seen == [False, True]
+
+
+def tiny() -> Settings:
+    """Return settings with one small model."""
+    return Settings.model_validate(
+        {
+            "models": [{"name": "seen", "path": MODELS / "tiny"}],
+            "streams": [{"name": "door", "source": str(CLIP), "model": "seen"}],
+        }
+    )
