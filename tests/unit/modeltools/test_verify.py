@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shutil
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -172,6 +173,27 @@ def test_a_wrong_size_in_the_manifest_is_one_error(tmp_path: Path, capsys: pytes
     manifest.write_text(re.sub(r"^width = .*$", "width = 9000", manifest.read_text(), flags=re.MULTILINE))
     (problem,) = verdict(capsys, folder, 78)["problems"]
     assert problem.endswith("input.width: 9000: input should be less than or equal to 8192")
+
+
+def test_bars_are_drawn_on_a_terminal_and_nowhere_else(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On standard error: one network may take two minutes. A device without rich has none."""
+    command = ["model", "verify", str(MODELS / "tiny"), "--threads", "1", "--json"]
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    monkeypatch.delenv("TTY_COMPATIBLE", raising=False)
+    assert run_command(command) == 0
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("FORCE_COLOR", "1")  # Rich's word for: this is a terminal.
+    monkeypatch.setenv("TERM", "xterm")
+    assert run_command(command) == 0
+    captured = capsys.readouterr()
+    for name in ("reading", "trying", "verifying"):
+        assert re.search(rf"{name} .*1/1", captured.err), name
+    assert json.loads(captured.out)["ok"]
+    monkeypatch.setitem(sys.modules, "rich", None)
+    assert run_command(command) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_a_truncated_network_is_one_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
