@@ -299,10 +299,19 @@ def session_options(setup: SessionSetup, threads: int) -> ort.SessionOptions:
         options.add_session_config_entry("session.use_env_allocators", "1")
     for library in setup.custom_ops:
         try:
-            options.register_custom_ops_library(_library_path(library))
+            options.register_custom_ops_library(library_path(library))
         except Exception as error:
             raise ConfigError(f"engine.custom_ops: {library}: cannot be loaded: {_one_line(error)}") from error
     return options
+
+
+def library_path(library: str) -> str:
+    """Return the file of an operator library; of `EXTENSIONS`, what that package says, which is imported for it."""
+    if library != EXTENSIONS:
+        return library
+    import onnxruntime_extensions  # An extra: only who names it has it.
+
+    return str(onnxruntime_extensions.get_library_path())
 
 
 def runtime_version() -> str:
@@ -334,14 +343,6 @@ def _state_of(compiled: Path | None) -> list[tuple[str, int, int, int]]:
     except OSError:
         return []
     return [(name, state.st_ino, state.st_size, state.st_mtime_ns) for name, state in states]
-
-
-def _library_path(library: str) -> str:
-    if library != EXTENSIONS:
-        return library
-    import onnxruntime_extensions  # An extra: only who names it has it.
-
-    return str(onnxruntime_extensions.get_library_path())
 
 
 def _refusal(file: Path, error: Exception) -> str:
