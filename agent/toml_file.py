@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from agent.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
+    from pydantic import BaseModel, ValidationError
     from pydantic_core import ErrorDetails
 
 KeyPath = tuple[str | int, ...]
@@ -67,6 +67,11 @@ def toml_lines(text: str) -> dict[KeyPath, int]:
 def line_of(path: KeyPath, lines: Mapping[KeyPath, int]) -> int:
     """Return the line of a key, or of the nearest section around it."""
     return next((lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in lines), 1)
+
+
+def errors_of(error: ValidationError) -> list[ErrorDetails]:
+    """Return what is wrong, without the defaults that pydantic could not make because of it."""
+    return [entry for entry in error.errors() if entry["type"] != "default_factory_not_called"]
 
 
 def describe_error(entry: ErrorDetails, place: str, model: type[BaseModel]) -> str:

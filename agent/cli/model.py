@@ -49,9 +49,11 @@ def _add_verify(commands: Any) -> None:
 
 
 def _verify(args: argparse.Namespace) -> int:
+    from agent.modeltools.progress import bars
     from agent.modeltools.verify import verify
 
-    verdict = verify(args.folder, effective_cpus(args.threads), SystemClock())
+    with bars() as stage:
+        verdict = verify(args.folder, effective_cpus(args.threads), SystemClock(), stage=stage)
     print(json.dumps(verdict.as_json()) if args.json else verdict.text())
     if verdict.problems:
         raise ConfigError(list(verdict.problems))

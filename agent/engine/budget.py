@@ -107,9 +107,7 @@ class Budget:
             for name, cost in list(need.costs.items())[1:]:
                 owns = [cost if place == index else other.own for place, other in enumerate(self.needs)]
                 if (needed := self._needed(owns)) <= self.limit.limit_bytes:
-                    found.append(
-                        f"make the variant {name!r} of {need.model} the model itself in model.toml: {_mib(needed)}"
-                    )
+                    found.append(f'set models.{need.model}.variant = "{name}": {_mib(needed)}')
         return found
 
     def _needed(self, costs: Sequence[Cost]) -> int:

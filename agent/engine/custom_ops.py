@@ -8,7 +8,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from agent.engine.session import EXTENSIONS
+from agent.engine.session import EXTENSIONS, library_path
 from agent.errors import ConfigError
 
 
@@ -27,16 +27,23 @@ def check_custom_ops(libraries: Sequence[str]) -> None:
 
 
 def _problem(library: str) -> str | None:
-    if library == EXTENSIONS:
-        is_there = importlib.util.find_spec(EXTENSIONS) is not None
-        return None if is_there else f"is not installed: pip install {EXTENSIONS.replace('_', '-')}"
-    file = Path(library)
+    if library == EXTENSIONS and importlib.util.find_spec(EXTENSIONS) is None:
+        return f"is not installed: pip install {EXTENSIONS.replace('_', '-')}"
+    try:
+        file = Path(library_path(library))
+    except Exception as error:  # noqa: BLE001  Whatever a package from elsewhere raises at its import.
+        return f"cannot be imported: {' '.join(str(error).split())[:200]}"
     if not file.is_absolute():
         return f"must be an absolute path, or {EXTENSIONS}"
     if file.is_symlink():
         return "is a symbolic link: name the file itself"
     if not file.is_file():
-        return "there is no such file"
+        return "there is no such file" if library != EXTENSIONS else f"its library {file} is not there"
+    return _owner_problem(file)
+
+
+def _owner_problem(file: Path) -> str | None:
+    """Return who else could change a file, or replace it in its folder."""
     for path in (file, file.parent):
         state = path.stat()
         if state.st_uid not in (0, os.geteuid()):

@@ -127,7 +127,8 @@ class OrtEngine:
             of growing the arena for good. None for no limit.
 
     Raises:
-        ConfigError: the file is missing, differs from its digest, or ONNX Runtime refuses it.
+        ConfigError: the file is missing, differs from its digest, ONNX Runtime refuses it, or an input has a
+            dimension of 0.
     """
 
     def __init__(
@@ -156,7 +157,7 @@ class OrtEngine:
         session = self._open()
         self._session: ort.InferenceSession | None = session
         self._providers = tuple(session.get_providers())
-        self.inputs = tuple(_spec(node, file) for node in session.get_inputs())
+        self.inputs = tuple(_input_spec(node, file) for node in session.get_inputs())
         self.outputs = tuple(_spec(node, file) for node in session.get_outputs())
         self.metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
         """What the exporter wrote into the file, unchecked."""
@@ -298,10 +299,19 @@ def session_options(setup: SessionSetup, threads: int) -> ort.SessionOptions:
         options.add_session_config_entry("session.use_env_allocators", "1")
     for library in setup.custom_ops:
         try:
-            options.register_custom_ops_library(_library_path(library))
+            options.register_custom_ops_library(library_path(library))
         except Exception as error:
             raise ConfigError(f"engine.custom_ops: {library}: cannot be loaded: {_one_line(error)}") from error
     return options
+
+
+def library_path(library: str) -> str:
+    """Return the file of an operator library; of `EXTENSIONS`, what that package says, which is imported for it."""
+    if library != EXTENSIONS:
+        return library
+    import onnxruntime_extensions  # An extra: only who names it has it.
+
+    return str(onnxruntime_extensions.get_library_path())
 
 
 def runtime_version() -> str:
@@ -335,19 +345,20 @@ def _state_of(compiled: Path | None) -> list[tuple[str, int, int, int]]:
     return [(name, state.st_ino, state.st_size, state.st_mtime_ns) for name, state in states]
 
 
-def _library_path(library: str) -> str:
-    if library != EXTENSIONS:
-        return library
-    import onnxruntime_extensions  # An extra: only who names it has it.
-
-    return str(onnxruntime_extensions.get_library_path())
-
-
 def _refusal(file: Path, error: Exception) -> str:
     text = _one_line(error)
     if "is not a registered function/op" in text:
         text += " (it uses operators that this build does not have: name their library in engine.custom_ops)"
     return f"{file}: ONNX Runtime {ort.__version__} refuses it: {text}"
+
+
+def _input_spec(node: Any, file: Path) -> TensorSpec:
+    spec = _spec(node, file)
+    # ONNX Runtime loads it, and no input fits it. An open dimension is a name, None or -1.
+    if 0 in node.shape:
+        sizes = ", ".join("?" if size is None else str(size) for size in node.shape)
+        raise ConfigError(f"{file}: input {node.name} is {spec.dtype}[{sizes}]: a dimension of 0 holds nothing")
+    return spec
 
 
 def _spec(node: Any, file: Path) -> TensorSpec:

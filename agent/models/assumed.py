@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from agent.errors import ConfigError
 from agent.models.clues import Guess
 from agent.models.manifest import Manifest
-from agent.toml_file import describe_error
+from agent.toml_file import describe_error, errors_of
 
 LICENSE_UNKNOWN = "LicenseRef-unknown"
 LABELS_NAME = "labels.txt"
@@ -59,7 +59,7 @@ def draft_manifest(
     try:
         return Manifest.model_validate(values)
     except ValidationError as error:
-        raise ConfigError([describe_error(entry, str(file), Manifest) for entry in error.errors()]) from error
+        raise ConfigError([describe_error(entry, str(file), Manifest) for entry in errors_of(error)]) from error
 
 
 def labels_of(guessed: Guess) -> list[str]:

@@ -141,7 +141,8 @@ def _side(found: Guess, stated: int | str | None, index: int, metadata: Mapping[
         side = int(metadata["imgsz"][index])
         found.why.append(f"{name} {side}: the metadata says imgsz={metadata['imgsz']}")
         return side
-    found.why.append(f"{name} {SIDE_ASSUMED[kind]} is assumed: the network leaves it open ({stated})")
+    called = "" if stated is None else f" ({stated})"
+    found.why.append(f"{name} {SIDE_ASSUMED[kind]} is assumed: the network leaves it open{called}")
     return SIDE_ASSUMED[kind]
 
 

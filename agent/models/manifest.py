@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from agent.errors import ConfigError
 from agent.models.signal import SignalSpec
 from agent.models.state import StateSpec
-from agent.toml_file import describe_error, line_of, read_toml
+from agent.toml_file import describe_error, errors_of, line_of, read_toml
 
 MANIFEST_NAME = "model.toml"
 
@@ -288,7 +288,7 @@ def load_manifest(path: Path) -> tuple[Path, Manifest]:
         manifest = Manifest.model_validate(values)
     except ValidationError as error:
         raise ConfigError(
-            [describe_error(entry, f"{file}:{line_of(entry['loc'], lines)}", Manifest) for entry in error.errors()]
+            [describe_error(entry, f"{file}:{line_of(entry['loc'], lines)}", Manifest) for entry in errors_of(error)]
         ) from error
     if path.is_file() and path.name != manifest.model.path:
         raise ConfigError(f"{path}: {file} describes {manifest.model.path!r}, not this file")

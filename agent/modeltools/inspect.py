@@ -143,8 +143,13 @@ class Inspection:
         if self.manifest is None:
             return [f"  edgebeat run cannot take it without a {MANIFEST_NAME} of your own (docs/models.md)"]
         lines = manifest_text(self.manifest).splitlines()
+        verdict = (
+            f"edgebeat run cannot take it, see above; --write writes this {MANIFEST_NAME}, to be corrected by you:"
+            if self.guess.obstacles
+            else f"edgebeat run takes it as this {MANIFEST_NAME} says, which --write writes, to be checked by you:"
+        )
         return [
-            f"  edgebeat run takes it as this {MANIFEST_NAME} says, which --write writes, to be checked by you:",
+            f"  {verdict}",
             *(f"    {line}" if line else "" for line in lines),
         ]
 
@@ -237,7 +242,7 @@ def _port(port: Port) -> dict[str, Any]:
 
 
 def _openness(port: Port) -> str:
-    names = [str(size) for size in port.shape or () if isinstance(size, str)]
+    names = ["?" if size is None else size for size in port.shape or () if not isinstance(size, int)]
     return f"  (dynamic: {', '.join(names)})" if names else ""
 
 

@@ -142,12 +142,12 @@ def _operator_problems(network: Network) -> Iterator[str]:
 
 def _input_problems(network: Network, port: Port) -> Iterator[str]:
     place = f"{network.file}: input {port}"
-    if port.shape is None or None in port.shape:
-        yield f"{place}: is unbounded: give every dimension a size or a name when you export it"
+    if port.shape is None:
+        yield f"{place}: is unbounded: give it its dimensions when you export it, those of any size a name"
         return
     known = [size for size in port.shape if isinstance(size, int)]
-    if any(size < 1 for size in known):
-        yield f"{place}: has a dimension below 1"
+    if 0 in known:
+        yield f"{place}: a dimension of 0 holds nothing"
     elif math.prod(known) > INPUT_ELEMENTS_MAX:
         yield f"{place}: has more than {INPUT_ELEMENTS_MAX} elements"
 

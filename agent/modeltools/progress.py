@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import importlib.util
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+Advance = Callable[[], None]
+Stage = Callable[[str, int], Advance]
+"""Begins a stage of so many steps; what it returns is called after each."""
 
-from agent.modeltools.task import Advance, Stage
+
+def silent(_name: str, _steps: int) -> Advance:
+    """Begin a stage that nobody sees."""
+    return lambda: None
 
 
 @contextmanager
 def bars() -> Iterator[Stage]:
-    """Give a way to begin stages, each with a bar of its own."""
+    """Give a way to begin stages, each with a bar of its own; without rich, which a device need not have, none."""
+    if importlib.util.find_spec("rich") is None:
+        yield silent
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:

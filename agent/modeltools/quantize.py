@@ -31,9 +31,10 @@ from agent.modeltools.measure import (
     measure_latency,
 )
 from agent.modeltools.original import Original, read_original
+from agent.modeltools.progress import Stage
 from agent.modeltools.qdq import quantize_qdq
 from agent.modeltools.report import Report
-from agent.modeltools.task import Stage, Task
+from agent.modeltools.task import Task
 
 NETWORK_NAME = "model.onnx"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,10 +18,6 @@ LATENCY_MAX = 1.5
 KEEP_FLOAT_MAX = 8
 """Default: layers that may stay in float, in four tries of 1, 2, 4 and 8. Where more are sensitive, int8 is not for
 that network."""
-
-Advance = Callable[[], None]
-Stage = Callable[[str, int], Advance]
-"""Begins a stage of so many steps; what it returns is called after each."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,16 @@ from agent.engine.trial import TRIAL_LIMIT_S, Cost, TensorShape, Trial, measure
 from agent.errors import ConfigError
 from agent.fitting import input_shape
 from agent.models.manifest import Manifest, ModelFile, variants_of
+from agent.modeltools.progress import Stage, silent
 
 
 def try_networks(
-    folder: Path, manifest: Manifest, *, threads: int = 1, limit_s: float = TRIAL_LIMIT_S
+    folder: Path,
+    manifest: Manifest,
+    *,
+    threads: int = 1,
+    limit_s: float = TRIAL_LIMIT_S,
+    stage: Stage = silent,
 ) -> tuple[dict[str, Cost], dict[str, tuple[str, ...]]]:
     """Run each network of a model in a child process within limits of memory and time.
 
@@ -22,6 +28,7 @@ def try_networks(
         manifest: that says what its networks take.
         threads: of each inference.
         limit_s: for one network.
+        stage: begins a stage of the progress.
 
     Returns:
         What each takes, and why others must not be loaded, both by file name.
@@ -33,6 +40,7 @@ def try_networks(
         files.setdefault(own.model.path, own.model)
     limit_bytes = trial_bytes(memory_limit(None))
     costs, refused = {}, {}
+    advance = stage("trying", len(files))
     for name, stated in files.items():
         trial = Trial(folder / name, SessionSetup(threads=threads), tuple(shapes[name]), stated.external_data)
         try:
@@ -40,4 +48,5 @@ def try_networks(
             costs[name] = measure(trial, limit_bytes=limit_bytes, limit_s=limit_s)
         except ConfigError as error:
             refused[name] = tuple(error.problems)
+        advance()
     return costs, refused

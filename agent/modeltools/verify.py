@@ -19,6 +19,7 @@ from agent.engine.trial import TRIAL_LIMIT_S, Cost
 from agent.errors import ConfigError
 from agent.loading import Attempt, Recipe, read_model, try_variants
 from agent.models.manifest import Manifest
+from agent.modeltools.progress import Stage, silent
 from agent.modeltools.trials import try_networks
 
 
@@ -86,7 +87,9 @@ class Verdict:
         return "\n".join(lines)
 
 
-def verify(path: Path, threads: int, clock: Clock, *, limit_s: float = TRIAL_LIMIT_S) -> Verdict:
+def verify(
+    path: Path, threads: int, clock: Clock, *, limit_s: float = TRIAL_LIMIT_S, stage: Stage = silent
+) -> Verdict:
     """Check manifest, digests, a trial in a child, decoder, labels, warm-up and golden sample of every variant.
 
     Args:
@@ -94,11 +97,16 @@ def verify(path: Path, threads: int, clock: Clock, *, limit_s: float = TRIAL_LIM
         threads: of each inference.
         clock: times the warm-up.
         limit_s: for the trial of one network.
+        stage: begins a stage of the progress.
     """
     try:
+        advance = stage("reading", 1)
         described = read_model(path)
-        costs, refused = try_networks(*described, threads=threads, limit_s=limit_s)
+        advance()
+        costs, refused = try_networks(*described, threads=threads, limit_s=limit_s, stage=stage)
+        advance = stage("verifying", 1)
         manifest, attempts = try_variants(path, threads, clock, Recipe(described, refused=refused))
+        advance()
     except ConfigError as error:
         return Verdict(path, threads, None, (), {}, tuple(error.problems))
     problems = dict.fromkeys(problem for attempt in attempts for problem in attempt.problems)

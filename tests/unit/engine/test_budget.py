@@ -34,7 +34,7 @@ def test_what_does_not_fit_is_refused_with_figures_and_ways_out() -> None:
     )
     assert refused[1:] == [
         "  what would fit: set limits.memory_mb to at least 160 MiB",
-        "  what would fit: make the variant 'small' of door the model itself in model.toml: 110 MiB",
+        '  what would fit: set models.door.variant = "small": 110 MiB',
     ]
     assert "raise it to at least 160 MiB" in budget(120, DOOR, source="the cgroup's memory limit").refusal()[1]
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -53,6 +56,43 @@ def test_names_that_are_no_paths_are_refused() -> None:
     relative, package = caught.value.problems
     assert "must be an absolute path" in relative
     assert "pip install onnxruntime-extensions" in package
+
+
+def package(said: Callable[[], str]) -> ModuleType:
+    """Return what stands for onnxruntime_extensions, which says where its library is."""
+    module = ModuleType("onnxruntime_extensions")
+    module.__spec__ = ModuleSpec(module.__name__, None)
+    module.get_library_path = said  # type: ignore[attr-defined]
+    return module
+
+
+def test_the_packages_library_is_checked_as_any_other(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is code as well: what others may write is refused, and so is one that is not there."""
+    monkeypatch.setitem(sys.modules, "onnxruntime_extensions", package(lambda: str(library)))
+    check_custom_ops(["onnxruntime_extensions"])
+    library.parent.chmod(0o777)
+    with pytest.raises(
+        ConfigError, match=r"engine.custom_ops: onnxruntime_extensions: .*ops may be written by others"
+    ):
+        check_custom_ops(["onnxruntime_extensions"])
+    library.parent.chmod(0o755)
+    library.chmod(0o666)
+    with pytest.raises(ConfigError, match=rf"onnxruntime_extensions: {library} may be written by others: chmod go-w"):
+        check_custom_ops(["onnxruntime_extensions"])
+    library.unlink()
+    with pytest.raises(ConfigError, match=rf"onnxruntime_extensions: its library {library} is not there"):
+        check_custom_ops(["onnxruntime_extensions"])
+
+
+def test_a_package_that_fails_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Built for another Python, for example."""
+
+    def broken() -> str:
+        raise ImportError("undefined symbol:\n PyFrob")
+
+    monkeypatch.setitem(sys.modules, "onnxruntime_extensions", package(broken))
+    with pytest.raises(ConfigError, match="onnxruntime_extensions: cannot be imported: undefined symbol: PyFrob"):
+        check_custom_ops(["onnxruntime_extensions"])
 
 
 def test_a_file_that_is_no_library_is_one_clear_error(library: Path) -> None:

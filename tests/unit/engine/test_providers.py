@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from agent.engine.providers import CPU, Provider, plan_providers
+from agent.engine.providers import CPU, Provider, device_memory, plan_providers
 from agent.engine.session import OrtEngine, ProviderMissingError, SessionSetup, available_providers
 from agent.errors import ConfigError
 from agent.settings import EngineSettings
@@ -56,3 +59,73 @@ def test_a_provider_that_does_not_work_is_an_error_and_no_fallback(capsys: pytes
         OrtEngine(Path(MODELS / "tiny/model.onnx"), sha256=None, setup=setup)
     assert caught.value.missing == ["xnnpack"]
     assert capsys.readouterr().out == ""
+
+
+class Nvml:
+    """Stands for NVIDIA's management library: fills in what it is given a reference to, and returns 0 or an error.
+
+    Args:
+        cards: total and used bytes of each GPU; None for one that is lost.
+        started: what `nvmlInit_v2` returns; 9 where the driver is not loaded.
+    """
+
+    def __init__(self, cards: Sequence[tuple[int, int] | None] = (), started: int = 0) -> None:
+        self._cards = cards
+        self._started = started
+        self.open_count = 0
+
+    def nvmlInit_v2(self) -> int:  # noqa: N802  NVIDIA's name.
+        """Begin."""
+        self.open_count += self._started == 0
+        return self._started
+
+    def nvmlShutdown(self) -> int:  # noqa: N802  NVIDIA's name.
+        """End."""
+        self.open_count -= 1
+        return 0
+
+    def nvmlDeviceGetCount_v2(self, count: Any) -> int:  # noqa: N802  NVIDIA's name.
+        """Tell how many."""
+        count._obj.value = len(self._cards)
+        return 0
+
+    def nvmlDeviceGetHandleByIndex_v2(self, index: Any, device: Any) -> int:  # noqa: N802  NVIDIA's name.
+        """Tell a handle: one more than the index, because 0 is none."""
+        device._obj.value = index.value + 1
+        return 0
+
+    def nvmlDeviceGetMemoryInfo(self, device: Any, memory: Any) -> int:  # noqa: N802  NVIDIA's name.
+        """Write total, free and used bytes, three numbers of 64 bits as in nvml.h."""
+        card = self._cards[device.value - 1]
+        if card is None:
+            return 15  # NVML_ERROR_GPU_IS_LOST
+        total, used = card
+        place = ctypes.cast(ctypes.byref(memory._obj), ctypes.POINTER(ctypes.c_uint64 * 3))
+        place.contents[:] = [total, total - used, used]
+        return 0
+
+
+def test_memory_of_each_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In MiB, by its number; one that was lost is left out, and the library is closed."""
+    library = Nvml([(8 << 30, 3 << 30), None, (141 << 30, (1 << 20) + 1)])
+    known = {"libnvidia-ml.so.1": library}
+    monkeypatch.setattr("agent.engine.providers.ctypes.CDLL", known.__getitem__)
+    assert device_memory() == [
+        {"device": 0, "used_mb": 3072, "total_mb": 8192},
+        {"device": 2, "used_mb": 1, "total_mb": 144384},
+    ]
+    assert library.open_count == 0
+
+
+def test_without_the_library_or_its_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty list, and nothing to close."""
+    library = Nvml([(8 << 30, 0)], started=9)
+    monkeypatch.setattr("agent.engine.providers.ctypes.CDLL", lambda _: library)
+    assert device_memory() == []
+    assert library.open_count == 0
+
+    def absent(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file: No such file or directory")
+
+    monkeypatch.setattr("agent.engine.providers.ctypes.CDLL", absent)
+    assert device_memory() == []

@@ -10,10 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto
+from onnx.helper import make_node
 
 from agent.engine.session import OrtEngine
-from agent.errors import InferenceAbortedError, PermanentError
+from agent.errors import ConfigError, InferenceAbortedError, PermanentError
 from tests.paths import MODELS, REPOSITORY
+from tests.unit.modeltools.networks import network, saved
 
 
 def engine(name: str) -> OrtEngine:
@@ -93,6 +96,40 @@ def test_symbolic_dimensions_take_any_size() -> None:
     session = engine("dynamic")
     for side in (32, 48):
         assert session.run({"images": np.zeros((1, 3, side, side), np.float32)}, session.new_abort())
+
+
+def test_an_input_with_a_dimension_of_zero_is_refused(tmp_path: Path) -> None:
+    """ONNX Runtime loads it, and then refuses whatever it is given."""
+    relu = make_node("Relu", ["x"], ["y"])
+    shape = [1, 0, 3, None]
+    model = network([relu], [("y", TensorProto.FLOAT, shape)], inputs=[("x", TensorProto.FLOAT, shape)])
+    file = saved(model, tmp_path / "m.onnx")
+    with pytest.raises(ConfigError) as caught:
+        OrtEngine(file, threads=1, sha256=None)
+    assert str(caught.value) == f"{file}: input x is float32[1, 0, 3, ?]: a dimension of 0 holds nothing"
+
+
+@pytest.mark.parametrize("size", ["batch", None, -1])
+def test_a_dimension_without_a_number_is_open(tmp_path: Path, size: str | int | None) -> None:
+    """By name, by nothing, and by Paddle's -1."""
+    relu, shape = make_node("Relu", ["x"], ["y"]), [size, 3]
+    model = network([relu], [("y", TensorProto.FLOAT, shape)], inputs=[("x", TensorProto.FLOAT, shape)])
+    session = OrtEngine(saved(model, tmp_path / "m.onnx"), threads=1, sha256=None)
+    assert [spec.shape for spec in (*session.inputs, *session.outputs)] == [(None, 3), (None, 3)]
+    assert session.run({"x": np.zeros((2, 3), np.float32)}, session.new_abort())
+
+
+def test_an_output_may_be_empty(tmp_path: Path) -> None:
+    """Only what must be given has to hold something."""
+    model = network(
+        [make_node("Slice", ["x", "start", "start", "axis"], ["none"]), make_node("Relu", ["x"], ["y"])],
+        [("none", TensorProto.FLOAT, [1, 0]), ("y", TensorProto.FLOAT, [1, 3])],
+        inputs=[("x", TensorProto.FLOAT, [1, 3])],
+        weights={"start": np.array([0]), "axis": np.array([1])},
+    )
+    session = OrtEngine(saved(model, tmp_path / "m.onnx"), threads=1, sha256=None)
+    none, _ = session.run({"x": np.zeros((1, 3), np.float32)}, session.new_abort())
+    assert none.shape == (1, 0)
 
 
 def test_inference_threads_stay_inside_the_budget_and_do_not_spin() -> None:

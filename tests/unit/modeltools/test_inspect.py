@@ -180,14 +180,13 @@ def test_operators_that_do_not_exist_are_named(tmp_path: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("shape", "said"),
     [
-        ([1, 3, 0, 32], "has a dimension below 1"),
-        ([1, 3, None, 32], "is unbounded"),
+        ([1, 3, 0, 32], "a dimension of 0 holds nothing"),
         (None, "is unbounded"),
         ([1, 3, 1 << 20, 1 << 20], "more than 268435456 elements"),
     ],
 )
 def test_inputs_without_a_usable_size_are_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], shape: list[int | None] | None, said: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], shape: list[int] | None, said: str
 ) -> None:
     """Zero-sized, unbounded and gigantic ones."""
     model = network(
@@ -196,6 +195,57 @@ def test_inputs_without_a_usable_size_are_refused(
         inputs=[("images", TensorProto.FLOAT, shape)],
     )
     assert said in refusal(capsys, saved(model, tmp_path / "m.onnx"))
+
+
+def pooled(shape: list[int | str | None] | None) -> onnx.ModelProto:
+    """Return a classifier of three classes for an input of this shape."""
+    return network(
+        [make_node("GlobalAveragePool", ["images"], ["p"]), make_node("Flatten", ["p"], ["y"])],
+        [("y", TensorProto.FLOAT, None)],
+        inputs=[("images", TensorProto.FLOAT, shape)],
+    )
+
+
+def test_sides_without_names_are_assumed_as_those_with_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is written for them is the size that a start without model.toml takes."""
+    found = report(capsys, saved(pooled([1, 3, None, None]), tmp_path / "m.onnx"))
+    assert found["inputs"][0]["shape"] == [1, 3, None, None]
+    assert "height 224 is assumed: the network leaves it open" in found["why"]
+    assert (found["assumed"]["input"]["height"], found["assumed"]["input"]["width"]) == (224, 224)
+    assert run_command(["model", "inspect", str(tmp_path / "m.onnx")]) == 0
+    assert "(dynamic: ?, ?)" in capsys.readouterr().out
+    assert run_command(["model", "inspect", str(tmp_path / "m.onnx"), "--write"]) == 0
+    assert run_command(["model", "verify", str(tmp_path), "--threads", "1"]) == 0
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        [1, 3, 32, 32],
+        [1, 3, None, None],
+        [1, 3, None, 32],
+        [None, 3, 32, 32],
+        ["n", 3, "h", "w"],
+        [-1, 3, -1, -1],
+        [2, 3, 32, 32],
+        [1, None, None, None],
+        [1, 3, 0, 32],
+        [1, 3, 9000, 32],
+        [1, 3],
+        None,
+    ],
+)
+def test_inspect_takes_what_a_start_takes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], shape: list[int | str | None] | None
+) -> None:
+    """One rule for both: verify loads a bare network as `edgebeat run` does."""
+    file = saved(pooled(shape), tmp_path / "m.onnx")
+    is_taken = run_command(["model", "verify", str(file), "--threads", "1"]) == 0
+    capsys.readouterr()
+    run_command(["model", "inspect", str(file)])
+    assert ("edgebeat run takes it as this model.toml says" in capsys.readouterr().out) is is_taken
 
 
 def test_minus_one_is_an_open_dimension(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

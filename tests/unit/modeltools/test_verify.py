@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
+from onnx.helper import make_node
 
 from agent.__main__ import run_command
 from agent.clock import SystemClock
 from agent.modeltools.verify import verify
 from tests.paths import COCO_SSD, MODELS
 from tests.unit.engine.test_trial import endless, gigabytes, unknown_operator
-from tests.unit.modeltools.networks import saved
+from tests.unit.modeltools.networks import network, saved
 
 
 def verdict(capsys: pytest.CaptureFixture[str], folder: Path, code: int) -> dict[str, Any]:
@@ -133,6 +136,64 @@ def test_a_hostile_network_is_told_and_never_loaded_here(
     assert [attempt.variant for attempt in found.attempts] == [None]
     assert threading.active_count() == before
     assert found.as_json()["variants"][0]["steady_mb"] is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ([1, 3, 0, 32], ["input images is float32[1, 3, 0, 32]: a dimension of 0 holds nothing"]),
+        (
+            [1, 3, 1 << 20, 1 << 20],
+            [
+                "input.width: 1048576: input should be less than or equal to 8192",
+                "input.height: 1048576: input should be less than or equal to 8192",
+            ],
+        ),
+    ],
+)
+def test_a_bare_network_of_an_impossible_size_is_told_as_that(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    shape: list[int],
+    said: list[str],
+) -> None:
+    """Nothing is assumed in the place of what it says, and nothing is told of what follows from it."""
+    nodes = [make_node("GlobalAveragePool", ["images"], ["p"]), make_node("Flatten", ["p"], ["y"])]
+    ports = [("images", TensorProto.FLOAT, shape)]
+    file = saved(network(nodes, [("y", TensorProto.FLOAT, [1, 3])], inputs=ports), tmp_path / "m.onnx")
+    assert verdict(capsys, file, 78)["problems"] == [f"{file}: {text}" for text in said]
+    assert "is assumed: the network leaves it open" not in caplog.text
+
+
+def test_a_wrong_size_in_the_manifest_is_one_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And not also the scale, whose default depends on a valid section."""
+    folder = Path(shutil.copytree(MODELS / "tiny", tmp_path / "model"))
+    manifest = folder / "model.toml"
+    manifest.write_text(re.sub(r"^width = .*$", "width = 9000", manifest.read_text(), flags=re.MULTILINE))
+    (problem,) = verdict(capsys, folder, 78)["problems"]
+    assert problem.endswith("input.width: 9000: input should be less than or equal to 8192")
+
+
+def test_bars_are_drawn_on_a_terminal_and_nowhere_else(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On standard error: one network may take two minutes. A device without rich has none."""
+    command = ["model", "verify", str(MODELS / "tiny"), "--threads", "1", "--json"]
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    monkeypatch.delenv("TTY_COMPATIBLE", raising=False)
+    assert run_command(command) == 0
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("FORCE_COLOR", "1")  # Rich's word for: this is a terminal.
+    monkeypatch.setenv("TERM", "xterm")
+    assert run_command(command) == 0
+    captured = capsys.readouterr()
+    for name in ("reading", "trying", "verifying"):
+        assert re.search(rf"{name} .*1/1", captured.err), name
+    assert json.loads(captured.out)["ok"]
+    monkeypatch.setitem(sys.modules, "rich", None)
+    assert run_command(command) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_a_truncated_network_is_one_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
