@@ -24,6 +24,19 @@ DEEP = 100_000
 
 def endless() -> ModelProto:
     """A Loop whose condition is always true."""
+    return _looping([], {"go_on": True})
+
+
+def endless_when_bright() -> ModelProto:
+    """As `endless` for a picture with a pixel above 15; on a black one, as that of a trial, it ends at once."""
+    nodes = [
+        make_node("ReduceMax", ["pixels"], ["brightest"], keepdims=0),
+        make_node("Greater", ["brightest", "dark"], ["go_on"]),
+    ]
+    return _looping(nodes, {"dark": np.array(15, np.float32)})
+
+
+def _looping(condition: list[NodeProto], weights: dict[str, object]) -> ModelProto:
     body = make_graph(
         [make_node("Identity", ["go"], ["on"]), make_node("Identity", ["v"], ["w"])],
         "body",
@@ -34,8 +47,8 @@ def endless() -> ModelProto:
         ],
         [make_tensor_value_info("on", TensorProto.BOOL, []), make_tensor_value_info("w", TensorProto.FLOAT, [1, 4])],
     )
-    nodes = [*_first_four(), make_node("Loop", ["", "true", "four"], ["scores"], body=body)]
-    return network(nodes, [SCORES], inputs=[IMAGES], weights={"true": True, **_SLICE})
+    nodes = [*_first_four(), *condition, make_node("Loop", ["", "go_on", "four"], ["scores"], body=body)]
+    return network(nodes, [SCORES], inputs=[IMAGES], weights={**weights, **_SLICE})
 
 
 def gigabytes() -> ModelProto:

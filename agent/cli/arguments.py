@@ -25,26 +25,28 @@ def add_tool(commands: Any, name: str, summary: str, *, path: str, plot: str) ->
     return parser
 
 
+POSITIVE_MIN, POSITIVE_MAX = 1e-6, 1e9
+"""From a nanosecond given in ms to 31 years given in s: no product or quotient of such numbers overflows."""
+
+
 def positive(text: str) -> float:
-    """Return a finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    """Return a number above 0, within `POSITIVE_MIN` and `POSITIVE_MAX`."""
+    value = _number(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    if not POSITIVE_MIN <= value <= POSITIVE_MAX:
+        raise argparse.ArgumentTypeError(f"{text} is not from {POSITIVE_MIN:g} to {POSITIVE_MAX:g}")
     return value
 
 
 def count(text: str) -> int:
     """Return a whole number from 1 to 1024: streams, threads."""
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-    if not 1 <= value <= 1024:
-        raise argparse.ArgumentTypeError(f"{text} is not from 1 to 1024")
-    return value
+    return _whole(text, 1)
+
+
+def count_or_none(text: str) -> int:
+    """Return a whole number from 0 to 1024: stalls, drops."""
+    return _whole(text, 0)
 
 
 def share(text: str) -> float:
@@ -52,4 +54,29 @@ def share(text: str) -> float:
     value = positive(text)
     if value > 1:
         raise argparse.ArgumentTypeError(f"{text} is not a share: above 0, to 1")
+    return value
+
+
+def deviation(text: str) -> float:
+    """Return a number from 0 to 1."""
+    value = _number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+
+
+def _whole(text: str, least: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if not least <= value <= 1024:
+        raise argparse.ArgumentTypeError(f"{text} is not from {least} to 1024")
     return value

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.cli import exit_codes
-from agent.cli.arguments import count, positive, share
+from agent.cli.arguments import count, count_or_none, deviation, positive, share
 from agent.cli.plots import check_plot
 from agent.clock import NS_PER_MS, NS_PER_S
 from agent.core.bound import jain_index, published_bound
@@ -45,9 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     made.add_argument("--fps", type=positive, default=30.0, help="of each (default 30)")
     made.add_argument("--service-ms", type=positive, default=25.0, metavar="MS", help="of one inference (default 25)")
     made.add_argument("--seconds", type=positive, default=60.0, metavar="S", help="length (default 60)")
-    made.add_argument("--noise", type=float, default=0.1, help="deviation of the machine's speed (default 0.1)")
-    made.add_argument("--stalls", type=int, default=0, metavar="N", help="stalls of up to 5 s (default 0)")
-    made.add_argument("--drops", type=int, default=0, metavar="N", help="drops to a third of the speed (default 0)")
+    made.add_argument(
+        "--noise", type=deviation, default=0.1, help="deviation of the machine's speed, 0 to 1 (default 0.1)"
+    )
+    made.add_argument("--stalls", type=count_or_none, default=0, metavar="N", help="stalls of up to 5 s (default 0)")
+    made.add_argument(
+        "--drops", type=count_or_none, default=0, metavar="N", help="drops to a third of the speed (default 0)"
+    )
     made.add_argument(
         "--bursts", type=share, metavar="SHARE", help="frames that come at once after another (default 0)"
     )
@@ -109,7 +113,7 @@ def _recorded(file: Path) -> _Input:
 
 def _made(args: argparse.Namespace) -> _Input:
     rng = random.Random(args.seed)  # noqa: S311  Simulated trouble is no secret.
-    span_ns, work_ns = int(args.seconds * NS_PER_S), int(args.service_ms * NS_PER_MS)
+    span_ns, work_ns = _ns(args.seconds, NS_PER_S), _ns(args.service_ms, NS_PER_MS)
     cameras = [Camera(f"s{index}", args.fps, burst_share=args.bursts or 0.0) for index in range(args.streams)]
     arrivals = [arrival for camera in cameras for arrival in arrivals_of(camera, work_ns, span_ns, rng)]
     speed = machine_speed(span_ns, rng, noise=args.noise, stalls=args.stalls, drops=args.drops)
@@ -134,7 +138,7 @@ def _what_if(given: _Input, args: argparse.Namespace) -> _Input:
     def changed(name: str, policy: StreamPolicy) -> StreamPolicy:
         has_deadline = policy.budget_ns is not None
         asked = {
-            "budget_ns": _ns(args.deadline_ms, NS_PER_MS) if has_deadline else None,
+            "budget_ns": _ns_or_none(args.deadline_ms, NS_PER_MS) if has_deadline else None,
             "max_hz": args.max_fps,
             "stride": args.stride,
             "priority": priorities.get(name),
@@ -143,9 +147,9 @@ def _what_if(given: _Input, args: argparse.Namespace) -> _Input:
 
     predictor = {
         "confidence": args.confidence,
-        "window_ns": _ns(args.window_s, NS_PER_S),
+        "window_ns": _ns_or_none(args.window_s, NS_PER_S),
         "probe_share": args.probe_share,
-        "probe_interval_ns": _ns(args.probe_interval_s, NS_PER_S),
+        "probe_interval_ns": _ns_or_none(args.probe_interval_s, NS_PER_S),
     }
     scheduler = {
         "threads": args.threads,
@@ -156,7 +160,7 @@ def _what_if(given: _Input, args: argparse.Namespace) -> _Input:
     return replace(
         given,
         policies={name: changed(name, policy) for name, policy in given.policies.items()},
-        arrivals=[replace(arrival, work_ns=int(arrival.work_ns / args.speed)) for arrival in given.arrivals],
+        arrivals=[replace(arrival, work_ns=max(1, int(arrival.work_ns / args.speed))) for arrival in given.arrivals],
         scheduling=replace(given.scheduling, **_given(scheduler)),
     )
 
@@ -165,8 +169,12 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _ns(value: float | None, unit_ns: int) -> int | None:
-    return None if value is None else max(1, int(value * unit_ns))
+def _ns(value: float, unit_ns: int) -> int:
+    return max(1, int(value * unit_ns))
+
+
+def _ns_or_none(value: float | None, unit_ns: int) -> int | None:
+    return None if value is None else _ns(value, unit_ns)
 
 
 def _figures(given: _Input, report: Report) -> dict[str, Any]:

@@ -27,6 +27,10 @@ FUTURE_NS = NS_PER_S
 RESTART_NS = NS_PER_S
 """A sender's own clock that goes back further was started anew, as with the sender."""
 
+STEP_NS = NS_PER_S // 10
+"""Our wall clock was set back where it lost more than this against the one that never steps. Time daemons slew what
+is less (ntpd: 128 ms), and a thread that is put aside between two reads of clocks is back sooner."""
+
 Dtype = Literal["int8", "int16", "int32", "uint8", "uint16", "float32", "float64"]
 Layout = Literal["interleaved", "planar"]
 
@@ -223,6 +227,10 @@ class Lines:
 class SenderTime:
     """Times that a sender gives to its samples become times of capture.
 
+    They must rise, until a clock begins anew. A sender's own clock did where it goes back by more than `RESTART_NS`.
+    Of wall time it is ours that tells: where it was set back since the last sample, the times of a sender that
+    follows the same time begin anew, and one that does not follow it loses nothing.
+
     Args:
         is_wall: whether they count from 1970 UTC, so that ages can be told from them; else only gaps are.
     """
@@ -230,9 +238,16 @@ class SenderTime:
     def __init__(self, *, is_wall: bool) -> None:
         self._is_wall = is_wall
         self._last_ns: int | None = None
+        self._offset_ns = 0
+        """Of our wall clock to the one that never steps, at the last sample."""
 
     def captured_at_ns(self, time_ns: int, wall_ns: int, now_ns: int) -> int:
         """Return `Clock.now_ns` of the capture.
+
+        Args:
+            time_ns: as the sender says.
+            wall_ns: `Clock.wall_ns` at the arrival.
+            now_ns: `Clock.now_ns` at the arrival.
 
         Raises:
             PermanentError: the time is not after the one before, or is in the future.
@@ -240,11 +255,14 @@ class SenderTime:
         if self._is_wall and time_ns > wall_ns + FUTURE_NS:
             ahead_s = (time_ns - wall_ns) / NS_PER_S
             raise PermanentError(f"is from the future, {ahead_s:.3f} s ahead: are the clocks of both devices set?")
-        is_restart = not self._is_wall and self._last_ns is not None and time_ns < self._last_ns - RESTART_NS
-        if self._last_ns is not None and time_ns <= self._last_ns and not is_restart:
-            behind_s = (self._last_ns - time_ns) / NS_PER_S
-            raise PermanentError(f"is out of order: {behind_s:.6f} s before the sample that came before it")
-        self._last_ns = time_ns
+        offset_ns = wall_ns - now_ns
+        if self._last_ns is not None and time_ns <= self._last_ns:
+            behind_ns = self._last_ns - time_ns
+            is_anew = self._offset_ns - offset_ns > STEP_NS if self._is_wall else behind_ns > RESTART_NS
+            if not is_anew:
+                behind_s = behind_ns / NS_PER_S
+                raise PermanentError(f"is out of order: {behind_s:.6f} s before the sample that came before it")
+        self._last_ns, self._offset_ns = time_ns, offset_ns
         return now_ns - max(0, wall_ns - time_ns) if self._is_wall else now_ns
 
 

@@ -146,7 +146,8 @@ class ByteStreamSource:
                 return None
             captured_at_ns = self._arrived_ns
             if self._time is not None and reading.time_ns is not None:
-                captured_at_ns = self._time.captured_at_ns(reading.time_ns, self._clock.wall_ns(), captured_at_ns)
+                wall_ns = self._clock.wall_ns() - (self._clock.now_ns() - self._arrived_ns)
+                captured_at_ns = self._time.captured_at_ns(reading.time_ns, wall_ns, captured_at_ns)
         except PermanentError as error:
             raise PermanentError(f"{self._transport.name}: a sample {error}") from None
         follows, self._follows = self._follows, True

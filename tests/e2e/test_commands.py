@@ -38,12 +38,19 @@ def test_a_one_off_run_prints_every_frame_and_the_summary() -> None:
     assert summary["streams"]["stream"]["ledger"]["published"] == CLIP_FRAMES
 
 
-def test_the_duration_ends_a_run() -> None:
-    """A repeated source would go on for ever."""
-    result = edgebeat("run", "--model", MODELS / "tiny", "--source", CLIP, "--mode", "live", "--output", "stdout",
-                      "--duration", "1")  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    assert checked_summary(result.stdout.splitlines())["stop_reason"] == "duration reached"
+def test_the_duration_ends_a_run(tmp_path: Path) -> None:
+    """A repeated source would go on for ever; between its frames the model is kept warm, and in memory."""
+    text = settings_text(stream="repeat = true\nfps = 1", more="[limits]\nlock_memory = true")
+    text = text.replace('name = "seen"', 'name = "seen"\nkeep_warm_s = 0.1')
+    with AgentProcess(tmp_path, text, "--output", "stdout", "--duration", "2") as agent:
+        code, lines = agent.wait()
+    assert code == 0, agent.log
+    summary = checked_summary(lines)
+    assert summary["stop_reason"] == "duration reached"
+    assert summary["models"]["seen"]["warm_runs"] > 0
+    # RLIMIT_MEMLOCK may be too small for an agent without CAP_IPC_LOCK: then the operator is told.
+    is_refused = "limits.lock_memory: refused: " in agent.log
+    assert summary["process"]["memory_locked"] is not is_refused
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

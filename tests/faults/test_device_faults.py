@@ -74,8 +74,13 @@ def test_a_deadline_shorter_than_the_model(tmp_path: Path) -> None:
     with AgentProcess(tmp_path, text, "--output", "stdout", "--duration", "3") as agent:
         code, lines = agent.wait()
     assert code == 0
-    ledger = checked_summary(lines)["streams"]["door"]["ledger"]
+    summary = checked_summary(lines)
+    ledger = summary["streams"]["door"]["ledger"]
     assert ledger["published"] == 0
     assert ledger["aborted"] >= 1
     assert ledger["unreachable"] >= 1
+    # The promise of an abort is "at its next operator": how late that was is told.
+    overshoot = summary["models"]["seen"]["abort_overshoot_ms"]
+    assert overshoot["count"] > 0
+    assert 0 < overshoot["p50"] <= overshoot["p99"] <= overshoot["max"]
     assert "its deadline of 30 ms is shorter than the fastest run of seen in the warm-up" in agent.log

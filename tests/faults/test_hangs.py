@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import hostile
 from tests.agent_process import AgentProcess, checked_summary, settings_text
 from tests.broker import Broker, Subscriber, needs_mosquitto
 from tests.paths import CLIP, MODELS
@@ -172,3 +173,33 @@ def test_what_cannot_be_loaded_any_more_does_not_end_the_others(tmp_path: Path) 
         summary = agent.terminate()
     assert "there is no such model folder" in summary["models"]["seen"]["failed"][0]
     assert list(summary["streams"]) == ["yard"]
+
+
+def looping(folder: Path, stream: str) -> str:
+    """Return settings of a model that loops for ever on every picture that is not black."""
+    model = hostile.folder_of(hostile.endless_when_bright, folder / "model")
+    more = f'[limits]\nhang_s = 1\n[state]\ndir = "{folder / "state"}"'
+    return settings_text(model=model, stream=f"repeat = true\n{stream}", more=more)
+
+
+def test_an_endless_loop_is_stopped_at_its_deadline_and_is_no_hang(tmp_path: Path) -> None:
+    """The abort is seen between two operators, also those of a loop's body."""
+    text = looping(tmp_path, "deadline_ms = 200")
+    with AgentProcess(tmp_path, text, "--output", "stdout", "--duration", "3") as agent:
+        code, lines = agent.wait()
+    assert code == 0, agent.log
+    summary = checked_summary(lines)
+    ledger = summary["streams"]["door"]["ledger"]
+    assert (summary["restarts"], ledger["published"]) == (0, 0)
+    assert ledger["aborted"] >= 1
+    assert "hung" not in agent.log
+
+
+def test_an_endless_loop_without_a_deadline_hangs_and_is_marked(tmp_path: Path) -> None:
+    """Nothing would end it: the limit counts from its start, and after the second hang it is not loaded."""
+    text = looping(tmp_path, 'mode = "every_frame"')
+    with AgentProcess(tmp_path, text, "--output", "stdout") as agent:
+        agent.wait_for_log("ready: no stream can run", timeout_s=60)
+        summary = agent.terminate()
+    assert summary["restarts"] == 2
+    assert summary["models"]["seen"]["marked"]["hangs"] == 2

@@ -112,6 +112,22 @@ def test_inference_gets_the_cores_that_are_named_for_it() -> None:
     assert (provision.cpus, provision.threads, provision.cores.inference) == (1, 1, (0,))
 
 
+@pytest.mark.parametrize(
+    ("cpus", "models", "threads"), [(4, 1, 4), (4, 2, 2), (4, 3, 1), (2, 3, 1), (1, 1, 1)], ids=str
+)
+def test_the_cpus_are_divided_evenly_among_the_models(
+    cpus: int, models: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one inference, at least 1; streams that share a model, and models without a stream, divide nothing."""
+    monkeypatch.setattr("agent.provision.effective_cpus", lambda asked, *, allowed: cpus)
+    known = [{"name": f"m{index}", "path": MODELS / "tiny"} for index in range(models + 1)]
+    streams = [
+        {"name": f"s{index}", "source": str(CLIP), "model": f"m{index % models}"} for index in range(2 * models)
+    ]
+    provision = Provision(settings(models=known, streams=streams))
+    assert (provision.cpus, provision.threads, provision.setup.threads) == (cpus, threads, threads)
+
+
 STANDBY = """
 import sys
 from pathlib import Path

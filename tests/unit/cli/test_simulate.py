@@ -171,6 +171,14 @@ def test_what_it_refuses(arguments: list[str], said: str, capsys: pytest.Capture
         ["--priority", "s0"],
         ["--priority", "s0=10"],
         ["--stride", "0"],
+        ["--noise", "nan"],
+        ["--noise", "-1"],
+        ["--noise", "much"],
+        ["--stalls", "-1"],
+        ["--drops", "-1"],
+        ["--drops", "1.5"],
+        ["--max-fps", "1e-300"],
+        ["--speed", "1e300"],
     ],
 )
 def test_wrong_numbers_are_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,3 +187,22 @@ def test_wrong_numbers_are_wrong_usage(arguments: list[str], capsys: pytest.Capt
         run_command(["simulate", "--synthetic", *arguments])
     assert ended.value.code == 2
     assert "is not" in capsys.readouterr().err
+
+
+def test_a_trace_of_wrong_numbers_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As any other bad trace: exit code 78 and no traceback."""
+    file = recorded(tmp_path)
+    file.write_text(file.read_text().replace('"budget_ns":250000000', '"budget_ns":"x"'))
+    assert run_command(["simulate", "--trace", str(file)]) == 78
+    said = capsys.readouterr().err
+    assert 'line 1: is not a line of a trace: streams.door.budget_ns = "x" is not null or a whole number' in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--seconds", "1e-6", "--stalls", "1"], ["--service-ms", "1e-6"], ["--speed", "1e9"]]
+)
+def test_the_smallest_numbers_are_simulated(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is divided by what became 0 ns."""
+    values = figures(capsys, *MADE, *arguments)
+    assert values["goodput"] in (None, pytest.approx(1.0, abs=0.02))

@@ -191,3 +191,35 @@ def test_a_sender_without_a_set_clock_tells_gaps_only() -> None:
     with pytest.raises(PermanentError, match="out of order"):
         time.captured_at_ns(5 * NS_PER_S, 1_700_000_000 * NS_PER_S, 78)
     assert time.captured_at_ns(0, 1_700_000_000 * NS_PER_S, 79) == 79, "the sender was started anew"
+
+
+@pytest.mark.parametrize("back_s", [0.5, 600])
+def test_a_stream_goes_on_at_once_when_the_wall_clock_was_set_back(back_s: float) -> None:
+    """NTP corrects a device and the sensor that lives by its time: no sample is refused, ages stay right."""
+    time, wall_ns, now_ns = SenderTime(is_wall=True), 1_700_000_000 * NS_PER_S, 5 * NS_PER_S
+    for index in range(10):
+        if index == 5:
+            wall_ns -= int(back_s * NS_PER_S)
+        assert time.captured_at_ns(wall_ns - NS_PER_MS, wall_ns, now_ns) == now_ns - NS_PER_MS
+        with pytest.raises(PermanentError, match="out of order"):
+            time.captured_at_ns(wall_ns - NS_PER_S // 4, wall_ns, now_ns)
+        wall_ns, now_ns = wall_ns + NS_PER_S // 10, now_ns + NS_PER_S // 10
+
+
+def test_a_sender_that_follows_a_step_later_goes_on_with_it() -> None:
+    """Its samples are from the future until its own clock was corrected too."""
+    time, wall_ns, now_ns = SenderTime(is_wall=True), 1_700_000_000 * NS_PER_S, 5 * NS_PER_S
+    assert time.captured_at_ns(wall_ns, wall_ns, now_ns) == now_ns
+    true_ns = wall_ns - 600 * NS_PER_S
+    with pytest.raises(PermanentError, match=r"from the future, 601\.000 s ahead"):
+        time.captured_at_ns(wall_ns + NS_PER_S, true_ns, now_ns)
+    assert time.captured_at_ns(true_ns + NS_PER_S, true_ns + NS_PER_S, now_ns + NS_PER_S) == now_ns + NS_PER_S
+
+
+def test_a_wall_clock_that_is_slewed_or_set_forward_excuses_nobody() -> None:
+    """A delayed message stays out of order: only our own step back tells that the order begins anew."""
+    for step_ns in (-50 * NS_PER_MS, 600 * NS_PER_S):
+        time, wall_ns, now_ns = SenderTime(is_wall=True), 1_700_000_000 * NS_PER_S, 5 * NS_PER_S
+        time.captured_at_ns(wall_ns, wall_ns, now_ns)
+        with pytest.raises(PermanentError, match=r"out of order: 2\.000000 s before"):
+            time.captured_at_ns(wall_ns - 2 * NS_PER_S, wall_ns + step_ns, now_ns)

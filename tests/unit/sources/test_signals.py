@@ -19,7 +19,7 @@ from agent.core.conversion import Plan
 from agent.core.policy import Overflow, StreamPolicy
 from agent.core.samples import CsvCodec, JsonCodec, RawCodec, SenderTime
 from agent.core.wav import parse_header
-from agent.core.windows import window_policy
+from agent.core.windows import Windower, WindowPolicy, window_policy
 from agent.errors import ConfigError, PermanentError, TransientError
 from agent.frame import Block, Frame, Samples
 from agent.interfaces import SampleSource, Signal, SignalForm, Source
@@ -254,6 +254,32 @@ def test_standard_input_ends_with_its_writer(pipe: tuple[int, int]) -> None:
     blocks, errors = read_all(source)
     assert [block.tolist() for block in blocks] == [[[1, 2]], [[3, 4]]]
     assert errors == ["standard input: a sample lacks 'y'; it has x"]
+
+
+def test_a_line_goes_on_when_the_wall_clock_is_set_back(pipe: tuple[int, int]) -> None:
+    """NTP takes ten minutes off: no sample is refused, each is as old as before, the next window follows none."""
+    ours, theirs = pipe
+    clock = ManualClock()
+    source = ByteStreamSource(
+        StandardInput(ours),
+        clock,
+        new_codec=lambda: JsonCodec(("x",), "t", 1),
+        new_time=lambda: SenderTime(is_wall=True),
+        form=SignalForm(1, ("x",)),
+    )
+    source.open()
+    windower = Windower(WindowPolicy(rate_hz=1, channels=1, length=1, hop=1, gap_ns=NS_PER_S // 2))
+    told = []
+    for second in range(6):
+        clock.ns += NS_PER_S
+        clock.wall_step_ns = 0 if second < 3 else -600 * NS_PER_S
+        os.write(theirs, b'{"t": %d, "x": 1}\n' % (clock.wall_ns() - NS_PER_MS))
+        block = source.read()
+        assert block is not None
+        for window in windower.push(block):
+            assert window.captured_at_ns == clock.now_ns() - NS_PER_MS
+            told.append(window.follows)
+    assert told == [True, True, True, False, True, True]
 
 
 def test_raw_samples_survive_any_pieces(pipe: tuple[int, int]) -> None:
