@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import StrEnum
 
 
@@ -60,9 +61,14 @@ class Ledger:
         else:
             self._outcomes[outcome] += 1
 
-    def settle_all(self, outcome: Outcome) -> None:
-        """Give every open frame the same outcome: at shutdown, when no thread works on them any more."""
-        for sequence in list(self._open):
+    def settle_all(self, outcome: Outcome, but: Collection[int] = ()) -> None:
+        """Give every open frame the same outcome: at shutdown, when no thread works on them any more.
+
+        Args:
+            outcome: of each.
+            but: frames that nobody has; they stay open, so that the last summary tells of them.
+        """
+        for sequence in self._open.keys() - set(but):
             self.settle(sequence, outcome)
 
     def count(self, outcome: Outcome) -> int:
@@ -73,6 +79,10 @@ class Ledger:
     def in_flight(self) -> int:
         """Frames that have no outcome yet."""
         return len(self._open)
+
+    def lost(self, owned: Collection[int]) -> set[int]:
+        """Return the frames without an outcome that nobody has. It should be empty."""
+        return self._open.keys() - set(owned)
 
     def forgotten(self, now_ns: int, limit_ns: int) -> set[int]:
         """Return the frames that have waited for their outcome for more than `limit_ns`. It should be empty."""

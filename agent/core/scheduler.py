@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -207,6 +207,11 @@ class Scheduler:
         shared = self._foresight.select(session, variant)
         for _ in range(SAMPLES_MIN):
             shared.observe(fastest_ns, now_ns)
+
+    def frames(self) -> Iterator[Frame]:
+        """Yield what waits."""
+        for lane in self._lanes.values():
+            yield from lane.waiting
 
     def abort_at_ns(self, frame: Frame) -> int:
         """Return when a running inference of this frame has lost its purpose."""

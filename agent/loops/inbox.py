@@ -81,6 +81,10 @@ class Inbox:
         self._is_stopping = False
         self._is_closed = False
         self._forgotten: dict[str, set[int]] = {name: set() for name in policies}
+        self._entering: dict[str, Frame] = {}
+        """By stream: what its reader has until there is room."""
+        self._taken: dict[str, Frame] = {}
+        """By session: what its thread has from `take` to `settle`; one that comes back without has lost it."""
         self._warm_runs: dict[str, Abort] = {}
         self._looks: dict[str, int] = {}
         self._nudged: set[str] = set()
@@ -147,8 +151,10 @@ class Inbox:
             if frame is None:
                 return
             if self._intake.policies[stream].overflow is Overflow.BLOCK:
+                self._entering[stream] = frame
                 while self._intake.is_full(stream) and not self._is_stopping and reader == figures.reader:
                     self._wait(None)
+                self._entering.pop(stream, None)
             if self._is_stopping or reader != figures.reader:
                 self._intake.settle(frame, Outcome.SHUTDOWN)
                 return
@@ -185,6 +191,7 @@ class Inbox:
             idle_after_ns: return `Nothing.IDLE` when there was no frame for so long.
         """
         with self._lock:
+            self._taken.pop(session, None)
             idle_at_ns = NEVER_NS if idle_after_ns == NEVER_NS else self._clock.now_ns() + idle_after_ns
             while not self._is_stopping:
                 self._looks[session] = self._looks.get(session, 0) + 1
@@ -194,6 +201,7 @@ class Inbox:
                 now_ns = self._clock.now_ns()
                 frame = self._intake.take(now_ns, session)
                 if frame is not None:
+                    self._taken[session] = frame
                     if self._waiters:
                         self._tell()  # A waiting every_frame source has room now, and another session may be next.
                     return frame
@@ -356,11 +364,14 @@ class Inbox:
             self._tell()
 
     def settle_in_flight(self) -> None:
-        """Settle what is still open at the very end; a thread that was left behind changes nothing after it."""
+        """Settle what is still open at the very end; a thread that was left behind changes nothing after it.
+
+        A frame that nobody has stays open: the summary must not hide that it was lost.
+        """
         with self._lock:
             self._is_closed = True
-            for ledger in self._intake.ledgers.values():
-                ledger.settle_all(Outcome.SHUTDOWN)
+            for name, ledger in self._intake.ledgers.items():
+                ledger.settle_all(Outcome.SHUTDOWN, but=ledger.lost(self._owned(name)))
 
     def self_check(self) -> dict[str, int]:
         """Return, by stream, frames lost or settled twice by us. Every figure must be 0."""
@@ -398,14 +409,20 @@ class Inbox:
         return state, figures.durations(recent=recent)
 
     def _violations(self, name: str, ledger: Ledger, now_ns: int) -> int:
-        """Count what is wrong; a frame counts as forgotten when it was so at the last look too.
+        """Count what is wrong: frames that nobody has, and those that somebody has had for far too long.
 
-        One look is not enough: after a suspend every frame in flight is old.
+        One look is not enough for the latter: after a suspend every frame in flight is old.
         """
         policy = self._intake.policies.get(name)
         # A stream that is gone has no deadline any more, and must be empty just as soon.
         is_bounded = policy is None or (policy.budget_ns is not None and not policy.late_is_published)
         limit_ns = (0 if policy is None else policy.budget_ns or 0) + FORGOTTEN_AFTER_NS
         forgotten = ledger.forgotten(now_ns, limit_ns) if is_bounded else set()
-        lost, self._forgotten[name] = forgotten & self._forgotten[name], forgotten
-        return ledger.violations + len(lost) + (not ledger.is_exact())
+        stuck, self._forgotten[name] = forgotten & self._forgotten[name], forgotten
+        lost = ledger.lost(self._owned(name))
+        return ledger.violations + len(lost | stuck) + (not ledger.is_exact())
+
+    def _owned(self, name: str) -> set[int]:
+        """Return the frames of a stream that wait, or that a thread took and owes an outcome."""
+        frames = (*self._intake.scheduler.frames(), *self._entering.values(), *self._taken.values())
+        return {frame.sequence for frame in frames if frame.stream == name}

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from agent.clock import NS_PER_MS, NS_PER_S, SystemClock
 from agent.core.ledger import Outcome
 from agent.core.policy import Overflow, SchedulerPolicy, StreamPolicy
@@ -121,6 +123,50 @@ def test_a_thread_that_was_left_behind_changes_nothing_after_the_end() -> None:
     ledger = inbox.snapshot()["a"]["ledger"]
     assert (ledger["published"], ledger["shutdown"]) == (0, 1)
     assert inbox.self_check() == {"a": 0}
+
+
+@pytest.mark.parametrize("policy", [LIVE, FILE, StreamPolicy(NS_PER_S, late_is_published=True, session="one")])
+def test_a_frame_that_its_thread_lost_is_reported_at_once_and_at_the_end(policy: StreamPolicy) -> None:
+    """Whatever its deadline is: its thread came back for another one, and nobody has it."""
+    clock = ManualClock()
+    inbox = Inbox({"a": policy}, clock)
+    inbox.offer("a", Capture(clock.now_ns(), PICTURE))
+    frame = take(inbox, "one")
+    inbox.finish(frame, 0)
+    assert inbox.self_check() == {"a": 0}
+    assert inbox.take("one", 0) is Nothing.IDLE
+    assert inbox.self_check() == {"a": 1}
+    inbox.offer("a", Capture(clock.now_ns(), PICTURE))
+    inbox.settle_in_flight()
+    ledger = inbox.snapshot()["a"]["ledger"]
+    assert (ledger["captured"], ledger["shutdown"], ledger["in_flight"]) == (2, 1, 1)
+    assert inbox.self_check() == {"a": 1}
+
+
+def test_what_waits_runs_or_has_no_room_is_not_lost() -> None:
+    """A queue of one, one that runs, and a reader that cannot give its frame away."""
+    inbox = Inbox({"a": StreamPolicy(None, 1, Overflow.BLOCK, session="one")}, SystemClock())
+
+    def read() -> None:
+        for _ in range(3):
+            inbox.offer("a", Capture(0, PICTURE))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    frame = take_in_time(inbox)
+    wait_until(lambda: inbox.snapshot()["a"]["ledger"]["captured"] == 3, "three were read")
+    assert inbox.self_check() == {"a": 0}
+    inbox.settle(frame, inbox.finish(frame, 0))
+    inbox.stop()
+    reader.join(10)
+    assert inbox.self_check() == {"a": 0}
+
+
+def take_in_time(inbox: Inbox) -> Frame:
+    """Wait for the first frame."""
+    taken = inbox.take("one", 10 * NS_PER_S)
+    assert isinstance(taken, Frame)
+    return taken
 
 
 def test_a_forgotten_frame_is_reported_at_the_second_look() -> None:
