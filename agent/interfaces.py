@@ -214,6 +214,7 @@ class Variant:
         engine: runs the network.
         decoder: outputs to payload.
         warm_inputs: real-shaped inputs for runs that only keep it warm.
+        blank: a small picture, or a window, with which preprocessing is kept warm as well.
         fastest_ns: the fastest run through the whole path that was seen in the warm-up.
         judge: says how the outputs of a run on `warm_inputs` differ from the golden sample, nothing when they do not;
             None for a model without one. Raises PermanentError as `decoder` does. Inference thread.
@@ -226,6 +227,7 @@ class Variant:
     engine: Engine
     decoder: Decoder
     warm_inputs: Mapping[str, Tensor]
+    blank: Content
     fastest_ns: int
     judge: Callable[[list[Tensor]], list[str]] | None = None
     memory: Memory | None = None

@@ -319,7 +319,16 @@ def load_variant(name: str, folder: Path, manifest: Manifest, engine: OrtEngine,
         def judge(outputs: list[Tensor]) -> list[str]:
             return compare(decoder.decode(outputs, placement))
 
-    return Variant(name, engine.sha256, preprocess, engine, decoder, warm_inputs, fastest_ns, judge, memory)
+    return Variant(
+        name, engine.sha256, preprocess, engine, decoder, warm_inputs, _blank(manifest), fastest_ns, judge, memory
+    )
+
+
+def _blank(manifest: Manifest) -> Content:
+    """Return what a frame may be: black and small, or silence."""
+    if manifest.signal is None:
+        return np.zeros((64, 64, 3), np.uint8)
+    return np.zeros((manifest.signal.context + manifest.signal.length, len(manifest.signal.channels)), np.float32)
 
 
 def golden_contents(folder: Path, manifest: Manifest) -> list[Content]:
@@ -332,8 +341,7 @@ def golden_contents(folder: Path, manifest: Manifest) -> list[Content]:
     log.warning("%s: has no [golden] sample: nothing proves that the model works on this device", folder)
     if manifest.input is not None:
         return [np.zeros((manifest.input.height, manifest.input.width, 3), np.uint8)]
-    assert manifest.signal is not None
-    return [np.zeros((manifest.signal.context + manifest.signal.length, len(manifest.signal.channels)), np.float32)]
+    return [_blank(manifest)]
 
 
 def _warm_up(

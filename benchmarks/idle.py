@@ -1,11 +1,13 @@
-"""The first frame after a pause against steady state, with and without keep-warm runs."""
+"""The first frame after a pause against steady state: cold, kept warm, and with the memory locked."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import statistics
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,29 +17,32 @@ import numpy as np
 from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, SystemClock
 from agent.core.outbox import Message
 from agent.core.policy import StreamPolicy
-from agent.engine.process import prepare_serving
+from agent.engine.process import MEMORY_LOCK, prepare_serving
 from agent.frame import Capture
+from agent.interfaces import LoadedModel
 from agent.loading import load_model
 from agent.loops.abort import AbortTimer
 from agent.loops.inbox import Inbox
 from agent.loops.inference import InferenceLoop
-from agent.settings import ModelSettings
+from agent.provision import Provision
+from agent.settings import Settings
 from benchmarks import harness
 
 KEEP_WARM_NS = 500 * NS_PER_MS
+COLD, WARM, LOCKED = "never run meanwhile", "kept warm", "never run meanwhile, memory locked"
+MADV_PAGEOUT = 21  # madvise(2), Linux 5.4
 STREAM = StreamPolicy(5 * NS_PER_S, session="model")
 
 
 class Bench:
     """One model and its loop; frames are offered by hand."""
 
-    def __init__(self, keep_warm_ns: int) -> None:
+    def __init__(self, model: LoadedModel, keep_warm_ns: int) -> None:
         self.clock = SystemClock()
         self.inbox = Inbox({"s": STREAM}, self.clock)
         self.timer = AbortTimer(self.clock)
         self.published = threading.Event()
         self.ages_ns: list[int] = []
-        model = load_model(ModelSettings(name="model", path=harness.COCO_SSD), 1, self.clock)
         self.loop = InferenceLoop(
             model=model,
             inbox=self.inbox,
@@ -78,21 +83,25 @@ def main() -> int:
     parser.add_argument("--pauses", type=int, default=12, help="of each kind")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each pause")
     args = parser.parse_args()
-    benches = {"cold": Bench(NEVER_NS), "kept warm": Bench(KEEP_WARM_NS)}
-    prepare_serving()
-    first: dict[str, list[float]] = {name: [] for name in benches}
-    steady: dict[str, list[float]] = {name: [] for name in benches}
-    can_drop = False
-    try:
-        for _ in range(args.pauses):
-            for name, bench in benches.items():
-                for _ in range(10):
-                    steady[name].append(bench.frame_ms())
-                can_drop = _forget(args.seconds)
-                first[name].append(bench.frame_ms())
-    finally:
-        for bench in benches.values():
-            bench.close()
+    first: dict[str, list[float]] = {COLD: [], WARM: [], LOCKED: []}
+    steady: dict[str, list[float]] = {name: [] for name in first}
+    is_out = True
+    with tempfile.TemporaryDirectory() as state:
+        unlocked = {COLD: Bench(_model(state), NEVER_NS), WARM: Bench(_model(state), KEEP_WARM_NS)}
+        prepare_serving()
+        try:
+            for benches in (unlocked, {LOCKED: unlocked[COLD]}):
+                if LOCKED in benches:
+                    MEMORY_LOCK.ask()
+                for _ in range(args.pauses):
+                    for name, bench in benches.items():
+                        for _ in range(10):
+                            steady[name].append(bench.frame_ms())
+                        is_out &= _forget(args.seconds)
+                        first[name].append(bench.frame_ms())
+        finally:
+            for bench in unlocked.values():
+                bench.close()
     rows: list[dict[str, Any]] = [
         {
             "model": name,
@@ -101,14 +110,37 @@ def main() -> int:
             "worst first ms": max(first[name]),
             "first / steady": statistics.median(first[name]) / statistics.median(steady[name]),
         }
-        for name in benches
+        for name in first
     ]
-    return harness.conclude("idle", rows, [], as_json=args.json, page_cache_dropped=can_drop)
+    return harness.conclude(
+        "idle", rows, [], as_json=args.json, page_cache_dropped=is_out, lock_refused=MEMORY_LOCK.refusal
+    )
+
+
+def _model(state: str) -> LoadedModel:
+    """Load the default model as the agent does: from the cache, with weights that are mapped from a file."""
+    settings = Settings.model_validate(
+        {
+            "state": {"dir": state},
+            "limits": {"threads": 1},
+            "models": [{"name": "model", "path": harness.COCO_SSD}],
+            "streams": [{"name": "s", "source": str(harness.CLIP), "model": "model"}],
+        }
+    )
+    provision = Provision(settings)
+    provision.survey(settings.models[0])
+    provision.fit()
+    return load_model(settings.models[0], 1, SystemClock(), provision.recipe("model"))
 
 
 def _forget(seconds: float) -> bool:
-    """Idle, then push the model out of the CPU's caches and the page cache; return whether the latter was allowed."""
+    """Idle, then push code and weights out of memory and the rest out of the CPU's caches.
+
+    Returns:
+        Whether the former was allowed. Locked pages stay: that is what the lock is for.
+    """
     harness.pause(seconds / 2)
+    _page_out_files()
     can_drop = False
     with contextlib.suppress(OSError):
         os.sync()
@@ -118,6 +150,16 @@ def _forget(seconds: float) -> bool:
     np.ones(32 << 20, np.float64).sum()
     harness.pause(seconds / 2)
     return can_drop
+
+
+def _page_out_files() -> None:
+    """Let go of every page that is mapped from a file: libraries and weights."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
+        span, _, _, _, inode, *_ = line.split()
+        begin, end = (int(part, 16) for part in span.split("-"))
+        if inode != "0":
+            libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), MADV_PAGEOUT)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from agent.core.policy import StreamPolicy
 from agent.frame import Capture, Tensor
 from agent.interfaces import Abort, LoadedModel, Placement, Variant
 from agent.loops.abort import AbortTimer
-from agent.loops.inbox import Inbox
+from agent.loops.inbox import NO_PIXELS, Inbox
 from agent.loops.inference import InferenceLoop
 from agent.result import Payload
 from benchmarks import harness
@@ -126,7 +126,7 @@ def _run(kind: type[InferenceLoop], streams: int, frames: int) -> float:
     names = [f"s{index}" for index in range(streams)]
     inbox = Inbox(dict.fromkeys(names, StreamPolicy(NS_PER_S, session="none")), clock)
     timer = AbortTimer(clock)
-    variant = Variant("full", "", _no_preprocess, _NoNetwork(), _NoDecoder(), {}, 20 * NS_PER_MS)
+    variant = Variant("full", "", _no_preprocess, _NoNetwork(), _NoDecoder(), {}, NO_PIXELS, 20 * NS_PER_MS)
     loop = kind(
         model=LoadedModel("none", "1", "raw", (variant,)),
         inbox=inbox,

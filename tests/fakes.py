@@ -150,7 +150,7 @@ def identity_preprocess(pixels: Content, captured_at_ns: int = 0) -> tuple[dict[
 def fake_model(*engines: Any, decoder: Any = None) -> LoadedModel:
     """Wrap engines as a verified model with as many variants."""
     variants = [
-        Variant(name, name * 2, identity_preprocess, engine, decoder or OneBox(), {"x": PICTURE}, NS_PER_MS)
+        Variant(name, name * 2, identity_preprocess, engine, decoder or OneBox(), {"x": PICTURE}, PICTURE, NS_PER_MS)
         for name, engine in zip(("full", "small", "tiny"), engines, strict=False)
     ]
     return LoadedModel("fake", "1", "classification", tuple(variants))

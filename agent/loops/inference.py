@@ -335,14 +335,15 @@ class InferenceLoop:
             self._emit(Message(kind="event", topic=f"events/{event.name}", body=body, captured_at_ns=now_ns))
 
     def _keep_warm(self) -> None:
-        """Run on the warm-up input, so that caches, clock frequency and pages are ready for the next frame."""
+        """Go the whole way of a frame, so that caches, clock frequency and pages are ready for the next one."""
         variant = self.variant
         abort = variant.engine.new_abort()
         if not self._inbox.begin_warm_run(self._model.name, abort):
             return
         self.current = CurrentRun(None, variant, self._clock.now_ns())
         try:
-            variant.engine.run(variant.warm_inputs, abort)
+            _, placement = variant.preprocess(variant.blank, 0)
+            variant.decoder.decode(variant.engine.run(variant.warm_inputs, abort), placement)
             self.warm_runs += 1
         except InferenceAbortedError:
             pass  # A frame came: it goes first.

@@ -15,14 +15,15 @@ from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, SystemClock
 from agent.core.outbox import Message
 from agent.core.policy import Overflow, StreamPolicy
 from agent.errors import PermanentError
-from agent.frame import Capture, Frame
-from agent.interfaces import LoadedModel, TensorSpec
+from agent.frame import Capture, Content, Frame, Tensor
+from agent.interfaces import LoadedModel, Placement, TensorSpec
 from agent.loops.abort import AbortTimer
 from agent.loops.inbox import NO_PIXELS, Inbox
 from agent.loops.inference import InferenceLoop
 from agent.models.state import StateSpec, StateStore
 from agent.result import Payload
 from agent.settings.steps import StepsSettings
+from tests.broker import wait_until
 from tests.fakes import PICTURE, ManualClock, OneBox, ScriptedAbort, ScriptedEngine, fake_model, wait_for_abort
 
 LIVE = StreamPolicy(250 * NS_PER_MS, 8, Overflow.DROP_OLDEST, session="fake")
@@ -257,6 +258,31 @@ def test_an_idle_model_is_kept_warm_and_gives_way_to_a_frame() -> None:
     threads[1].join(10)
     assert ran[:2] == ["warm", "frame"]
     assert bench.inbox.snapshot()["s"]["ledger"]["published"] == 1
+
+
+def test_what_keeps_a_model_warm_goes_the_whole_way_of_a_frame() -> None:
+    """Pages of the code before and behind the network are pushed out as well."""
+    bench = Bench(keep_warm_ns=NS_PER_MS)
+    (variant,) = fake_model(bench.engine).variants
+    steps: list[str] = []
+
+    def preprocess(content: Content, captured_at_ns: int = 0, /) -> tuple[dict[str, Tensor], Placement]:
+        steps.append("preprocess")
+        return variant.preprocess(content, captured_at_ns)
+
+    class Decoder(OneBox):
+        def decode(self, outputs: list[Tensor], placement: Placement) -> Payload:
+            steps.append("decode")
+            return super().decode(outputs, placement)
+
+    watched = replace(variant, preprocess=preprocess, decoder=Decoder())
+    bench.loop.swap(LoadedModel("fake", "1", "classification", (watched,)), 0.0)
+    thread = threading.Thread(target=bench.loop.run)
+    thread.start()
+    wait_until(lambda: bench.loop.warm_runs > 0, "it was kept warm")
+    bench.inbox.end_stream("s")
+    thread.join(10)
+    assert steps[:2] == ["preprocess", "decode"]
 
 
 @pytest.mark.parametrize("differences", [[], ["detections[0].score: expected 0.9 within 0.02, got 0.1"]])
