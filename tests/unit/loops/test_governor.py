@@ -222,6 +222,17 @@ def test_heat_takes_no_memory_steps() -> None:
     assert bench.loop.model.variants[0].engine.is_loaded
 
 
+def test_free_heap_goes_back_every_five_minutes() -> None:
+    """Whatever the ladder says: an agent that runs for months would hold all of it."""
+    bench = Bench()
+    bench.read(299)
+    assert bench.giving.given_back == 0
+    bench.read(1)
+    assert bench.giving.given_back == 1
+    bench.read(600)
+    assert bench.giving.given_back == 3
+
+
 def test_the_cap_ends_with_the_governor() -> None:
     """It would outlive execve, and what is left to do is to put messages in safety."""
     bench = Bench()
