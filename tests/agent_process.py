@@ -133,6 +133,7 @@ def checked_summary(lines: list[str]) -> dict[str, Any]:
     for stream in summary["streams"].values():
         ledger = stream["ledger"]
         assert ledger["captured"] == sum(ledger.values()) - ledger["captured"]
+        assert ledger["in_flight"] == 0  # A frame that nobody had stays open.
     delivery = summary["delivery"]
     assert delivery["is_exact"]
     settled = delivery["acknowledged"] + delivery["carried"] + sum(delivery["dropped"].values())
