@@ -24,6 +24,7 @@ class Lane:
             claim.
         waits_since_ns: when it had its last turn, or began to wait after it. Frames that expire meanwhile do not
             change it: their stream still waits.
+        session_had_ns: what all streams of its session had had then.
         had_turn: its last frame was run, and none has come since.
         latency_ns: from the capture of its newest frame to its arrival here.
         is_behind: its newest frame pushed out one that had waited: it cannot have every frame.
@@ -44,6 +45,7 @@ class Lane:
         self.waiting: deque[Frame] = deque()
         self.served_ns = 0
         self.waits_since_ns = 0
+        self.session_had_ns = 0
         self.had_turn = True
         self.latency_ns = 0
         self.is_behind = False

@@ -59,6 +59,7 @@ class Scheduler:
         self._run_threads = min(self._policy.run_threads, self._policy.threads)
         self._look_again_ns: dict[str, int] = {}  # By session.
         self._paused: set[str] = set()  # Sessions.
+        self._had_ns: dict[str, int] = {}  # By session, what all its streams have had.
 
     def reconfigure(self, streams: Mapping[str, StreamPolicy], policy: SchedulerPolicy) -> list[Settled]:
         """Go on by other policies from the next frame on; running frames end as they would have.
@@ -93,6 +94,7 @@ class Scheduler:
         lane.note_arrival(frame, now_ns)
         if lane.had_turn:
             lane.had_turn, lane.waits_since_ns = False, now_ns
+            lane.session_had_ns = self._had_ns.get(lane.policy.session, 0)
         lane.is_behind = len(lane.waiting) >= lane.policy.queue_frames
         if not lane.waiting:
             self._return_from_pause(lane, now_ns)
@@ -154,7 +156,9 @@ class Scheduler:
         # At most the prediction, or what it could use: a stall of the machine is not what the stream has had.
         service_ns = now_ns - started_ns
         predicted_ns = lane.predictor(now_ns).predict_ns(now_ns) or service_ns
-        lane.served_ns += min(service_ns, predicted_ns, lane.policy.budget_ns or service_ns)
+        charged_ns = min(service_ns, predicted_ns, lane.policy.budget_ns or service_ns)
+        lane.served_ns += charged_ns
+        self._had_ns[lane.policy.session] = self._had_ns.get(lane.policy.session, 0) + charged_ns
         if ending is Ending.FAILED:
             return Outcome.FAILED
         for predictor in (lane.own, lane.shared):
@@ -340,10 +344,10 @@ class Scheduler:
             if now_ns >= until_ns or not would_fit or not would_be_late:
                 continue
             share_ns = self._share_ns(lane, len(self._lanes), now_ns)
-            if (
-                now_ns - lane.waits_since_ns <= share_ns
-                or lane.awaited_until_ns <= now_ns < lane.awaited_until_ns + share_ns
-            ):
+            # What others had meanwhile, not the time: in a slow spell nobody has turns.
+            passed_over_ns = self._had_ns.get(chosen.policy.session, 0) - lane.session_had_ns
+            was_just_awaited = lane.awaited_until_ns <= now_ns < lane.awaited_until_ns + share_ns
+            if passed_over_ns <= share_ns or was_just_awaited:
                 continue
             lane.awaited_until_ns = until_ns
             return lane

@@ -183,8 +183,8 @@ def published(arrivals: list[Arrival], policies: dict[str, StreamPolicy], thread
 def test_a_camera_that_always_comes_during_another_ones_run_has_its_minimum_share() -> None:
     """40 ms later than the other each time, it never has time enough behind it."""
     counts = published([*camera("first", 95, 0, 300), *camera("second", 95, 40, 300)], IN_STEP)
-    # In 28.5 s, a turn when it had none for 0.7 s, and then with its next frame.
-    assert counts["second"] >= 30
+    # In 28.5 s, a turn when the other had 0.7 s of runs, and then with its next frame.
+    assert counts["second"] >= 25
     assert counts["first"] + counts["second"] >= 0.9 * 300
 
 
