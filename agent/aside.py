@@ -38,7 +38,7 @@ def set_aside(loops: Sequence[InferenceLoop], inbox: Inbox, clock: Clock) -> Ite
         for loop in loops:
             inbox.pause(loop.model.name)
         for loop in loops:
-            _wait_for_the_end(loop, since_ns + RUN_ENDS_IN_NS, clock)
+            _wait_for_the_end(loop, inbox, since_ns + RUN_ENDS_IN_NS, clock)
         variants = [variant for loop in loops for variant in loop.model.variants]
         before = [loop.variant for loop in loops]
         for variant in variants:
@@ -58,9 +58,10 @@ def set_aside(loops: Sequence[InferenceLoop], inbox: Inbox, clock: Clock) -> Ite
             inbox.resume(loop.model.name)
 
 
-def _wait_for_the_end(loop: InferenceLoop, by_ns: int, clock: Clock) -> None:
+def _wait_for_the_end(loop: InferenceLoop, inbox: Inbox, by_ns: int, clock: Clock) -> None:
     never = threading.Event()
-    while loop.current is not None:
+    # A frame that was just taken is not the loop's current one yet, and would load the model again.
+    while inbox.is_busy(loop.model.name) or loop.current is not None:
         if clock.now_ns() > by_ns:
             raise ConfigError(f"{loop.model.name}: still serves a frame after {RUN_ENDS_IN_NS // NS_PER_S} s")
         clock.wait(never, LOOK_NS)

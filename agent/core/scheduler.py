@@ -187,6 +187,10 @@ class Scheduler:
         """End a pause."""
         self._paused.discard(session)
 
+    def is_busy(self, session: str) -> bool:
+        """Return whether a run of the session was taken and has not ended."""
+        return session in self._running
+
     def is_paused(self, session: str) -> bool:
         """Return whether nothing starts on a session."""
         return session in self._paused

@@ -236,6 +236,11 @@ class Inbox:
         with self._lock:
             self._intake.scheduler.pause(session)
 
+    def is_busy(self, session: str) -> bool:
+        """See `Scheduler.is_busy`: from `take` on, before its thread has begun. Any thread."""
+        with self._lock:
+            return self._intake.scheduler.is_busy(session)
+
     def resume(self, session: str) -> None:
         """See `Scheduler.resume`."""
         with self._lock:

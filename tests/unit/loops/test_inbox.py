@@ -209,3 +209,20 @@ def test_a_session_that_waits_for_a_camera_looks_again_when_that_is_gone() -> No
         clock.ns += NS_PER_S
     assert isinstance(late[0], Frame)
     assert late[0].stream == "file"
+
+
+def test_a_paused_session_starts_nothing_and_is_busy_until_its_run_ends() -> None:
+    """From the moment that a frame was taken; what comes meanwhile waits, and nobody is expected to look at it."""
+    inbox = Inbox({"a": LIVE}, ManualClock())
+    inbox.offer("a", Capture(0, PICTURE))
+    frame = take(inbox, "one")
+    inbox.pause("one")
+    assert inbox.is_busy("one")
+    inbox.settle(frame, inbox.finish(frame, 0))
+    assert not inbox.is_busy("one")
+    inbox.offer("a", Capture(0, PICTURE))
+    assert inbox.take("one", 0) is Nothing.IDLE
+    assert not inbox.begin_warm_run("one", ScriptedAbort())
+    assert inbox.attention("one")[1] is False
+    inbox.resume("one")
+    assert isinstance(inbox.take("one", 0), Frame)
