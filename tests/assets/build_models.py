@@ -85,10 +85,10 @@ class Fixture:
 
 def fixtures() -> Iterator[Fixture]:
     """Yield every folder that is written."""
-    yield _slow("slow", convolutions=34)
-    yield _slow("slow100", convolutions=36)
-    yield _slow("slow25", convolutions=9, side=80)
-    yield _slow("ladder", convolutions=34, variants=[{"name": "small", "width": 80, "height": 80}])
+    yield slow("slow", convolutions=34)
+    yield slow("slow100", convolutions=36)
+    yield slow("slow25", convolutions=9, side=80)
+    yield slow("ladder", convolutions=34, variants=[{"name": "small", "width": 80, "height": 80}])
     yield _tiny()
     yield _letterbox()
     yield _nan()
@@ -99,7 +99,7 @@ def fixtures() -> Iterator[Fixture]:
     yield _float16_in()
 
 
-def _slow(name: str, *, convolutions: int, side: int = SLOW_SIDE, variants: Sequence[dict[str, Any]] = ()) -> Fixture:
+def slow(name: str, *, convolutions: int, side: int = SLOW_SIDE, variants: Sequence[dict[str, Any]] = ()) -> Fixture:
     """A chain of convolutions that share one weight: 5 ms each on one thread, 37 kB for all of them."""
     nodes = [
         make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),

@@ -42,6 +42,11 @@ def test_the_numbers_of_the_unit_are_those_of_the_code() -> None:
     assert int(value("RestartPreventExitStatus")) == exit_codes.BAD_SETTINGS
 
 
+def test_the_agent_outlives_a_child_that_the_kernel_ends_for_want_of_memory() -> None:
+    """Systemd's own policy would stop the whole unit, and a release that is too large the running model."""
+    assert value("OOMPolicy") == "continue"
+
+
 def test_the_unit_of_several_agents_is_the_same_but_for_its_names() -> None:
     """Made from it; a restriction that is added to one is added to both."""
     one, several = set(lines("edgebeat.service")), set(lines("edgebeat@.service"))
