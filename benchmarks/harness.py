@@ -7,6 +7,7 @@ import contextlib
 import datetime
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -254,8 +255,15 @@ deadline_ms = {deadline_ms}
         config.write("".join(sections))
         config.flush()
         command = [*prefix, sys.executable, "-m", "agent", "run", "--config", config.name, *arguments]
-        with running(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        with running(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=service_environ()) as process:
             yield process
+
+
+def service_environ() -> dict[str, str]:
+    """Return this environment with what the service's unit adds to it: what is measured is what is deployed."""
+    unit = (ROOT / "systemd/edgebeat.service").read_text(encoding="utf-8").splitlines()
+    added = [word for line in unit if line.startswith("Environment=") for word in shlex.split(line.partition("=")[2])]
+    return {**os.environ, **dict(word.split("=", 1) for word in added)}
 
 
 def summary_of(process: subprocess.Popen[str]) -> dict[str, Any]:
