@@ -62,7 +62,8 @@ def _loop(name: str, port: int) -> Iterator[subprocess.Popen[str]]:
             yield process
     else:
         arguments = ["--port", str(port), "--fps", str(FPS), "--repeat", "--like-agent"]
-        with harness.running(harness.bare_loop(*arguments, model=harness.COCO_SSD)) as process:
+        command = harness.bare_loop(*arguments, model=harness.COCO_SSD)
+        with harness.running(command, env=harness.service_environ()) as process:
             yield process
 
 
