@@ -50,7 +50,7 @@ def test_the_agent_outlives_a_child_that_the_kernel_ends_for_want_of_memory() ->
 def test_the_unit_of_several_agents_is_the_same_but_for_its_names() -> None:
     """Made from it; a restriction that is added to one is added to both."""
     one, several = set(lines("edgebeat.service")), set(lines("edgebeat@.service"))
-    names = r"^(Description|ExecStart|StateDirectory|RuntimeDirectory|LoadCredential|Environment)="
+    names = r"^(Description|ExecStart|StateDirectory|RuntimeDirectory|LoadCredential|Environment=EDGEBEAT_\w+)="
     assert [line for line in one ^ several if not re.match(names, line)] == []
     assert all("%i" in line for line in several - one)
 
