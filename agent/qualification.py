@@ -16,6 +16,7 @@ from typing import Any
 
 from agent.child import run_child
 from agent.core.release import ReleaseRefusedError
+from agent.engine.memory import MIB, Leash, resident_bytes
 from agent.engine.trial import ending, harm_of
 from agent.errors import ConfigError, PermanentError
 from agent.settings import Settings
@@ -90,12 +91,11 @@ def _figures(settings: Settings) -> dict[str, Any]:
     prepare_process()  # Before numpy and onnxruntime are imported.
     from agent.assembly import load_models
     from agent.clock import SystemClock
-    from agent.engine.memory import Leash
     from agent.marks import Marks
     from agent.provision import Provision
 
     clock = SystemClock()
-    before = _resident_mb()
+    before = resident_bytes()
     provision = Provision(settings)
     Leash(provision.limit).hold()
     marks = Marks(settings.state.dir, may_make=False)
@@ -112,14 +112,9 @@ def _figures(settings: Settings) -> dict[str, Any]:
     times_ms.sort()
     return {
         "run_ms": {"fastest": round(times_ms[0], 2), "p50": round(times_ms[len(times_ms) // 2], 2)},
-        "memory_mb": round(_resident_mb() - before, 1),
+        "memory_mb": round((resident_bytes() - before) / MIB, 1),
         "sha256": variant.sha256,
     }
-
-
-def _resident_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * resource.getpagesize() / (1 << 20)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from agent.kernel_file import read_kernel_file
+
 
 def cgroup_folders(root: Path, controller: str) -> list[Path]:
     """Return the folders of this process's cgroup, from its own up to the mount, for v1 and v2.
@@ -12,12 +14,8 @@ def cgroup_folders(root: Path, controller: str) -> list[Path]:
         root: where /proc and /sys are.
         controller: `cpu` or `memory`; version 2 has one tree for all.
     """
-    try:
-        lines = (root / "proc/self/cgroup").read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return []
     folders = []
-    for line in lines:
+    for line in read_kernel_file(root / "proc/self/cgroup").splitlines():
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if controllers and controller not in controllers.split(","):
@@ -34,9 +32,6 @@ def cgroup_folders(root: Path, controller: str) -> list[Path]:
 
 def read_words(file: Path, count: int) -> list[int | None]:
     """Return the first integers of a file; None for each that is absent or not a number ("max")."""
-    try:
-        words = file.read_text(encoding="ascii", errors="replace").split()[:count]
-    except OSError:
-        words = []
+    words = read_kernel_file(file).split()[:count]
     numbers = [int(word) if word.lstrip("-").isdigit() else None for word in words]
     return numbers + [None] * (count - len(numbers))

@@ -16,7 +16,9 @@ from urllib.parse import urlsplit
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTErrorCode
+from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
 
 from agent.errors import TransientError
 from agent.settings import MqttSettings
@@ -39,6 +41,7 @@ MISC_EVERY_S = 1.0
 """Between two looks at the keep-alive, whose unit is a second."""
 PORTS = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
 
+_ACCEPTED, _NO_PROPERTIES = ReasonCode(PacketTypes.PUBACK), Properties(PacketTypes.PUBACK)
 _sock_recv = mqtt.Client._sock_recv  # Three times a message: `super()` takes as long as the call.
 _LOGGED = LogLevel.MQTT_LOG_WARNING | LogLevel.MQTT_LOG_ERR
 _log = logging.getLogger(__name__)
@@ -78,6 +81,17 @@ class BoundedClient(mqtt.Client):
         # Each packet is a line to paho, which costs a message 4 us where nobody reads it.
         if level & _LOGGED:
             super()._easy_log(level, fmt, *args)
+
+    def _handle_pubackcomp(self, cmd: Literal["PUBACK", "PUBCOMP"]) -> MQTTErrorCode:
+        packet = self._in_packet["packet"]
+        if cmd != "PUBACK" or len(packet) != 2:
+            return super()._handle_pubackcomp(cmd)
+        # Success without properties (MQTT 5, 3.4.2.1), for which paho builds both anew: a tenth of a message's way.
+        mid = int.from_bytes(packet, "big")
+        with self._out_message_mutex:
+            if mid in self._out_messages:
+                return self._do_on_publish(mid, _ACCEPTED, _NO_PROPERTIES)
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def _sock_recv(self, bufsize: int) -> bytes:
         if bufsize > self.packet_bytes_in_max:

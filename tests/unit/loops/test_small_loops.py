@@ -48,6 +48,27 @@ def test_the_abort_timer_sets_what_is_due_and_only_that() -> None:
     assert not thread.is_alive()
 
 
+def test_the_abort_timer_sees_a_sooner_deadline_after_a_rest() -> None:
+    """Its looks while nothing is armed hold nobody up: neither a shorter deadline, nor one that is over."""
+    clock = SystemClock()
+    timer = AbortTimer(clock)
+    thread = threading.Thread(target=timer.run)
+    thread.start()
+    for given_ns in (NS_PER_S // 5, NS_PER_S // 50, -NS_PER_S, NS_PER_S // 20):
+        in_time, late = ScriptedAbort(), ScriptedAbort()
+        at_ns = clock.now_ns() + NS_PER_S // 10
+        timer.arm(in_time, at_ns)
+        timer.disarm(in_time)
+        while clock.now_ns() <= at_ns:  # Past its look at a deadline that nobody waits for.
+            thread.join(0.02)
+        timer.arm(late, clock.now_ns() + given_ns)
+        assert late.event.wait(10)
+        assert not in_time.event.is_set()
+    timer.stop()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
 def frame(level: int = 0) -> Frame:
     """Build a frame with pixels."""
     return Frame("s", 1, 0, NEVER_NS, np.full((60, 80, 3), level, np.uint8))
