@@ -6,6 +6,7 @@ import contextlib
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 
 from benchmarks import harness
@@ -23,10 +24,10 @@ def main() -> int:
     args = parser.parse_args()
     harness.end_with_us()
     rounds: dict[str, list[dict[str, float]]] = {"bare": [], "agent": []}
-    with harness.broker() as port:
+    with harness.broker() as port, tempfile.TemporaryDirectory() as state:
         for _ in range(args.rounds):
             for name, done in rounds.items():
-                done.append(_run(name, port))
+                done.append(_run(name, port, state))
                 harness.note(f"{name:<6} " + "  ".join(f"{key} {value:.1f} MiB" for key, value in done[-1].items()))
     rows = [
         {
@@ -43,9 +44,9 @@ def main() -> int:
     return harness.conclude("memory", rows, [verdict], as_json=args.json)
 
 
-def _run(name: str, port: int) -> dict[str, float]:
+def _run(name: str, port: int, state: str) -> dict[str, float]:
     """Return the medians of some samples after 300 frames; Pss depends on what else maps the same libraries."""
-    with harness.subscriber(port) as heard, _loop(name, port) as process:
+    with harness.subscriber(port) as heard, _loop(name, port, state) as process:
         heard.wait_for(FRAMES, process, timeout_s=120)
         samples = []
         for _ in range(SAMPLES):
@@ -56,9 +57,11 @@ def _run(name: str, port: int) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def _loop(name: str, port: int) -> Iterator[subprocess.Popen[str]]:
+def _loop(name: str, port: int, state: str) -> Iterator[subprocess.Popen[str]]:
     if name == "agent":
-        with harness.agent(port, model=harness.COCO_SSD, fps=FPS) as process:
+        # With a state folder, as the service has one: spool, and the network in its compiled form.
+        more = f'[state]\ndir = "{state}"\n'
+        with harness.agent(port, model=harness.COCO_SSD, fps=FPS, more=more) as process:
             yield process
     else:
         arguments = ["--port", str(port), "--fps", str(FPS), "--repeat", "--like-agent"]

@@ -45,7 +45,7 @@ class Prepared:
     """How a network is loaded, and what that takes.
 
     Attributes:
-        setup: for its session, without the providers that do not work for it.
+        setup: for its session, without the providers that do not work for it, and in the way that takes the least.
         compiled: its compiled form; None where there is none.
         cost: measured in a child process, now or when the same was loaded before.
         missing: providers that were asked for and do not work for it.
@@ -88,7 +88,7 @@ class Workshop:
 
     def describe(self, file: Path) -> Description:
         """Return what a network says of itself; see `trial.describe`."""
-        return describe(file, _for_child(self._setup), limit_bytes=self._limit_bytes, is_beside=self.is_beside)
+        return describe(file, self._setup, limit_bytes=self._limit_bytes, is_beside=self.is_beside)
 
     def prepare(self, network: Network, setup: SessionSetup | None = None) -> Prepared:
         """Return how to load a network, after trying it where that was not done before.
@@ -107,7 +107,9 @@ class Workshop:
         while True:
             try:
                 compiled = self._compiled(network, setup)
-                return Prepared(setup, compiled, self._cost(network, setup, compiled), tuple(missing))
+                cost = self._cost(network, setup, compiled)
+                leanest = replace(setup, has_memory_pattern=cost.has_memory_pattern)
+                return Prepared(leanest, compiled, cost, tuple(missing))
             except ProviderMissingError as error:
                 left = tuple(one for one in setup.providers if one.name not in error.missing)
                 if not left or len(left) == len(setup.providers):
@@ -130,7 +132,7 @@ class Workshop:
         facts = _facts(network, setup)
         if (found := self._cache.find(facts)) is not None:
             return found
-        trial = Trial(network.file, _for_child(setup), network.inputs, network.external, is_beside=self.is_beside)
+        trial = Trial(network.file, setup, network.inputs, network.external, is_beside=self.is_beside)
 
         def build(folder: Path) -> None:
             cost = compile_network(trial, folder, limit_bytes=self._limit_bytes)
@@ -154,7 +156,7 @@ class Workshop:
             return known
         trial = Trial(
             compiled or network.file,
-            _for_child(setup),
+            setup,
             network.inputs,
             network.external,
             compiled is not None,
@@ -176,11 +178,6 @@ class Workshop:
             why = f"{self._costs_file}: cannot be written, the next start measures again: {error.strerror}"
             log.warning("%s", why)
             self.failures.append(why)
-
-
-def _for_child(setup: SessionSetup) -> SessionSetup:
-    """The child takes its activations from an arena of its own."""
-    return replace(setup, uses_shared_arena=False)
 
 
 def _facts(network: Network, setup: SessionSetup) -> dict[str, str]:

@@ -58,6 +58,8 @@ class SessionSetup:
         uses_shared_arena: whether activations come from the arena of `share_arena`.
         spins: whether ONNX Runtime's own threads wait busily for work.
         has_arena: False for activations that are allocated and freed with each run.
+        has_memory_pattern: whether the activations of a run lie in one block, laid out after the first run; else each
+            is taken from the arena by itself. Which of the two holds less memory differs from network to network.
     """
 
     threads: int = 1
@@ -67,6 +69,7 @@ class SessionSetup:
     uses_shared_arena: bool = False
     spins: bool = False
     has_arena: bool = True
+    has_memory_pattern: bool = True
 
 
 def share_arena(max_bytes: int) -> None:
@@ -291,6 +294,7 @@ def session_options(setup: SessionSetup, threads: int) -> ort.SessionOptions:
     # Spinning threads take 60 ms of CPU a frame where waiting ones take 13 (2 threads, 5 fps).
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(setup.spins)))
     options.enable_cpu_mem_arena = setup.has_arena
+    options.enable_mem_pattern = setup.has_memory_pattern
     if setup.cores and threads > 1:
         # ONNX Runtime counts CPUs from 1; the first thread of a run is the caller's and placed by us.
         everywhere = ",".join(str(cpu + 1) for cpu in setup.cores)

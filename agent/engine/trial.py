@@ -40,12 +40,14 @@ class Cost:
         run_bytes: in addition once it has run: activations and outputs.
         peak_bytes: the most it took on the way there.
         input_bytes: of the largest input that it was run with.
+        has_memory_pattern: how it was run, and takes the least; see `SessionSetup`.
     """
 
     session_bytes: int
     run_bytes: int
     peak_bytes: int
     input_bytes: int
+    has_memory_pattern: bool = True
 
     @property
     def steady_bytes(self) -> int:
@@ -152,7 +154,7 @@ def compile_network(trial: Trial, folder: Path, *, limit_bytes: int, limit_s: fl
 
 
 def _cost(reply: Mapping[str, Any]) -> Cost:
-    return Cost(**{name: int(reply[name]) for name in Cost.__dataclass_fields__})
+    return Cost(**{name: reply[name] for name in Cost.__dataclass_fields__})
 
 
 def _in_child(

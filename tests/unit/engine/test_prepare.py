@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from agent.engine.prepare import Network, _cost_key, _facts
+from agent.engine.digest import sha256_of
+from agent.engine.prepare import Network, Workshop, _cost_key, _facts
 from agent.engine.providers import CPU, Provider
-from agent.engine.session import SessionSetup
-from agent.engine.trial import TensorShape
+from agent.engine.session import OrtEngine, SessionSetup
+from agent.engine.trial import Cost, TensorShape, Trial
+from tests.paths import MODELS
 
 NETWORK = Network(Path("m.onnx"), "ab" * 32, (TensorShape("images", "uint8", (1, 3, 32, 32)),), {"w.bin": "cd" * 32})
 SETUP = SessionSetup(threads=2, providers=(Provider("cuda", (("device_id", "0"),)), CPU))
@@ -94,3 +96,29 @@ def test_the_same_written_otherwise_is_the_same() -> None:
     assert _facts(same, SETUP) == _facts(NETWORK, SETUP)
     assert key(same, SETUP) == key(NETWORK, SETUP)
     assert key(NETWORK, SETUP) != _cost_key(NETWORK, SETUP, is_compiled=False)
+
+
+def test_a_network_is_loaded_in_the_way_that_its_trial_found_to_be_the_leanest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also at the next start, when nothing is tried any more; what an older version remembered is measured again."""
+    tried: list[Path] = []
+
+    def measure(trial: Trial, *, limit_bytes: int) -> Cost:
+        tried.append(trial.file)
+        return Cost(1, 1, min(2, limit_bytes), 1, has_memory_pattern=False)
+
+    monkeypatch.setattr("agent.engine.prepare.measure", measure)
+    file = MODELS / "tiny/model.onnx"
+    network = Network(file, sha256_of(file), (TensorShape("images", "uint8", (1, 3, 32, 32)),))
+    for _ in range(2):
+        prepared = Workshop(SessionSetup(), 1 << 30, tmp_path, cache_bytes=0).prepare(network)
+        assert prepared.setup == SessionSetup(has_memory_pattern=False)
+        session = OrtEngine(file, sha256=None, setup=prepared.setup)._session
+        assert session is not None
+        assert not session.get_session_options().enable_mem_pattern
+    assert tried == [file]
+    known = {"session_bytes": 1, "run_bytes": 1, "peak_bytes": 2, "input_bytes": 1}
+    older = {_cost_key(network, SessionSetup(), is_compiled=False): known}
+    Workshop(SessionSetup(), 1 << 30, None, cache_bytes=0, carried=older).prepare(network)
+    assert tried == [file, file]

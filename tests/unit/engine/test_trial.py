@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from onnx.helper import make_graph, make_node, make_tensor_value_info
 from agent.engine.cache import NETWORK_NAME, WEIGHTS_NAME
 from agent.engine.memory import MIB
 from agent.engine.session import OrtEngine, SessionSetup
-from agent.engine.trial import TensorShape, Trial, compile_network, ending, measure
-from agent.engine.trial_child import NICE_BESIDE
+from agent.engine.trial import Cost, TensorShape, Trial, compile_network, ending, measure
+from agent.engine.trial_child import LEANER_BYTES, NICE_BESIDE, _is_leaner_with_pattern
 from agent.errors import ConfigError
 from agent.provision import Provision
 from agent.settings import Settings
@@ -147,6 +148,40 @@ def test_the_compiled_form_gives_the_same_bits(tmp_path: Path) -> None:
     assert all(np.array_equal(one, other) for one, other in zip(*outputs, strict=True))
 
 
+def test_a_compiled_form_is_measured_in_the_agents_arena(tmp_path: Path) -> None:
+    """Its own, of the size that it may have: a network that does not fit into it is told so."""
+    shared = replace(COCO, setup=SessionSetup(threads=1, uses_shared_arena=True))
+    cost = compile_network(shared, tmp_path, limit_bytes=512 * MIB)
+    compiled = replace(shared, file=tmp_path / NETWORK_NAME, is_compiled=True)
+    again = measure(compiled, limit_bytes=512 * MIB)
+    assert again.has_memory_pattern is cost.has_memory_pattern
+    assert again.run_bytes == pytest.approx(cost.run_bytes, abs=2 * MIB)
+
+
+@pytest.mark.parametrize(
+    ("held", "has_pattern"),
+    [
+        ((20 * MIB, 16 * MIB), False),
+        ((16 * MIB, 20 * MIB), True),
+        ((20 * MIB, 20 * MIB - LEANER_BYTES), True),  # Such figures vary by as much.
+        ((None, 16 * MIB), True),  # Too slow, or it failed: that is told when it is measured.
+        ((20 * MIB, None), True),
+    ],
+)
+def test_the_way_that_holds_less_memory_is_taken(
+    monkeypatch: pytest.MonkeyPatch, held: tuple[int | None, int | None], has_pattern: bool
+) -> None:
+    """Each of the two in a process of its own."""
+    by_pattern = dict(zip((True, False), held, strict=True))
+
+    def in_fork(_body: object, job: dict[str, Any]) -> dict[str, Any]:
+        found = by_pattern[job["setup"]["has_memory_pattern"]]
+        return {"error": "no"} if found is None else {"held_bytes": found}
+
+    monkeypatch.setattr("agent.engine.trial_child._in_fork", in_fork)
+    assert _is_leaner_with_pattern({"setup": asdict(SessionSetup())}) is has_pattern
+
+
 def test_a_form_that_cannot_be_written_is_no_fault_of_the_network(tmp_path: Path) -> None:
     """A disk that is full or absent: the caller goes on without."""
     with pytest.raises(OSError, match="its compiled form"):
@@ -184,7 +219,7 @@ def test_what_is_tried_beside_a_serving_model_says_so(monkeypatch: pytest.Monkey
 
     def run_child(_module: str, job: dict[str, Any], _limit_s: float) -> tuple[dict[str, Any], int]:
         seen.append(job["is_beside"])
-        return {"session_bytes": 1, "run_bytes": 1, "peak_bytes": 2, "input_bytes": 1}, 0
+        return asdict(Cost(1, 1, 2, 1)), 0
 
     monkeypatch.setattr("agent.engine.trial.run_child", run_child)
     first = Provision(tiny())
