@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import statistics
 import subprocess
@@ -17,7 +19,13 @@ from benchmarks import harness
 
 READY_RATIO_MAX = 1.3
 CREATE_MS_MAX = 15.0
-CREATIONS = 11
+CREATIONS = 21
+CREATING_PROCESSES_MAX = 30
+UNDISTURBED = 1.2
+"""Times the shortest that a fixed loop took, right before and after: neighbours on the same cores double it for
+seconds at a time, and with it whatever is measured in milliseconds."""
+UNDISTURBED_MIN = 30
+"""Creations at full speed from the cache, until which it goes on."""
 AGENT = "agent, from the cache"
 IMPORTS_CREATE_RUN = "its imports, create from the cache, one warm run"
 HAND_WRITTEN = "hand-written: packages, create from the .onnx, one warm run"
@@ -57,25 +65,45 @@ print("ready:", file=sys.stderr, flush=True)
 """What the agent cannot start without, one after the other: its imports, a session from the cache, one warm run."""
 
 CREATE = """
-import statistics, sys, time
+import json, sys, time
 from pathlib import Path
-import onnxruntime
-from agent.engine.session import SessionSetup, session_options
+from agent.engine.process import prepare_process, prepare_serving
+prepare_process()
+from agent.settings import Settings
+from agent.provision import Provision
 
-plain, compiled = sys.argv[1], str(next(Path(sys.argv[2]).rglob("network.onnx")))
-took = {"plain": [], "cache": []}
-for _ in range(int(sys.argv[3])):
-    for name, file in (("plain", plain), ("cache", compiled)):
-        options = session_options(SessionSetup(threads=1), 1)
-        if name == "cache":
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        begun = time.perf_counter()
-        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-        took[name].append((time.perf_counter() - begun) * 1e3)
-        del session
-for name in took:
-    print(statistics.median(took[name]), min(took[name]))
+settings = Settings.model_validate(
+    {"state": {"dir": sys.argv[2]}, "models": [{"name": "model", "path": sys.argv[1]}]}
+)
+provision = Provision(settings)
+provision.survey(settings.models[0])
+provision.fit()
+from agent.engine.session import OrtEngine
+recipe = provision.recipe("model")
+(prepared,) = recipe.prepared.values()
+assert prepared.compiled is not None
+compiled = prepared.compiled if sys.argv[4] == "cache" else None
+sha256 = recipe.described[1].model.sha256
+file = Path(sys.argv[1], "model.onnx")
+
+def yardstick():
+    begun = time.perf_counter()
+    sum(range(30_000))
+    return time.perf_counter() - begun
+
+rounds = []
+for number in range(int(sys.argv[3])):
+    if number == 1:
+        prepare_serving()
+    before, begun = yardstick(), time.perf_counter()
+    engine = OrtEngine(file, sha256=sha256, setup=prepared.setup, compiled=compiled)
+    took = time.perf_counter() - begun
+    rounds.append((took * 1e3, max(before, yardstick())))
+    del engine
+print(json.dumps(rounds))
 """
+"""Creations of a session in one process, made as the agent makes it: the first as at its start, the others as when
+a frame needs a network that was released. From the .onnx its digest is taken too; the cache has verified its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +138,12 @@ def main() -> int:
         for _ in range(args.rounds):
             for name, command in commands.items():
                 took[name].append(_until_ready(command))
-        created = _create(network, Path(state))
+        created = _create(state)
     rows: list[dict[str, Any]] = [_row(name, values) for name, values in took.items()]
     rows += [_row("agent, first start: compiled and measured", [first]), *created]
     ratio = _median_s(took[AGENT]) / _median_s(took[IMPORTS_CREATE_RUN])
     by_hand = _median_s(took[AGENT]) / _median_s(took[HAND_WRITTEN])
-    create_ms = created[1]["median ms"]
+    create_ms = created[-1]["median ms"]
     verdicts = [
         harness.Verdict(
             "ready, agent / its imports, create and one warm run",
@@ -126,7 +154,9 @@ def main() -> int:
         harness.Verdict(
             "ready, agent / hand-written", by_hand, f"<= {READY_RATIO_MAX:g}", by_hand <= READY_RATIO_MAX
         ),
-        harness.Verdict("create from the cache, ms", create_ms, f"<= {CREATE_MS_MAX:g}", create_ms <= CREATE_MS_MAX),
+        harness.Verdict(
+            "create from the cache at full speed, ms", create_ms, f"<= {CREATE_MS_MAX:g}", create_ms <= CREATE_MS_MAX
+        ),
     ]
     return harness.conclude("start", rows, verdicts, as_json=args.json)
 
@@ -157,15 +187,36 @@ def _until_ready(command: Sequence[str]) -> Start:
     raise RuntimeError(f"{command} ended with {process.returncode} and was never ready")
 
 
-def _create(network: Path, state: Path) -> list[dict[str, Any]]:
-    command = [sys.executable, "-c", CREATE, str(network), str(state), str(CREATIONS)]
-    done = subprocess.run(command, cwd=harness.ROOT, capture_output=True, text=True, check=True)
-    figures = [tuple(map(float, line.split())) for line in done.stdout.splitlines()]
-    names = ("session from the .onnx", "session from the cache")
-    return [
-        {"what": name, "median ms": median, "least ms": least, "CPU ms": None}
-        for name, (median, least) in zip(names, figures, strict=True)
-    ]
+def _create(state: str) -> list[dict[str, Any]]:
+    """Time creations from the .onnx and from the cache, in processes of their own that take turns.
+
+    In one process each creation from the cache would find the heap and the CPU's caches as the .onnx, with several
+    times the work, left them.
+    """
+    rows = []
+    rounds: dict[str, list[list[tuple[float, float]]]] = {"onnx": [], "cache": []}
+    while len(rounds["cache"]) < CREATING_PROCESSES_MAX and len(_undisturbed(rounds, "cache")) < UNDISTURBED_MIN:
+        for way, done in rounds.items():
+            command = [sys.executable, "-c", CREATE, str(harness.COCO_SSD), state, str(CREATIONS), way]
+            output = subprocess.run(command, cwd=harness.ROOT, capture_output=True, text=True, check=True).stdout
+            done.append(json.loads(output))
+    for way, done in rounds.items():
+        every = [took for one in done for took, _ in one[1:]]
+        undisturbed = _undisturbed(rounds, way)
+        for what, values in (
+            ("the first of each process, at its start", [one[0][0] for one in done]),
+            ("while serving", every),
+            (f"{len(undisturbed)} of those {len(every)}, the machine at full speed", undisturbed),
+        ):
+            median, least = (statistics.median(values), min(values)) if values else (math.nan, math.nan)
+            rows.append({"what": f"session, {way}: {what}", "median ms": median, "least ms": least, "CPU ms": None})
+    return rows
+
+
+def _undisturbed(rounds: dict[str, list[list[tuple[float, float]]]], way: str) -> list[float]:
+    """Return the creations beside which the fixed loop took little more than it ever did."""
+    fastest = min((yard for done in rounds.values() for one in done for _, yard in one), default=0.0)
+    return [took for one in rounds[way] for took, yard in one[1:] if yard <= fastest * UNDISTURBED]
 
 
 if __name__ == "__main__":
