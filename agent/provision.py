@@ -302,7 +302,11 @@ class Provision:
             "serving_mb": _mb(budget.serving_bytes),
             "networks": {
                 model: {
-                    name: {"steady_mb": _mb(cost.steady_bytes), "peak_mb": _mb(cost.peak_bytes)}
+                    name: {
+                        "steady_mb": _mb(cost.steady_bytes),
+                        "peak_mb": _mb(cost.peak_bytes),
+                        "memory_pattern": cost.has_memory_pattern,
+                    }
                     for name, cost in known.need.costs.items()
                 }
                 for model, known in self._known.items()

@@ -66,6 +66,8 @@ def main() -> None:
     if job["setup"]["uses_shared_arena"]:
         share_arena(job["limit_bytes"])
     reply = _in_fork(_compile, job) if job["folder"] else {}
+    if "ended_by" in reply:
+        os.kill(os.getpid(), reply["ended_by"])  # The parent tells how it ended.
     if not reply:
         compiled = {"file": str(Path(job["folder"]) / NETWORK_NAME), "is_compiled": True} if job["folder"] else {}
         job = {**job, **compiled}
@@ -80,6 +82,8 @@ def main() -> None:
 def _in_fork(body: Callable[[dict[str, Any]], dict[str, Any]], job: dict[str, Any]) -> dict[str, Any]:
     """Do something in a process of its own, so that what it takes is not measured; return its reply.
 
+    Of one that a signal ended that is `ended_by`, the signal.
+
     Nothing that was imported has started a thread, so that a fork is safe here and saves a second round of imports.
     """
     receiving, sending = os.pipe()
@@ -93,7 +97,7 @@ def _in_fork(body: Callable[[dict[str, Any]], dict[str, Any]], job: dict[str, An
         content = stream.read()
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
-        os.kill(os.getpid(), os.WTERMSIG(status))  # The parent tells how it ended.
+        return {"ended_by": os.WTERMSIG(status)}
     reply: dict[str, Any] = json.loads(content)
     return reply
 

@@ -165,6 +165,7 @@ def test_a_compiled_form_is_measured_in_the_agents_arena(tmp_path: Path) -> None
         ((16 * MIB, 20 * MIB), True),
         ((20 * MIB, 20 * MIB - LEANER_BYTES), True),  # Such figures vary by as much.
         ((None, 16 * MIB), True),  # Too slow, or it failed: that is told when it is measured.
+        ((20 * MIB, -signal.SIGSEGV), True),  # It crashed in a way in which it is then not run.
         ((20 * MIB, None), True),
     ],
 )
@@ -176,10 +177,23 @@ def test_the_way_that_holds_less_memory_is_taken(
 
     def in_fork(_body: object, job: dict[str, Any]) -> dict[str, Any]:
         found = by_pattern[job["setup"]["has_memory_pattern"]]
-        return {"error": "no"} if found is None else {"held_bytes": found}
+        if found is None:
+            return {"error": "no"}
+        return {"ended_by": -found} if found < 0 else {"held_bytes": found}
 
     monkeypatch.setattr("agent.engine.trial_child._in_fork", in_fork)
     assert _is_leaner_with_pattern({"setup": asdict(SessionSetup())}) is has_pattern
+
+
+def test_the_end_of_a_forked_process_is_told_by_its_signal() -> None:
+    """Whoever compiles passes it on; whoever only compares two ways goes on with the other one."""
+    code = (
+        "import json, os, signal; from agent.engine.trial_child import _in_fork\n"
+        "print(json.dumps([_in_fork(lambda job: job, {'told': 5}),"
+        " _in_fork(lambda _: os.kill(os.getpid(), signal.SIGKILL), {})]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
+    assert json.loads(done.stdout) == [{"told": 5}, {"ended_by": signal.SIGKILL}]
 
 
 def test_a_form_that_cannot_be_written_is_no_fault_of_the_network(tmp_path: Path) -> None:
