@@ -157,12 +157,17 @@ def test_a_tensorflow_graph_that_ends_in_codes_needs_no_model_toml(tmp_path: Pat
     """
     network = onnx.load(COCO_SSD / "model.onnx")
     graph = network.graph
-    (halves,) = [to_array(one)[0] for one in graph.initializer if one.name == "anchor_half"]
+    nodes = {node.op_type: node for node in graph.node if node.op_type in ("Split", "Exp", "Sigmoid")}
+    # The sizes of the boxes are half of their anchors' times what Exp gives.
+    (scaled,) = [node for node in graph.node if nodes["Exp"].output[0] in node.input]
+    (halves,) = [to_array(one)[0] for one in graph.initializer if one.name in scaled.input]
     own = zip(tensorflow_cells(300, 300), tensorflow_anchors(300, 300), strict=True)
     sides = np.concatenate([np.tile(sizes, (columns * rows, 1)) for (columns, rows), sizes in own])
     assert np.allclose(sides, 2 * halves[:, ::-1], atol=1e-6)
-    (split,) = [node for node in graph.node if node.op_type == "Split"]
-    names = {split.input[0]: ("raw_outputs/box_encodings", 4), "probabilities": ("raw_outputs/class_predictions", 91)}
+    names = {
+        nodes["Split"].input[0]: ("raw_outputs/box_encodings", 4),
+        nodes["Sigmoid"].output[0]: ("raw_outputs/class_predictions", 91),
+    }
     del graph.output[:]
     for tensor, (name, width) in names.items():
         graph.node.append(onnx.helper.make_node("Identity", [tensor], [name]))

@@ -10,21 +10,23 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto
 from onnx.helper import make_graph, make_node, make_tensor_value_info
 
+from agent.clock import NS_PER_S
 from agent.engine.cache import NETWORK_NAME, WEIGHTS_NAME
 from agent.engine.memory import MIB
 from agent.engine.session import OrtEngine, SessionSetup
 from agent.engine.trial import Cost, TensorShape, Trial, compile_network, ending, measure
-from agent.engine.trial_child import LEANER_BYTES, NICE_BESIDE, _is_leaner_with_pattern
+from agent.engine.trial_child import LEANER_BYTES, NICE_BESIDE, RUNS, _is_leaner_with_pattern, _run
 from agent.errors import ConfigError
 from agent.provision import Provision
 from agent.settings import Settings
+from tests.fakes import ManualClock
 from tests.paths import CLIP, COCO_SSD, MODELS, REPOSITORY
 from tests.unit.modeltools.networks import classifier, network, saved
 
@@ -149,13 +151,47 @@ def test_the_compiled_form_gives_the_same_bits(tmp_path: Path) -> None:
 
 
 def test_a_compiled_form_is_measured_in_the_agents_arena(tmp_path: Path) -> None:
-    """Its own, of the size that it may have: a network that does not fit into it is told so."""
+    """Of the size that it may have; measured again, it is found to be the same."""
     shared = replace(COCO, setup=SessionSetup(threads=1, uses_shared_arena=True))
     cost = compile_network(shared, tmp_path, limit_bytes=512 * MIB)
     compiled = replace(shared, file=tmp_path / NETWORK_NAME, is_compiled=True)
     again = measure(compiled, limit_bytes=512 * MIB)
     assert again.has_memory_pattern is cost.has_memory_pattern
     assert again.run_bytes == pytest.approx(cost.run_bytes, abs=2 * MIB)
+
+
+def test_the_shape_that_takes_the_most_is_what_counts() -> None:
+    """Whatever comes after it: the smaller one's runs give back what the larger one took."""
+    sizes = (320, 80)
+    shapes = tuple(TensorShape("images", "uint8", (1, 3, size, size)) for size in sizes)
+    ladder = Trial(MODELS / "ladder/model.onnx", SessionSetup(threads=1, uses_shared_arena=True), shapes)
+    both, large = (measure(one, limit_bytes=512 * MIB) for one in (ladder, replace(ladder, inputs=shapes[:1])))
+    assert both.input_bytes == large.input_bytes == 3 * 320 * 320
+    assert both.run_bytes == pytest.approx(large.run_bytes, rel=0.2)
+
+
+@pytest.mark.parametrize(("run_s", "runs"), [(0.3, RUNS), (0.9, RUNS), (1.1, 1)])
+def test_a_slow_network_runs_once_and_never_ends_with_nothing_held(
+    monkeypatch: pytest.MonkeyPatch, run_s: float, runs: int
+) -> None:
+    """The run that gives activations back is followed by one that takes them again."""
+    clock = ManualClock()
+    monkeypatch.setattr("agent.engine.trial_child.SystemClock", lambda: clock)
+    told: list[str] = []
+
+    class Engine:
+        def run(self, _inputs: object, _abort: object) -> None:
+            clock.ns += int(run_s * NS_PER_S)
+            told.append("run")
+
+        def new_abort(self) -> None:
+            """Give none."""
+
+        def shrink(self) -> None:
+            told.append("shrink")
+
+    assert _run(cast(OrtEngine, Engine()), {}) is (runs > 1)
+    assert told == ["run", *(["shrink"] + ["run"] * (RUNS - 1) if runs > 1 else [])]
 
 
 @pytest.mark.parametrize(
@@ -166,6 +202,7 @@ def test_a_compiled_form_is_measured_in_the_agents_arena(tmp_path: Path) -> None
         ((20 * MIB, 20 * MIB - LEANER_BYTES), True),  # Such figures vary by as much.
         ((None, 16 * MIB), True),  # Too slow, or it failed: that is told when it is measured.
         ((20 * MIB, -signal.SIGSEGV), True),  # It crashed in a way in which it is then not run.
+        ((20 * MIB, 0), True),  # No process more could be made.
         ((20 * MIB, None), True),
     ],
 )
@@ -179,6 +216,8 @@ def test_the_way_that_holds_less_memory_is_taken(
         found = by_pattern[job["setup"]["has_memory_pattern"]]
         if found is None:
             return {"error": "no"}
+        if found == 0:
+            raise BlockingIOError
         return {"ended_by": -found} if found < 0 else {"held_bytes": found}
 
     monkeypatch.setattr("agent.engine.trial_child._in_fork", in_fork)
