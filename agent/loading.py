@@ -24,10 +24,7 @@ from agent.errors import ConfigError, Harm, PermanentError
 from agent.fitting import build_memory, build_steps, input_shape
 from agent.frame import Content, Frame, Tensor
 from agent.interfaces import Decoder, Engine, LoadedModel, Memory, Placement, Preprocess, Variant
-from agent.models.assumed import draft_manifest, names_beside
-from agent.models.clues import parse_metadata
 from agent.models.golden import differences, read_picture
-from agent.models.guess import guess
 from agent.models.manifest import (
     FULL,
     MANIFEST_NAME,
@@ -38,7 +35,6 @@ from agent.models.manifest import (
     variants_of,
     with_size,
 )
-from agent.models.recording import golden_windows
 from agent.result import Payload
 from agent.settings import ModelSettings
 
@@ -187,6 +183,11 @@ def read_model(path: Path, describe_network: Callable[[Path], Description] = des
     """
     if not is_bare(path):
         return load_manifest(path)
+    # With a manifest nobody guesses: what is unused is not imported.
+    from agent.models.assumed import draft_manifest, names_beside
+    from agent.models.clues import parse_metadata
+    from agent.models.guess import guess
+
     found = describe_network(path)
     guessed = guess(found.inputs, found.outputs, parse_metadata(found.metadata), {}, names_beside(path))
     if guessed.obstacles:
@@ -337,6 +338,8 @@ def golden_contents(folder: Path, manifest: Manifest) -> list[Content]:
     if golden is not None and golden.image is not None:
         return [read_picture(folder / golden.image)]
     if golden is not None and golden.recording is not None and manifest.signal is not None:
+        from agent.models.recording import golden_windows  # With the codecs of signals.
+
         return list(golden_windows(folder / golden.recording, manifest.signal))
     log.warning("%s: has no [golden] sample: nothing proves that the model works on this device", folder)
     if manifest.input is not None:

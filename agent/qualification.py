@@ -88,7 +88,7 @@ def _limit() -> None:
 def _figures(settings: Settings) -> dict[str, Any]:
     from agent.engine.process import prepare_process
 
-    prepare_process()  # Before numpy and onnxruntime are imported.
+    prepare_process()
     from agent.assembly import load_models
     from agent.clock import SystemClock
     from agent.marks import Marks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections.abc import Mapping
@@ -89,6 +88,8 @@ def describe_error(entry: ErrorDetails, place: str, model: type[BaseModel]) -> s
 
 def closest(name: str, known: list[str]) -> str:
     """Return `: did you mean 'url'?`, or the names that exist."""
+    import difflib  # For whoever made a mistake: 0.2 MiB.
+
     match = difflib.get_close_matches(name, known, n=1)
     return f": did you mean {match[0]!r}?" if match else f": known are {', '.join(known)}"
 

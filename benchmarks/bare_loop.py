@@ -1,6 +1,7 @@
 """The loop that a good engineer writes by hand with OpenCV, numpy, ONNX Runtime and paho: what the agent is held to.
 
-It imports nothing of the agent, takes what it needs from the network itself, and has the agent's session options.
+It imports nothing of the agent, takes what it needs from the network itself, and has the agent's session options
+but for its memory pattern, which `--compiled` takes over with the agent's compiled form of the network.
 One thread reads, infers and publishes; with `--reader` a second one reads and keeps the newest frame. With
 `--cameras N` it serves as many in turn, as such loops do.
 """
@@ -36,7 +37,7 @@ def main() -> None:
     args = _parse()
     if args.like_agent:
         _prepare_like_agent()
-    detect = _build_detect(args.model, args.threads)
+    detect = _build_detect(args.model, args.threads, args.compiled)
     if args.like_agent:
         ctypes.CDLL(None).malloc_trim(0)
     publish = _publish_to_stdout if args.port is None else _connect(args.port)
@@ -139,7 +140,7 @@ class _Newest:
             return f"camera{index}", self._frames.pop(index)
 
 
-def _build_detect(folder: Path, threads: int) -> Detect:
+def _build_detect(folder: Path, threads: int, compiled: Path | None) -> Detect:
     """Return the way from a frame to its result, for the SSD detector and for image classifiers."""
     import cv2
     import numpy as np
@@ -150,7 +151,11 @@ def _build_detect(folder: Path, threads: int) -> Detect:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = ort.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    if compiled is not None:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.enable_mem_pattern = False
+    network = folder / "model.onnx" if compiled is None else compiled
+    session = ort.InferenceSession(str(network), options, providers=["CPUExecutionProvider"])
     labels = (folder / "labels.txt").read_text(encoding="utf-8").split("\n")
     entry = session.get_inputs()[0]
     is_nhwc = entry.shape[3] == 3
@@ -254,6 +259,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--reader", action="store_true", help="read in a thread of its own, keep the newest frame")
     parser.add_argument("--cameras", type=int, default=1, help="as many, all on the same file")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--compiled", type=Path, help="the network in optimised form, run without a memory pattern")
     parser.add_argument("--like-agent", action="store_true", help="the agent's imports and allocator settings")
     return parser.parse_args()
 

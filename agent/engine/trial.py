@@ -22,7 +22,7 @@ from agent.errors import ConfigError, Harm
 from agent.interfaces import TensorSpec
 
 TRIAL_LIMIT_S = 120.0
-"""For creating a session or two and a few runs: a 100 MB network on a slow SD card takes a minute."""
+"""For creating up to six sessions and a few runs of each: a 100 MB network on a slow SD card takes a minute."""
 
 DESCRIBE_BYTES = 1024 * MIB
 """What a network may take while it is only looked at, where nobody states a limit."""

@@ -45,6 +45,7 @@ def shorten_names(model: Path) -> None:
     """
     network = onnx.load(model)
     graph = network.graph
+    assert all(not attribute.HasField("g") for node in graph.node for attribute in node.attribute), "has subgraphs"
     short = {port.name: port.name for port in (*graph.input, *graph.output)} | {"": ""}
     for node in graph.node:
         node.name = ""
