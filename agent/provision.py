@@ -15,7 +15,7 @@ from agent.engine.cpus import effective_cpus, plan_cores
 from agent.engine.custom_ops import check_custom_ops
 from agent.engine.memory import MIB, memory_limit, resident_bytes, trial_bytes
 from agent.engine.prepare import Workshop
-from agent.engine.providers import NAMES, Provider, device_memory, plan_providers
+from agent.engine.providers import NAMES, Provider, device_memory, plan_providers, too_many_threads
 from agent.engine.session import SessionSetup, available_providers, share_arena
 from agent.engine.tuned import Tuned, TunedFile, facts_of
 from agent.errors import ConfigError, DoesNotFitError
@@ -62,6 +62,8 @@ class Provision:
         """Of one inference: all CPUs divided evenly, at least 1."""
         check_custom_ops(engine.custom_ops)
         self._providers = plan_providers(engine.providers, engine.provider_options, available_providers())
+        if problems := too_many_threads(self._providers.usable, self.threads):
+            raise ConfigError(problems)
         self.setup = SessionSetup(
             threads=min(engine.run_threads or self.threads, self.threads),
             cores=self.cores.inference,

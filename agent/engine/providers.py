@@ -25,6 +25,10 @@ NAMES: Mapping[str, str] = {
 error and runs on the CPU."""
 
 
+THREADS: Mapping[str, str] = {"openvino": "num_of_threads", "xnnpack": "intra_op_num_threads"}
+"""The option of each provider that has threads of its own: it would take every CPU, whatever the limit says."""
+
+
 @dataclass(frozen=True, slots=True)
 class Provider:
     """One provider as ONNX Runtime takes it."""
@@ -36,6 +40,11 @@ class Provider:
     def full_name(self) -> str:
         """ONNX Runtime's name."""
         return NAMES[self.name]
+
+    def options_within(self, threads: int) -> dict[str, str]:
+        """Return its options; threads of its own are those of one inference, where no other number was asked for."""
+        own = THREADS.get(self.name)
+        return ({} if own is None else {own: str(threads)}) | dict(self.options)
 
 
 CPU = Provider("cpu")
@@ -84,6 +93,25 @@ def plan_providers(
             f"{', '.join(available)}: install the build for your accelerator, or add 'cpu' to the list"
         )
     return ProviderPlan(tuple(asked), usable)
+
+
+def too_many_threads(providers: Sequence[Provider], threads: int) -> list[str]:
+    """Return what is wrong with the threads that were asked for, one text each.
+
+    Args:
+        providers: with their options.
+        threads: that one inference may have.
+    """
+    problems = []
+    for provider in providers:
+        name = THREADS.get(provider.name, "")
+        asked = dict(provider.options).get(name)
+        if asked is not None and not 1 <= int(asked) <= threads:
+            problems.append(
+                f"engine.provider_options.{provider.name}.{name} is {asked}: one inference has {threads} thread(s) "
+                f"here: set 1 to {threads}, or raise limits.threads"
+            )
+    return problems
 
 
 def device_memory() -> list[dict[str, Any]]:

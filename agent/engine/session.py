@@ -245,7 +245,7 @@ class OrtEngine:
                 str(file),
                 options,
                 providers=wanted,
-                provider_options=[dict(provider.options) for provider in self._setup.providers],
+                provider_options=[provider.options_within(self._threads) for provider in self._setup.providers],
                 # On a failure it would print to standard output and try again with the CPU, which we would report.
                 enable_fallback=0,
             )
@@ -258,6 +258,14 @@ class OrtEngine:
                 f"{file}: {', '.join(missing)} was asked for and ONNX Runtime runs it on {', '.join(in_force)}: the "
                 "provider's libraries or its device are not there",
                 missing,
+            )
+        working = _with_operators(session) if self._setup.providers != (CPU,) else []
+        idle = [one.name for one in self._setup.providers if one != CPU and one.full_name not in working]
+        if idle and working:
+            raise ProviderMissingError(
+                f"{file}: {', '.join(idle)} was asked for and takes none of its operators: ONNX Runtime runs it on "
+                f"{', '.join(working)}",
+                idle,
             )
         return session
 
@@ -299,6 +307,11 @@ def session_options(setup: SessionSetup, threads: int) -> ort.SessionOptions:
         # ONNX Runtime counts CPUs from 1; the first thread of a run is the caller's and placed by us.
         everywhere = ",".join(str(cpu + 1) for cpu in setup.cores)
         options.add_session_config_entry("session.intra_op_thread_affinities", ";".join([everywhere] * (threads - 1)))
+    if CPU not in setup.providers:
+        # Else ONNX Runtime would run there what the others do not take, without a word.
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    if setup.providers != (CPU,):
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if setup.uses_shared_arena and setup.has_arena:
         options.add_session_config_entry("session.use_env_allocators", "1")
     for library in setup.custom_ops:
@@ -349,8 +362,16 @@ def _state_of(compiled: Path | None) -> list[tuple[str, int, int, int]]:
     return [(name, state.st_ino, state.st_size, state.st_mtime_ns) for name, state in states]
 
 
+def _with_operators(session: ort.InferenceSession) -> list[str]:
+    """Return the providers that run something, by ONNX Runtime's names; none where an older build does not tell."""
+    noted = getattr(session, "get_provider_graph_assignment_info", None)
+    return [] if noted is None else sorted({part.ep_name for part in noted()})
+
+
 def _refusal(file: Path, error: Exception) -> str:
     text = _one_line(error)
+    if "fallback to CPU EP has been explicitly disabled" in text:
+        text += " (the providers that were asked for do not take all of it: add 'cpu' to engine.providers)"
     if "is not a registered function/op" in text:
         text += " (it uses operators that this build does not have: name their library in engine.custom_ops)"
     return f"{file}: ONNX Runtime {ort.__version__} refuses it: {text}"

@@ -50,8 +50,9 @@ class EngineSettings(Section):
 
     providers: LocalOnly[tuple[ProviderName, ...]] = Field(default=("cpu",), min_length=1, max_length=8)
     """ONNX Runtime's execution providers, the preferred first: `cuda`, `tensorrt`, `openvino`, `xnnpack`, `acl`,
-    `qnn`, `coreml`, `cpu`. One that is not there is left out with a warning, an event and a line in health; without
-    any of them the agent does not start. Default `cpu`, which every build has."""
+    `qnn`, `coreml`, `cpu`. One that is not there, or runs nothing of a model, is left out with a warning, an event
+    and a line in health; without any of them the agent does not start, and without `cpu` no operator runs there.
+    Default `cpu`, which every build has."""
     provider_options: LocalOnly[dict[ProviderName, dict[str, bool | int | float | str]]] = Field(default={})
     """Options by provider, such as `provider_options.cuda = { device_id = 0 }`; unknown ones are refused, because
     ONNX Runtime ignores them. Default: none."""

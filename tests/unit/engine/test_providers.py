@@ -5,12 +5,12 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pydantic import ValidationError
 
-from agent.engine.providers import CPU, Provider, device_memory, plan_providers
+from agent.engine.providers import CPU, NAMES, Provider, device_memory, plan_providers, too_many_threads
 from agent.engine.session import OrtEngine, ProviderMissingError, SessionSetup, available_providers
 from agent.errors import ConfigError
 from agent.settings import EngineSettings
@@ -59,6 +59,38 @@ def test_a_provider_that_does_not_work_is_an_error_and_no_fallback(capsys: pytes
         OrtEngine(Path(MODELS / "tiny/model.onnx"), sha256=None, setup=setup)
     assert caught.value.missing == ["xnnpack"]
     assert capsys.readouterr().out == ""
+
+
+def test_a_provider_that_takes_no_operator_is_missing_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime registers it, names it among those of the session, and runs everything on the CPU."""
+    monkeypatch.setitem(cast(dict[str, str], NAMES), "xnnpack", "AzureExecutionProvider")  # In every build, for text.
+    setup = SessionSetup(providers=(Provider("xnnpack"), CPU))
+    with pytest.raises(ProviderMissingError, match="xnnpack was asked for and takes none of its operators") as caught:
+        OrtEngine(Path(MODELS / "tiny/model.onnx"), sha256=None, setup=setup)
+    assert caught.value.missing == ["xnnpack"]
+
+
+def test_what_a_provider_leaves_is_run_on_the_cpu_only_where_that_was_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only where the provider is absent: operator by operator."""
+    monkeypatch.setitem(cast(dict[str, str], NAMES), "xnnpack", "AzureExecutionProvider")
+    setup = SessionSetup(providers=(Provider("xnnpack"),))
+    with pytest.raises(ConfigError, match=r"add 'cpu' to engine\.providers"):
+        OrtEngine(Path(MODELS / "tiny/model.onnx"), sha256=None, setup=setup)
+
+
+def test_a_providers_own_threads_are_those_of_one_inference() -> None:
+    """Left alone, OpenVINO and XNNPACK take every CPU; a number that was asked for stays, within the limit."""
+    assert Provider("openvino", (("precision", "FP16"),)).options_within(2) == {
+        "num_of_threads": "2",
+        "precision": "FP16",
+    }
+    asked = Provider("xnnpack", (("intra_op_num_threads", "1"),))
+    assert asked.options_within(2) == {"intra_op_num_threads": "1"}
+    assert CPU.options_within(2) == {}
+    assert too_many_threads([asked, CPU, Provider("openvino")], 1) == []
+    (problem,) = too_many_threads([Provider("xnnpack", (("intra_op_num_threads", "3"),))], 2)
+    assert problem.startswith("engine.provider_options.xnnpack.intra_op_num_threads is 3: one inference has 2 thread")
+    assert too_many_threads([Provider("openvino", (("num_of_threads", "0"),))], 2) != []
 
 
 class Nvml:
