@@ -7,17 +7,17 @@ import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from agent.clock import NEVER_NS, NS_PER_MS, NS_PER_S, Clock
-from agent.core.conversion import Converter, Plan
-from agent.core.samples import Codec, CsvCodec, JsonCodec, RawCodec, SenderTime
-from agent.core.windows import window_policy
 from agent.errors import ConfigError, PermanentError
 from agent.interfaces import LoadedModel, SampleSource, Signal, SignalForm, Source
 from agent.settings import MqttSettings, SamplesSettings, Settings, StreamSettings
 from agent.sources.pictures import SUFFIXES
+
+if TYPE_CHECKING:  # A stream of pictures needs nothing of a signal's.
+    from agent.core.samples import Codec
 
 log = logging.getLogger(__name__)
 
@@ -147,6 +147,9 @@ def _pictures(stream: StreamSettings, clock: Clock, mqtt: MqttSettings) -> Sourc
 
 
 def _signal(stream: StreamSettings, clock: Clock, signal: Signal, mqtt: MqttSettings) -> Source:
+    from agent.core.conversion import Converter, Plan
+    from agent.core.windows import window_policy
+
     if stream.changed_share_min is not None:
         raise ConfigError(f"changed_share_min is for pictures, and {stream.model} takes a signal: leave it out")
     settings = stream.samples or SamplesSettings()
@@ -176,6 +179,8 @@ def _samples(
     stream: StreamSettings, settings: SamplesSettings, clock: Clock, signal: Signal, mqtt: MqttSettings
 ) -> tuple[SampleSource, SignalForm, bool]:
     """Return the source of samples, what it gives, and whether its samples carry their time."""
+    from agent.core.samples import RawCodec, SenderTime
+
     text, is_paced = stream.source, stream.mode == "live"
     kind, _, rest = text.partition(":")
     rate_hz, block_s = settings.rate_hz or signal.rate_hz, signal.hop / signal.rate_hz
@@ -245,6 +250,8 @@ def _sound_form(settings: SamplesSettings, signal: Signal, rate_hz: float) -> Si
 
 
 def _codec(settings: SamplesSettings, name: str, form: SignalForm) -> Callable[[], Codec]:
+    from agent.core.samples import CsvCodec, JsonCodec, RawCodec
+
     if name == "raw":
         return partial(RawCodec, settings.dtype, len(form.channels), settings.layout)
     codec = JsonCodec if name == "json" else CsvCodec

@@ -6,7 +6,10 @@ import contextlib
 import ctypes
 import logging
 import os
+import sys
 from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +51,19 @@ def prepare_process() -> None:
         os.environ[name] = "1"
     _mallopt(_M_ARENA_MAX, MALLOC_ARENAS)
     _set_thresholds(LOADING_THRESHOLD_BYTES)
+    _leave_plugins_out()
+
+
+def _leave_plugins_out() -> None:
+    """Keep pydantic from looking for plugins of its own in the metadata of every installed package.
+
+    That is 50 ms and 0.8 MiB of each start, and would run whatever calls itself one. Its own variable spares the
+    running, and not the imports for looking; where pydantic names that module otherwise, only the variable is left.
+    """
+    os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"
+    loader: Any = ModuleType("pydantic.plugin._loader")
+    loader.get_plugins = tuple
+    sys.modules.setdefault(loader.__name__, loader)
 
 
 def prepare_serving() -> None:

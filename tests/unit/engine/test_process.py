@@ -69,3 +69,15 @@ def test_what_is_loaded_later_is_locked_as_well_or_the_reason_is_said(way: str) 
 def test_nothing_is_locked_unasked() -> None:
     """It takes memory from everything else."""
     assert told("nothing") == "not asked for 0"
+
+
+def test_no_plugin_of_pydantic_is_looked_for() -> None:
+    """Neither a module for looking is imported nor a plugin run, and models are built as ever."""
+    code = (
+        "import sys; from agent.engine.process import prepare_process; prepare_process()\n"
+        "from pydantic import BaseModel\n"
+        "class One(BaseModel):\n    x: int\n"
+        "print(One.model_validate({'x': '1'}).x, 'importlib.metadata' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
+    assert done.stdout.split() == ["1", "False"]
