@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -260,7 +261,8 @@ class OrtEngine:
                 missing,
             )
         working = _with_operators(session) if self._setup.providers != (CPU,) else []
-        idle = [one.name for one in self._setup.providers if one != CPU and one.full_name not in working]
+        # Up to the first that works: one behind it is a fallback that was not needed.
+        idle = [one.name for one in takewhile(lambda one: one.full_name not in working, self._setup.providers)]
         if idle and working:
             raise ProviderMissingError(
                 f"{file}: {', '.join(idle)} was asked for and takes none of its operators: ONNX Runtime runs it on "

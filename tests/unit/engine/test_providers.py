@@ -70,6 +70,15 @@ def test_a_provider_that_takes_no_operator_is_missing_too(monkeypatch: pytest.Mo
     assert caught.value.missing == ["xnnpack"]
 
 
+def test_a_fallback_that_was_not_needed_is_not_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one before it took everything: as CUDA behind TensorRT."""
+    monkeypatch.setitem(cast(dict[str, str], NAMES), "xnnpack", "AzureExecutionProvider")
+    engine = OrtEngine(
+        Path(MODELS / "tiny/model.onnx"), sha256=None, setup=SessionSetup(providers=(CPU, Provider("xnnpack")))
+    )
+    assert "AzureExecutionProvider" in engine.providers
+
+
 def test_what_a_provider_leaves_is_run_on_the_cpu_only_where_that_was_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not only where the provider is absent: operator by operator."""
     monkeypatch.setitem(cast(dict[str, str], NAMES), "xnnpack", "AzureExecutionProvider")
