@@ -84,8 +84,8 @@ def quantize(args: argparse.Namespace) -> int:
     """Quantise, report and draw; 0 when int8 was written, 1 when fp32 stays."""
     need_packages("quantize", "onnx", "rich")
     check_plot(args.plot)
+    from agent.modeltools.presets import PRESETS
     from agent.modeltools.progress import bars
-    from agent.modeltools.qdq import PRESETS
     from agent.modeltools.quantize import quantize as run
     from agent.modeltools.task import Task
 

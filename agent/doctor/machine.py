@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from agent.doctor.finding import Device, Finding, advice, ok, problem, unknown
 from agent.engine.cpus import cgroup_quota_cpus, effective_cpus
-from agent.modeltools.qdq import preset_of_this_cpu
+from agent.modeltools.presets import preset_of_this_cpu
 
 SUPPORTED = ("x86_64", "aarch64")
 

@@ -19,7 +19,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from agent.engine.session import runtime_version  # Keeps ONNX Runtime from sending telemetry: before its import.
 from agent.errors import ConfigError
 from agent.modeltools.network import all_nodes
-from agent.modeltools.qdq import Preset
+from agent.modeltools.presets import Preset
 from agent.modeltools.room import check_room
 
 RECURRENT = frozenset({"GRU", "LSTM", "RNN"})

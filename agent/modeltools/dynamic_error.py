@@ -15,7 +15,7 @@ from agent.engine.session import OrtEngine
 from agent.frame import Tensor
 from agent.modeltools.dynamic import dynamic_layers, quantize_dynamically
 from agent.modeltools.layer_error import LayerError, Powers
-from agent.modeltools.qdq import Preset
+from agent.modeltools.presets import Preset
 
 Outputs = list[list[Tensor]]
 """Of each sample, in the network's order."""

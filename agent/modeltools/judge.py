@@ -12,7 +12,7 @@ from agent.modeltools.layer_error import LayerError
 from agent.modeltools.material import Material
 from agent.modeltools.measure import ACCURACY_MIN, COSINE_MIN, EVIDENCE_MIN, Accuracy
 from agent.modeltools.original import Original
-from agent.modeltools.qdq import Preset, preset_of_this_cpu
+from agent.modeltools.presets import Preset, preset_of_this_cpu
 from agent.modeltools.report import Report, Try
 from agent.modeltools.task import Task
 from agent.result import Payload

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ from agent.engine.session import runtime_version  # Keeps ONNX Runtime from send
 from agent.errors import ConfigError
 from agent.frame import Tensor
 from agent.modeltools.fold import share_constants
+from agent.modeltools.presets import Preset
 from agent.modeltools.room import check_room
 
 Feed = dict[str, Tensor]
@@ -23,46 +22,6 @@ Feed = dict[str, Tensor]
 OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Clip", "Relu", "MaxPool")
 """With Clip among them the quantiser drops every ReLU6 and lets the range of the convolution's output saturate
 instead: 0.68 of fp32's latency rather than 0.93 on an AVX2 core, at the same F1. Sigmoid and Exp stay in float."""
-
-
-@dataclass(frozen=True, slots=True)
-class Preset:
-    """How a kind of CPU wants its int8.
-
-    Attributes:
-        name: on the command line.
-        activations_signed: int8 rather than uint8. Weights are int8 always.
-        reduce_range: weights of 7 bits.
-        why: one clause for the report.
-    """
-
-    name: str
-    activations_signed: bool
-    reduce_range: bool
-    why: str
-
-
-PRESETS = {
-    preset.name: preset
-    for preset in (
-        # The 16-bit sums of AVX2's vpmaddubsw saturate with weights of 8 bits: COCO-SSD then detects nothing at all.
-        Preset("avx2", activations_signed=False, reduce_range=True, why="x86-64 without VNNI: weights of 7 bits"),
-        Preset("vnni", activations_signed=False, reduce_range=False, why="x86-64 with VNNI: weights of 8 bits"),
-        Preset("arm", activations_signed=True, reduce_range=False, why="ARM64: signed activations"),
-    )
-}
-
-
-def preset_of_this_cpu(*, cpuinfo: Path = Path("/proc/cpuinfo"), machine: str | None = None) -> Preset:
-    """Return the preset for the CPU that this runs on; an unknown one gets the careful one of AVX2."""
-    machine = machine or platform.machine()
-    if machine.startswith(("aarch64", "arm")):
-        return PRESETS["arm"]
-    try:
-        flags = set(cpuinfo.read_text(encoding="ascii", errors="replace").split())
-    except OSError:
-        flags = set()
-    return PRESETS["vnni" if flags & {"avx512_vnni", "avx_vnni"} else "avx2"]
 
 
 def quantize_qdq(

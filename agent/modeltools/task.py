@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from agent.modeltools.measure import KERNELS_MIN
-from agent.modeltools.qdq import Preset
+from agent.modeltools.presets import Preset
 
 SIZE_MAX = 0.6
 """Default: int8 is about 0.25 to 0.3 of fp32; above 0.6 most of the network stayed in float."""

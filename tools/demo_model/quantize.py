@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from agent.modeltools.qdq import PRESETS, quantize_qdq
+from agent.modeltools.presets import PRESETS
+from agent.modeltools.qdq import quantize_qdq
 from tools.demo_model.pictures import CALIBRATION, load, mirrored, model_input
 
 QUANTIZED_OPERATORS = ("Conv", "Add", "Clip")

@@ -19,7 +19,7 @@ from agent.models.recording import golden_windows
 from agent.models.signal import SignalSpec
 from agent.modeltools.dynamic import quantize_dynamically, recurrent_operators
 from agent.modeltools.network import all_nodes, read_network
-from agent.modeltools.qdq import PRESETS
+from agent.modeltools.presets import PRESETS
 from agent.modeltools.recordings import split_recordings
 from tests.paths import MOTION, SILERO_VAD, SPEECH, WATCH_GRU
 from tests.unit.modeltools.networks import network, saved

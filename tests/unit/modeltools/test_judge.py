@@ -12,7 +12,7 @@ from agent.modeltools.judge import Candidate, Method, judge
 from agent.modeltools.material import Material
 from agent.modeltools.measure import Accuracy
 from agent.modeltools.original import Original
-from agent.modeltools.qdq import PRESETS, preset_of_this_cpu
+from agent.modeltools.presets import PRESETS, preset_of_this_cpu
 from agent.modeltools.report import Report
 from agent.modeltools.task import Task
 from tests.paths import MODELS

@@ -18,7 +18,8 @@ from agent.frame import Tensor
 from agent.models.manifest import Manifest
 from agent.modeltools.fold import fold, outputs_read
 from agent.modeltools.layer_error import SQNR_MAX_DB, LayerError, measure_layers
-from agent.modeltools.qdq import PRESETS, quantize_qdq
+from agent.modeltools.presets import PRESETS
+from agent.modeltools.qdq import quantize_qdq
 from agent.modeltools.quantize import quantize as quantize_model
 from agent.modeltools.task import Task
 from tests.unit.modeltools.networks import classifier, network, saved

@@ -30,7 +30,7 @@ from agent.modeltools.agreement import Agreement, Found, cosine, match
 from agent.modeltools.folder import choose_golden
 from agent.modeltools.measure import METRICS, ONE_CLASS, Accuracy, Player, Sample, measure_accuracy, measure_kernels
 from agent.modeltools.pictures import read, split
-from agent.modeltools.qdq import preset_of_this_cpu
+from agent.modeltools.presets import preset_of_this_cpu
 from agent.modeltools.quantize import quantize as quantize_model
 from agent.modeltools.task import Task
 from agent.result import Mask, Payload, Segment, TensorValues
