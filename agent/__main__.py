@@ -68,13 +68,20 @@ def run_command(argv: list[str]) -> int:
     """Run one command and return its exit code."""
     args = parser_for(argv).parse_args(argv)
     try:
-        return int(importlib.import_module(f"agent.cli.{args.command}").run(args))
+        code = int(importlib.import_module(f"agent.cli.{args.command}").run(args))
+        if sys.stdout is not None:  # None where it was closed before the start.
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of standard output left, as `head` does; Python would complain once more as it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exit_codes.FAILED
     except ConfigError as error:
         for problem in error.problems:
             print(f"edgebeat: {problem}", file=sys.stderr)
         return exit_codes.BAD_SETTINGS
     except KeyboardInterrupt:
         return exit_codes.FAILED
+    return code
 
 
 def _import_command(name: str) -> ModuleType:

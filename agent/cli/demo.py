@@ -19,7 +19,7 @@ from agent.cli.arguments import positive
 from agent.cli.demo_report import Tally, failures, last_lines, read_summary, report_lines, shown
 from agent.cli.places import shared_folder
 from agent.cli.viewer import Viewer
-from agent.cli.views import REFRESH_NS, View, quiet_when_the_reader_leaves, view_for_output
+from agent.cli.views import REFRESH_NS, View, view_for_output
 from agent.clock import NEVER_NS, NS_PER_S, Clock, SystemClock
 from agent.errors import ConfigError
 from agent.settings import MqttSettings
@@ -87,12 +87,6 @@ class StopRequest:
 
 def run(args: argparse.Namespace) -> int:
     """Show the demo and report; 0 only if predictions arrived, the ledger adds up and the picture is there."""
-    with quiet_when_the_reader_leaves():
-        return _run(args)
-    return exit_codes.FAILED
-
-
-def _run(args: argparse.Namespace) -> int:
     show = SENSOR if args.sensor else AUDIO if args.audio else CLIP
     outputs = prepare_outputs(args.out, show)
     clock, tally = SystemClock(), Tally()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -43,6 +46,18 @@ def test_settings_that_are_half_written_are_one_problem_of_the_page(
     found = json.loads(capsys.readouterr().out)["findings"]
     assert (found[0]["topic"], found[0]["level"]) == ("settings", "problem")
     assert {"cpu", "memory", "time"} <= {finding["topic"] for finding in found}
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
+    """As `edgebeat doctor | head -1` does: nothing to read on the terminal but its line."""
+    file = tmp_path / "agent.toml"
+    file.write_text(settings_text(source="/dev/video99"))
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "agent", "doctor", "--quick", "--config", str(file)]
+    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, timeout=100)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (1, "")
 
 
 @needs_mosquitto
