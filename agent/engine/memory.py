@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.engine.cgroup import cgroup_folders, read_words
-from agent.engine.process import give_back, set_frugal
+from agent.engine.process import THRIFT, give_back
 from agent.kernel_file import read_kernel_file, read_pressure
 
 MIB = 1 << 20
@@ -20,7 +20,8 @@ DEVICE_SHARE = 0.5
 page cache and whatever else the device is for."""
 
 LEASH_BYTES_MIN = 8 * MIB
-"""What may always be allocated beyond now: the error of a frame that failed for want of memory needs some too."""
+"""What may still be allocated where the limit is reached, once until there is room again: the error of a frame that
+failed for want of memory needs some too."""
 
 TRIAL_BYTES_MAX = 1024 * MIB
 """A network that needs more than this beyond the agent's limit does not fit by far: figures would be no help."""
@@ -76,13 +77,8 @@ def trial_bytes(limit: MemoryLimit, *, root: Path = Path("/")) -> int:
 
 def cgroup_limit_bytes(root: Path) -> int | None:
     """Return the tightest memory limit of this process's cgroup and its parents; None without one."""
-    limits = []
-    for folder in cgroup_folders(root, "memory"):
-        for name in ("memory.max", "memory.high", "memory.limit_in_bytes"):
-            (limit,) = read_words(folder / name, 1)
-            if limit is not None and 0 < limit < _UNLIMITED_BYTES:
-                limits.append(limit)
-    return min(limits, default=None)
+    stated = map(_own_limit, cgroup_folders(root, "memory"))
+    return min((limit for limit in stated if limit is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +127,8 @@ class Leash:
     """RLIMIT_DATA, held so that private memory cannot grow past the limit within a second.
 
     The kernel counts address space, not pages: stacks and reserves that nobody touched are data too (60 MiB and more
-    of it). So the cap is set anew at each look: data now, plus what is left of the limit. An allocation above it
-    fails where it is made: numpy raises MemoryError and ONNX Runtime an error, and that frame fails; in any other
+    of it). So the cap is set anew at each look: data now, plus what is left of the limit, or of the slack behind it.
+    An allocation above it fails where it is made: numpy raises MemoryError and ONNX Runtime an error, and that frame fails; in any other
     thread it ends the agent in order. File-backed pages (libraries, mapped weights) do not count; the kernel takes
     those back by itself.
 
@@ -144,11 +140,20 @@ class Leash:
         self._limit = limit
         # A cap from outside stays; ours only ever lowers the soft one.
         self._soft, self._hard = resource.getrlimit(resource.RLIMIT_DATA)
+        self._end_bytes: int | None = None
+        """Resident memory up to which the slack goes, once, since the limit was reached; None below it."""
 
     def hold(self) -> int:
         """Set the cap for the next second and return it in bytes."""
-        left = self._limit.limit_bytes - resident_bytes()
-        cap = data_bytes() + max(LEASH_BYTES_MIN, left)
+        resident = resident_bytes()
+        left = self._limit.limit_bytes - resident
+        if left >= LEASH_BYTES_MIN:
+            self._end_bytes = None
+        else:
+            # Given anew at each look, it would be 8 MiB more a second without end.
+            self._end_bytes = self._end_bytes or resident + LEASH_BYTES_MIN
+            left = max(0, self._end_bytes - resident)
+        cap = data_bytes() + left
         for outer in (self._soft, self._hard):
             cap = cap if outer == resource.RLIM_INFINITY else min(cap, outer)
         resource.setrlimit(resource.RLIMIT_DATA, (cap, self._hard))
@@ -185,10 +190,10 @@ class MemoryKeeper:
             self._leash.let_go()
 
     def set_frugal(self, is_frugal: bool) -> None:
-        """See `process.set_frugal`; costs nothing when nothing changes."""
+        """See `process.Thrift`; costs nothing when nothing changes."""
         if is_frugal != self._is_frugal:
             self._is_frugal = is_frugal
-            set_frugal(is_frugal)
+            THRIFT.set(is_frugal)
 
     def give_back(self) -> None:
         """See `process.give_back`."""
@@ -219,11 +224,13 @@ def proportional_mb() -> float | None:
 
 
 def _own_limit(folder: Path) -> int | None:
-    for name in ("memory.max", "memory.limit_in_bytes"):
+    """Return the tightest memory limit that a cgroup states itself; None without one."""
+    limits = []
+    for name in ("memory.max", "memory.high", "memory.limit_in_bytes"):
         (limit,) = read_words(folder / name, 1)
         if limit is not None and 0 < limit < _UNLIMITED_BYTES:
-            return limit
-    return None
+            limits.append(limit)
+    return min(limits, default=None)
 
 
 def _used_bytes(folder: Path) -> int:

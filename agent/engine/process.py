@@ -7,6 +7,7 @@ import ctypes
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -69,23 +70,59 @@ def _leave_plugins_out() -> None:
 def prepare_serving() -> None:
     """Give back what loading left (9 ms), then keep frame buffers for use. Call before the threads start."""
     give_back()
-    set_frugal(False)
+    THRIFT.set(False)
 
 
 @contextlib.contextmanager
 def loading() -> Iterator[None]:
     """Load something while frames are served: in the end what that needed goes back, and the rest is locked."""
-    set_frugal(True)
     try:
-        yield
+        with THRIFT.loading():
+            yield
     finally:
-        prepare_serving()
+        give_back()
         MEMORY_LOCK.renew()
 
 
-def set_frugal(is_frugal: bool) -> None:
-    """Return freed buffers to the system at once (1.5 ms a frame), or keep them for the next frame."""
-    _set_thresholds(LOADING_THRESHOLD_BYTES if is_frugal else SERVING_THRESHOLD_BYTES)
+class Thrift:
+    """Whether freed buffers go back to the system at once (1.5 ms a frame), or are kept for the next frame.
+
+    They go back while any thread loads, and for as long as the governor wants it; the end of the one leaves the other
+    in force. Any thread.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_wanted = False
+        self._loads = 0
+
+    def set(self, is_wanted: bool) -> None:
+        """Give freed buffers back at once, or no longer."""
+        with self._lock:
+            self._is_wanted = is_wanted
+            self._apply()
+
+    @contextlib.contextmanager
+    def loading(self) -> Iterator[None]:
+        """Give them back at once meanwhile."""
+        self._count(1)
+        try:
+            yield
+        finally:
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        with self._lock:
+            self._loads += change
+            self._apply()
+
+    def _apply(self) -> None:
+        is_frugal = self._is_wanted or self._loads > 0
+        _set_thresholds(LOADING_THRESHOLD_BYTES if is_frugal else SERVING_THRESHOLD_BYTES)
+
+
+THRIFT = Thrift()
+"""Of this process. Before its first call holds what `prepare_process` set: they go back."""
 
 
 def give_back() -> None:

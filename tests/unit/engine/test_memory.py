@@ -68,6 +68,8 @@ def test_the_gauge_reads_the_nearer_limit(tmp_path: Path) -> None:
     tree(root, {cgroup + "pressure": "some avg10=12.50 avg60=0.00 avg300=0.00 total=1\nfull avg10=0.00\n"})
     reading = MemoryGauge(MemoryLimit(200 * MIB, "limits.memory_mb"), root=root).read()
     assert (reading.ratio, reading.pressure) == (0.8, 12.5)
+    tree(root, {cgroup + "high": str(320 * MIB)})
+    assert MemoryGauge(MemoryLimit(200 * MIB, "limits.memory_mb"), root=root).read().ratio == 1.0
 
 
 def test_the_gauge_reads_version_1(tmp_path: Path) -> None:
@@ -107,6 +109,32 @@ def test_the_cap_refuses_what_goes_past_the_limit() -> None:
     """An allocation above it fails where it is made; the running model gives the same as before, to the bit."""
     done = subprocess.run([sys.executable, "-c", LEASH], capture_output=True, text=True, cwd=REPOSITORY, check=True)
     assert done.stdout.split() == ["refused", "True", "64", "-1"]
+
+
+GROWN = """
+import numpy as np
+from agent.engine.memory import LEASH_BYTES_MIN, MIB, Leash, MemoryLimit, resident_bytes
+
+limit_bytes = resident_bytes() + 4 * MIB
+leash = Leash(MemoryLimit(limit_bytes, "limits.memory_mb"))
+held = []
+try:
+    for _ in range(100):
+        leash.hold()
+        held.append(np.ones(MIB, np.uint8))
+except MemoryError:
+    print("refused")
+print((resident_bytes() - limit_bytes) // MIB <= LEASH_BYTES_MIN // MIB)
+held.clear()
+leash.hold()
+print(len(np.ones(6 * MIB, np.uint8)) >> 20)
+"""
+
+
+def test_what_grows_past_the_limit_for_seconds_comes_to_an_end() -> None:
+    """The slack is given once, and not anew at each look, until there is room again."""
+    done = subprocess.run([sys.executable, "-c", GROWN], capture_output=True, text=True, cwd=REPOSITORY, check=True)
+    assert done.stdout.split() == ["refused", "True", "6"]
 
 
 STARVED = """

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from agent.engine import process
+from agent.engine.process import LOADING_THRESHOLD_BYTES, SERVING_THRESHOLD_BYTES, Thrift
 from tests.paths import MODELS, REPOSITORY
 
 REFUSALS = ("Cannot allocate memory", "Operation not permitted")
@@ -81,3 +83,33 @@ def test_no_plugin_of_pydantic_is_looked_for() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
     assert done.stdout.split() == ["1", "False"]
+
+
+def test_a_load_leaves_in_force_what_the_governor_wants(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change of models, also one that is refused, once ended its first step in silence."""
+    thresholds: list[int] = []
+    monkeypatch.setattr(process, "_set_thresholds", thresholds.append)
+    thrift = Thrift()
+    thrift.set(False)
+    assert thresholds[-1] == SERVING_THRESHOLD_BYTES
+    with thrift.loading():
+        assert thresholds[-1] == LOADING_THRESHOLD_BYTES
+        thrift.set(True)
+        with pytest.raises(RuntimeError), thrift.loading():
+            raise RuntimeError
+    assert thresholds[-1] == LOADING_THRESHOLD_BYTES
+    thrift.set(False)
+    assert thresholds[-1] == SERVING_THRESHOLD_BYTES
+
+
+def test_of_two_loads_the_first_that_ends_leaves_the_other_in_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release is warmed beside a change of settings."""
+    thresholds: list[int] = []
+    monkeypatch.setattr(process, "_set_thresholds", thresholds.append)
+    thrift = Thrift()
+    thrift.set(False)
+    with thrift.loading():
+        with thrift.loading():
+            pass
+        assert thresholds[-1] == LOADING_THRESHOLD_BYTES
+    assert thresholds[-1] == SERVING_THRESHOLD_BYTES
