@@ -120,6 +120,7 @@ class Provision:
             ConfigError: they cannot be used.
         """
         self.workshop.is_beside = bool(self._serving)
+        self.workshop.keep_only(one for known in self._known.values() for one in known.prepared.values())
         self._surveyed[model.name] = survey(model, self.workshop, lambda manifest: self._conduct(model, manifest))
 
     def facts(self, manifest: Manifest) -> dict[str, str]:

@@ -9,6 +9,8 @@ the process).
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import logging
@@ -16,7 +18,8 @@ import os
 import platform
 import shutil
 import stat
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from agent.engine.digest import sha256_of
@@ -56,7 +59,13 @@ class CompiledCache:
         self._folder = folder
         self._max_bytes = max_bytes
         self._used: set[str] = set()
-        """Entries that this process may have mapped: never removed for want of room."""
+        """Entries that serve, or that were asked for since `keep_only`: never removed for want of room."""
+        with contextlib.suppress(OSError):
+            self._make_room(0)  # The bound may be less than it was. Whatever is in the way, `add` says it.
+
+    def keep_only(self, networks: Iterable[Path]) -> None:
+        """Let every entry go when there is no room, but for these networks and what is asked for from now on."""
+        self._used = {network.parent.name for network in networks}
 
     def find(self, facts: Mapping[str, str]) -> Path | None:
         """Return the network of the entry with these facts, verified; None where there is none.
@@ -64,8 +73,10 @@ class CompiledCache:
         An entry that is damaged, that others could have written or that says something else is removed.
         """
         entry = self._folder / _key(facts)
-        if not entry.exists():
-            return None
+        try:
+            entry.lstat()
+        except OSError:
+            return None  # Absent; or out of reach, and `add` says why.
         try:
             why = _distrust(self._folder) or _distrust(entry) or _difference(entry, facts)
         except (OSError, ConfigError) as error:
@@ -95,20 +106,18 @@ class CompiledCache:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if (why := _distrust(self._folder)) is not None:
             raise OSError(f"{self._folder}: {why}")
-        for leftover in self._folder.glob(".*.part"):
-            _remove(leftover)  # Of a run that was killed: one agent a state folder.
         entry = self._folder / _key(facts)
-        partial = self._folder / f".{entry.name}.part"
-        partial.mkdir(mode=0o700)
-        try:
+        with _part_of(entry) as partial:
             build(partial)
             _seal(partial, facts)
             self._make_room(_bytes_of(partial))
-            partial.rename(entry)
+            try:
+                partial.rename(entry)
+            except OSError:
+                # Another process may have made the same meanwhile.
+                if self.find(facts) is None:
+                    raise
             _flush(self._folder)
-        except BaseException:
-            _remove(partial)
-            raise
         self._used.add(entry.name)
         return entry / NETWORK_NAME
 
@@ -128,7 +137,7 @@ class CompiledCache:
             OSError: it never will.
         """
         removable = [entry for entry in self._entries() if entry.name not in self._used]
-        removable.sort(key=lambda entry: entry.stat().st_mtime_ns)
+        removable.sort(key=lambda entry: entry.lstat().st_mtime_ns)
         kept_bytes = sum(map(_bytes_of, self._entries()))
         while kept_bytes + wanted_bytes > self._max_bytes:
             if not removable:
@@ -187,7 +196,10 @@ def _seal(folder: Path, facts: Mapping[str, str]) -> None:
     """Flush what was built, write down what it is, and close it to changes."""
     files = [file for file in (folder / NETWORK_NAME, folder / WEIGHTS_NAME) if file.exists()]
     note = folder / ENTRY_NAME
-    digests = {file.name: sha256_of(file) for file in files}
+    try:
+        digests = {file.name: sha256_of(file) for file in files}
+    except ConfigError as error:  # Nothing is wrong with the network.
+        raise OSError(str(error)) from error
     note.write_text(json.dumps({"facts": dict(facts), "digests": digests}, indent=1), encoding="utf-8")
     for file in (*files, note):
         _flush(file)
@@ -210,8 +222,40 @@ def _bytes_of(entry: Path) -> int:
         return 0
 
 
+@contextlib.contextmanager
+def _part_of(entry: Path) -> Iterator[Path]:
+    """Give a folder beside an entry, to build it in; what is left of it in the end goes, and what killed runs left.
+
+    A part is locked while it is built, by whom ever: the agent tries a release in one thread and settings in another.
+    """
+    with _locked(entry.parent):
+        for leftover in entry.parent.glob(".*.part"):
+            with contextlib.suppress(OSError), _locked(leftover, is_patient=False):
+                _remove(leftover)
+        partial = Path(tempfile.mkdtemp(prefix=f".{entry.name}.", suffix=".part", dir=entry.parent))
+        lock = contextlib.ExitStack()
+        lock.enter_context(_locked(partial))
+    with lock:
+        try:
+            yield partial
+        finally:
+            _remove(partial)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, *, is_patient: bool = True) -> Iterator[None]:
+    """Hold a folder for oneself, also against other threads. Raises OSError: it is held, or there are no locks."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if is_patient else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _remove(entry: Path) -> None:
-    if entry.is_symlink() or entry.is_file():
-        entry.unlink(missing_ok=True)
-    else:
+    if entry.is_dir() and not entry.is_symlink():
         shutil.rmtree(entry, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            entry.unlink()

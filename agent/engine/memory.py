@@ -128,9 +128,9 @@ class Leash:
 
     The kernel counts address space, not pages: stacks and reserves that nobody touched are data too (60 MiB and more
     of it). So the cap is set anew at each look: data now, plus what is left of the limit, or of the slack behind it.
-    An allocation above it fails where it is made: numpy raises MemoryError and ONNX Runtime an error, and that frame fails; in any other
-    thread it ends the agent in order. File-backed pages (libraries, mapped weights) do not count; the kernel takes
-    those back by itself.
+    An allocation above it fails where it is made: numpy raises MemoryError and ONNX Runtime an error, and that frame
+    fails; in any other thread it ends the agent in order. File-backed pages (libraries, mapped weights) do not count;
+    the kernel takes those back by itself.
 
     Args:
         limit: of the agent.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,11 @@ class Workshop:
                     raise
                 missing += error.missing
                 setup = replace(setup, providers=left)
+
+    def keep_only(self, serving: Iterable[Prepared]) -> None:
+        """Let the compiled forms of all other networks go when there is no room for another."""
+        if self._cache is not None:
+            self._cache.keep_only(one.compiled for one in serving if one.compiled is not None)
 
     def export(self) -> dict[str, Any]:
         """Return what was measured, for the run that replaces this one: it must not wait for another trial."""

@@ -143,6 +143,83 @@ def test_the_oldest_goes_when_there_is_no_room(tmp_path: Path) -> None:
         left.add({"model": "huge"}, build(5000))
 
 
+def test_what_serves_no_longer_makes_room_and_a_lower_bound_holds_at_once(tmp_path: Path) -> None:
+    """An agent that runs for months has its models replaced more than once."""
+    folder = tmp_path / "compiled"
+    cache = CompiledCache(folder, 3500)
+    old, new = cache.add({"model": "old"}, build(1000)), cache.add({"model": "new"}, build(1000))
+    with pytest.raises(OSError, match="do not fit"):
+        cache.add({"model": "newer"}, build(1000))
+    cache.keep_only([new])
+    cache.add({"model": "newer"}, build(1000))
+    assert (old.exists(), new.exists()) == (False, True)
+    os.utime(new.parent, ns=(1, 1))
+    assert CompiledCache(folder, 2000).snapshot()["entries"] == 1
+    assert not new.exists()
+
+
+def test_two_may_build_at_once(tmp_path: Path) -> None:
+    """A release is tried in one thread and settings in another; an entry that came meanwhile is taken."""
+    folder = tmp_path / "compiled"
+
+    def beside(part: Path) -> None:
+        CompiledCache(folder, 10_000).add({"model": "other"}, build())
+        CompiledCache(folder, 10_000).add(FACTS, build())
+        build()(part)
+
+    cache = CompiledCache(folder, 10_000)
+    assert cache.add(FACTS, beside) == cache.find(FACTS)
+    assert cache.find({"model": "other"})
+    assert [file.name for file in folder.iterdir() if file.name.startswith(".")] == []
+
+
+def test_what_vanishes_while_it_is_built_is_no_fault_of_the_network(tmp_path: Path) -> None:
+    """An OSError: the agent then runs without a compiled form."""
+
+    def vanish(part: Path) -> None:
+        build()(part)
+        (part / NETWORK_NAME).unlink()
+        (part / NETWORK_NAME).symlink_to("nowhere")
+        (part / WEIGHTS_NAME).unlink()
+        (part / WEIGHTS_NAME).mkdir()
+
+    with pytest.raises(OSError, match="cannot be read"):
+        CompiledCache(tmp_path / "compiled", 10_000).add(FACTS, vanish)
+
+
+def test_links_in_the_folder_are_in_nobodys_way(tmp_path: Path) -> None:
+    """Under the entry's name, and under another."""
+    folder = tmp_path / "compiled"
+    cache = CompiledCache(folder, 300)
+    entry = cache.add(FACTS, build(10)).parent
+    entry.rename(tmp_path / "elsewhere")
+    entry.symlink_to("nowhere")
+    (folder / "another").symlink_to("nowhere")
+    assert cache.find(FACTS) is None
+    assert cache.add(FACTS, build(10)) == cache.find(FACTS)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_folder_out_of_reach_is_an_error_of_the_disk(tmp_path: Path) -> None:
+    """As after a run as root: the agent runs without compiled networks, and says why."""
+    folder = tmp_path / "compiled"
+    CompiledCache(folder, 10_000).add(FACTS, build())
+    program = (
+        "import os, sys; from pathlib import Path; from agent.engine.cache import CompiledCache\n"
+        "os.chdir(sys.argv[1])  # The folders above it are root's too.\n"
+        "os.setuid(65534)\n"
+        "cache = CompiledCache(Path('compiled'), 10_000)\n"
+        f"print(cache.find({FACTS!r}))\n"
+        "try:\n    cache.add({'model': 'x'}, print)\nexcept OSError as error:\n    print('OSError', error)\n"
+    )
+    tmp_path.chmod(0o711)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, cwd=REPOSITORY, check=True
+    )
+    assert done.stdout.startswith("None\nOSError "), done.stdout
+    assert "belongs to user 0" in done.stdout
+
+
 UNLINKED = """
 import sys
 from pathlib import Path
