@@ -212,8 +212,10 @@ class Workshop:
         return made
 
     def _cost(self, network: Network, setup: SessionSetup, compiled: Path | None) -> Cost:
+        # An accelerator may be gone since, and what it does then may end a process: that must be a child.
+        is_remembered = setup.providers == (CPU,)
         key = _cost_key(network, setup, is_compiled=compiled is not None)
-        known = _cost_of(self._costs.get(key))
+        known = _cost_of(self._costs.get(key)) if is_remembered else None
         if known is not None:
             return known
         trial = Trial(
@@ -225,8 +227,9 @@ class Workshop:
             self.is_beside,
         )
         cost = measure(trial, limit_bytes=self._limit_bytes)
-        self._costs[key] = {"file": network.file.name, **asdict(cost)}
-        self._remember()
+        if is_remembered:
+            self._costs[key] = {"file": network.file.name, **asdict(cost)}
+            self._remember()
         return cost
 
     def _remember(self) -> None:

@@ -232,6 +232,25 @@ def test_a_provider_alone_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch
     assert device.tried == ["cuda"]
 
 
+def test_a_cost_with_an_accelerator_is_measured_at_each_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The provider may be gone since: what a run before remembered, or hands over, proves nothing of it."""
+    setup = SessionSetup(providers=(CUDA, CPU))
+    before, now = Device(), Device(cuda=ConfigError("the device is lost"))
+    key = _cost_key(tiny(), setup, is_compiled=False)
+    known = {"session_bytes": 1, "run_bytes": 1, "peak_bytes": 2, "input_bytes": 1, "has_memory_pattern": True}
+    monkeypatch.setattr("agent.engine.prepare.measure", before.measure)
+    first = Workshop(setup, 1 << 30, tmp_path, cache_bytes=0)
+    assert first.prepare(tiny()).setup.providers == (CUDA, CPU)
+    monkeypatch.setattr("agent.engine.prepare.measure", now.measure)
+    for carried in (None, first.export(), {key: known}):
+        prepared = Workshop(setup, 1 << 30, tmp_path, cache_bytes=0, carried=carried).prepare(tiny())
+        assert prepared.setup.providers == (CPU,)
+        assert prepared.missing == {"cuda": "the device is lost"}
+    assert now.tried == ["cuda cpu", "cpu", "cuda cpu", "cuda cpu"]  # The CPU's cost is remembered.
+
+
 def test_a_network_is_looked_at_without_a_provider_that_does_not_work() -> None:
     """One without model.toml, before it is prepared."""
     found = workshop(Provider("xnnpack"), CPU).describe(TINY)
