@@ -140,7 +140,7 @@ class Workshop:
                 setup = replace(setup, providers=left)
 
     def export(self) -> dict[str, Any]:
-        """Return what was measured, for the run that replaces this one: it must not wait for another trial."""
+        """Return what the CPU alone took, for the run that replaces this one: it must not wait for another trial."""
         return dict(self._costs)
 
     def snapshot(self) -> dict[str, Any] | None:
