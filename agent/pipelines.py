@@ -385,6 +385,8 @@ class Pipelines:
             self._start_readers(plan)
         for name, model in swapped.items():
             self._swap(name, model, plan.gone_since_ns)
+        for event, body in plan.provision.events():
+            self._report(event, body)
         self._reconfigure(plan, plan.scheduling.run_threads)
         self._join([server.worker for server in gone.values()], DRAIN_INFERENCE_NS)
         shrinking = [model.variants[0].engine.shrink() for model in swapped.values()]

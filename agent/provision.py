@@ -244,21 +244,21 @@ class Provision:
         return Recipe((found.folder, found.manifest), found.prepared, largest, self.budget.holds_all, first)
 
     def events(self) -> list[tuple[str, dict[str, Any]]]:
-        """Return what the operator should hear once: providers that are missing, and a cache that fails."""
-        found: list[tuple[str, dict[str, Any]]] = [
-            ("provider_fallback", {"provider": name, "models": sorted(self._known), "reason": "not in this build"})
-            for name in self._providers.absent
-        ]
-        for model, found_model in self._surveyed.items():
-            missing = dict.fromkeys(name for one in found_model.prepared.values() for name in one.missing)
-            found += [
-                ("provider_fallback", {"provider": name, "models": [model], "reason": "does not work here"})
-                for name in missing
-            ]
+        """Return what the operator should hear once, of what was surveyed here; asked for when its models serve.
+
+        That is after the start and after each change: providers that are left out, a tuned way, a cache that fails.
+        """
+        found: list[tuple[str, dict[str, Any]]] = []
+        if came := sorted(self._surveyed.keys() - self._loaded.keys()):
+            found += [_fallback(name, came, "not in this build") for name in self._providers.absent]
+        for model, known in self._surveyed.items():
+            found += [_fallback(name, [model], why) for name, why in _left_out(known).items()]
         found += [
             ("model_tuned", {"model": name, **self._session(name)}) for name in self._surveyed if name in self._tuned
         ]
-        return found + [("cache_failed", {"reason": why}) for why in self.workshop.failures]
+        found += [("cache_failed", {"reason": why}) for why in self.workshop.failures]
+        self.workshop.failures.clear()
+        return found
 
     def snapshot(self, models: Mapping[str, LoadedModel], cores: Mapping[str, Any]) -> dict[str, Any]:
         """Return what was asked for and what is in force, for health.
@@ -274,6 +274,7 @@ class Provision:
             "providers": {
                 "asked": list(self._providers.asked),
                 "absent": self._providers.absent,
+                "left_out": {name: why for name, known in self._known.items() if (why := _left_out(known))},
                 "in_force": {name: _providers_of(model) for name, model in models.items()},
                 "devices": device_memory() if _GPU & set(self._providers.asked) else [],
             },
@@ -342,6 +343,15 @@ def _frames_bytes(stream: StreamSettings) -> int:
     is_known = stream.width is not None and stream.height is not None
     one = stream.width * stream.height * 3 if is_known else FRAME_BYTES  # type: ignore[operator]
     return FRAMES_A_STREAM * one
+
+
+def _fallback(provider: str, models: list[str], reason: str) -> tuple[str, dict[str, Any]]:
+    return "provider_fallback", {"provider": provider, "models": models, "reason": reason}
+
+
+def _left_out(known: Surveyed) -> dict[str, str]:
+    """Return why providers do not work for a model or one of its variants, by name."""
+    return {name: why for prepared in known.prepared.values() for name, why in prepared.missing.items()}
 
 
 def _providers_of(model: LoadedModel) -> Sequence[str]:

@@ -363,6 +363,8 @@ class Providers(_OpenBody):
     asked: list[str]
     absent: list[str]
     """Asked for, and not in this build of ONNX Runtime."""
+    left_out: dict[str, dict[str, str]]
+    """By model, the providers that do not work for it, each with the reason."""
     in_force: dict[str, list[str]]
     """By model, ONNX Runtime's names."""
     devices: list[dict[str, int]]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,15 +14,22 @@ from typing import Any
 
 from agent.engine.cache import FORMAT, CompiledCache, cpu_flags
 from agent.engine.digest import sha256_of
-from agent.engine.providers import CPU
+from agent.engine.providers import CPU, Provider
 from agent.engine.session import EXTENSIONS, ProviderMissingError, SessionSetup, runtime_version, verified_sha256
 from agent.engine.trial import Cost, Description, TensorShape, Trial, compile_network, describe, measure
+from agent.errors import ConfigError
 from agent.json_file import read_json, write_json
 
 log = logging.getLogger(__name__)
 
 COSTS_MAX = 64
 """Networks whose cost is remembered: four times the models that settings can name."""
+
+FAILURES_MAX = 32
+"""Of the cache, kept until somebody asks: two for each model that settings can name. The log has them all."""
+
+REASON_CHARS_MAX = 300
+"""Of why a provider is left out, for events and health; as long as ONNX Runtime's own words may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +57,13 @@ class Prepared:
         setup: for its session, without the providers that do not work for it, and in the way that takes the least.
         compiled: its compiled form; None where there is none.
         cost: measured in a child process, now or when the same was loaded before.
-        missing: providers that were asked for and do not work for it.
+        missing: why each provider that was asked for and does not work for it is left out, by its name.
     """
 
     setup: SessionSetup
     compiled: Path | None
     cost: Cost
-    missing: tuple[str, ...] = ()
+    missing: Mapping[str, str] = field(default_factory=dict)
 
 
 class Workshop:
@@ -83,15 +92,28 @@ class Workshop:
         self._costs = {**({} if self._costs_file is None else read_json(self._costs_file)), **(carried or {})}
         self.is_beside = False
         """Whether models serve while others are tried."""
-        self.failures: list[str] = []
-        """Why something could not be compiled or remembered; the agent runs without it."""
+        self.failures: deque[str] = deque(maxlen=FAILURES_MAX)
+        """Why something could not be compiled or remembered; the agent runs without it. Whoever tells them clears."""
 
     def describe(self, file: Path) -> Description:
-        """Return what a network says of itself; see `trial.describe`."""
-        return describe(file, self._setup, limit_bytes=self._limit_bytes, is_beside=self.is_beside)
+        """Return what a network says of itself; see `trial.describe`.
+
+        Where a provider fails, the CPU looks at it: nothing is run, and `prepare` tells what does not work.
+        """
+        try:
+            return describe(file, self._setup, limit_bytes=self._limit_bytes, is_beside=self.is_beside)
+        except ConfigError:
+            if self._setup.providers == (CPU,):
+                raise
+            setup = replace(self._setup, providers=(CPU,))
+            with contextlib.suppress(ConfigError):
+                return describe(file, setup, limit_bytes=self._limit_bytes, is_beside=self.is_beside)
+            raise
 
     def prepare(self, network: Network, setup: SessionSetup | None = None) -> Prepared:
         """Return how to load a network, after trying it where that was not done before.
+
+        A provider with which it fails in whatever way is left out, and said, where another one of the list runs it.
 
         Args:
             network: the network.
@@ -103,18 +125,18 @@ class Workshop:
         """
         verified_sha256(network.file, network.sha256)
         setup = setup or self._setup
-        missing: list[str] = []
+        missing: dict[str, str] = {}
         while True:
             try:
-                compiled = self._compiled(network, setup)
-                cost = self._cost(network, setup, compiled)
-                leanest = replace(setup, has_memory_pattern=cost.has_memory_pattern)
-                return Prepared(leanest, compiled, cost, tuple(missing))
-            except ProviderMissingError as error:
-                left = tuple(one for one in setup.providers if one.name not in error.missing)
+                return replace(self._tried(network, setup), missing=missing)
+            except ConfigError as error:
+                found = self._at_fault(network, setup, error)
+                left = tuple(one for one in setup.providers if one.name not in found)
                 if not left or len(left) == len(setup.providers):
                     raise
-                missing += error.missing
+                for name, why in found.items():
+                    log.warning("%s: runs without %s: %s", network.file, name, why)
+                missing |= found
                 setup = replace(setup, providers=left)
 
     def keep_only(self, serving: Iterable[Prepared]) -> None:
@@ -123,12 +145,53 @@ class Workshop:
             self._cache.keep_only(one.compiled for one in serving if one.compiled is not None)
 
     def export(self) -> dict[str, Any]:
-        """Return what was measured, for the run that replaces this one: it must not wait for another trial."""
+        """Return what the CPU alone took, for the run that replaces this one: it must not wait for another trial."""
         return dict(self._costs)
 
     def snapshot(self) -> dict[str, Any] | None:
         """Return the figures of the cache for health; None without one."""
         return None if self._cache is None else self._cache.snapshot()
+
+    def _tried(self, network: Network, setup: SessionSetup) -> Prepared:
+        compiled = self._compiled(network, setup)
+        cost = self._cost(network, setup, compiled)
+        return Prepared(replace(setup, has_memory_pattern=cost.has_memory_pattern), compiled, cost)
+
+    def _at_fault(self, network: Network, setup: SessionSetup, error: ConfigError) -> dict[str, str]:
+        """Return why providers are to blame for a failure, by name; empty where it is the network's own.
+
+        The CPU must run it, or where that is not listed any other one by itself; then each of the others is tried
+        beside those that work, the last first. An accelerator before the CPU is one more trial.
+        """
+        if isinstance(error, ProviderMissingError):
+            return dict.fromkeys(error.missing, _reason(network, error))
+        providers = setup.providers
+        if len(providers) == 1:
+            return {}
+
+        def failure(*tried: Provider) -> ConfigError | None:
+            if len(tried) == len(providers):
+                return error
+            try:
+                self._tried(network, replace(setup, providers=tried))
+            except ConfigError as found:
+                return found
+            return None
+
+        bases = (CPU,) if CPU in providers else reversed(providers)
+        base = next((one for one in bases if failure(one) is None), None)
+        if base is None:
+            return {}
+        working, found = {base}, {}
+        for provider in reversed(providers):
+            if provider in working:
+                continue
+            why = failure(*(one for one in providers if one in working or one == provider))
+            if why is None:
+                working.add(provider)
+            else:
+                found[provider.name] = _reason(network, why)
+        return found
 
     def _compiled(self, network: Network, setup: SessionSetup) -> Path | None:
         # Providers with compilers of their own keep what they made in their own way (`trt_engine_cache_path`).
@@ -147,16 +210,17 @@ class Workshop:
             made = self._cache.add(facts, build)
         except OSError as error:
             why = f"{network.file}: is used as it is, without a compiled form: {error.strerror or error}"
-            log.warning("%s", why)
-            self.failures.append(why)
+            self._say(why)
             return None
         self._remember()
         log.info("%s: compiled for this device", network.file)
         return made
 
     def _cost(self, network: Network, setup: SessionSetup, compiled: Path | None) -> Cost:
+        # An accelerator may be gone since, and what it does then may end a process: that must be a child.
+        is_remembered = setup.providers == (CPU,)
         key = _cost_key(network, setup, is_compiled=compiled is not None)
-        known = _cost_of(self._costs.get(key))
+        known = _cost_of(self._costs.get(key)) if is_remembered else None
         if known is not None:
             return known
         trial = Trial(
@@ -168,8 +232,9 @@ class Workshop:
             self.is_beside,
         )
         cost = measure(trial, limit_bytes=self._limit_bytes)
-        self._costs[key] = {"file": network.file.name, **asdict(cost)}
-        self._remember()
+        if is_remembered:
+            self._costs[key] = {"file": network.file.name, **asdict(cost)}
+            self._remember()
         return cost
 
     def _remember(self) -> None:
@@ -181,8 +246,15 @@ class Workshop:
             write_json(self._costs_file, self._costs)
         except OSError as error:
             why = f"{self._costs_file}: cannot be written, the next start measures again: {error.strerror}"
-            log.warning("%s", why)
-            self.failures.append(why)
+            self._say(why)
+
+    def _say(self, why: str) -> None:
+        log.warning("%s", why)
+        self.failures.append(why)
+
+
+def _reason(network: Network, error: ConfigError) -> str:
+    return "; ".join(error.problems).removeprefix(f"{network.file}: ")[:REASON_CHARS_MAX]
 
 
 def _facts(network: Network, setup: SessionSetup) -> dict[str, str]:

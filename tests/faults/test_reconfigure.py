@@ -14,6 +14,7 @@ import pytest
 from agent.assembly import load_models, scheduler_policy, stream_policy, used_models
 from agent.clock import SystemClock
 from agent.core.message import Message
+from agent.engine.providers import NAMES
 from agent.errors import ConfigError
 from agent.loops.inbox import Inbox
 from agent.marks import Marks
@@ -212,6 +213,20 @@ def test_a_model_is_swapped_between_two_frames(tmp_path: Path) -> None:
         manifest.write_text(manifest.read_text().replace('"next"', '"third"'))
         plant.pipelines.reload_model("tiny")
         plant.next_result("door", lambda body: body["model_version"] == "third")
+
+
+def test_a_swap_tells_which_providers_do_not_work_for_the_new_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the start does: a fallback is never silent."""
+    # This build is made to have it; the child's has not.
+    monkeypatch.setattr("agent.provision.available_providers", lambda: [NAMES["xnnpack"], NAMES["cpu"]])
+    engine = {"providers": ["xnnpack", "cpu"]}
+    other = Path(shutil.copytree(MODELS / "tiny", tmp_path / "tiny"))
+    with running(tmp_path, settings(DOOR, engine=engine)) as plant:
+        plant.pipelines.apply(settings(DOOR, models={"tiny": other}, engine=engine))
+        (told,) = [body for event, body in plant.events if event == "provider_fallback"]
+        assert (told["provider"], told["models"]) == ("xnnpack", ["tiny"])
 
 
 def test_a_model_that_does_not_fit_beside_the_old_one_takes_its_place_where_that_is_allowed(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.engine.memory import MIB
+from agent.engine.providers import NAMES
 from agent.errors import ConfigError
 from agent.provision import Provision
 from agent.settings import Settings
@@ -72,6 +73,7 @@ def test_a_cache_that_cannot_be_written_is_an_event_and_no_failure(tmp_path: Pat
     ((event, body),) = provision.events()
     assert event == "cache_failed"
     assert "is used as it is, without a compiled form" in body["reason"]
+    assert provision.events() == []  # Each is told once.
     prepared = provision._surveyed["seen"].prepared
     assert prepared["model.onnx"].compiled is None
 
@@ -104,6 +106,27 @@ def test_providers_that_are_absent_are_an_event_and_stand_in_health(tmp_path: Pa
     ]
     shown = provision.snapshot({}, {})["providers"]
     assert (shown["asked"], shown["absent"]) == (["xnnpack", "acl", "cpu"], ["xnnpack", "acl"])
+
+
+def test_a_provider_that_a_trial_leaves_out_is_told_with_each_model_that_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At the start and after a change, each time with its reason; health says it for as long as it holds."""
+    # This build is made to have it; the child's has not.
+    monkeypatch.setattr("agent.provision.available_providers", lambda: [NAMES["xnnpack"], NAMES["cpu"]])
+    given = settings(model=MODELS / "tiny", engine={"providers": ["acl", "xnnpack", "cpu"]})
+    first = surveyed(given)
+    absent, left_out = first.events()
+    assert absent[1] == {"provider": "acl", "models": ["seen"], "reason": "not in this build"}
+    why = left_out[1]["reason"]
+    assert why.startswith("xnnpack was asked for and ONNX Runtime runs it on CPUExecutionProvider")
+    assert left_out == ("provider_fallback", {"provider": "xnnpack", "models": ["seen"], "reason": why})
+    swapped = first.follow(given)
+    assert swapped.events() == []
+    assert swapped.snapshot({}, {})["providers"]["left_out"] == {"seen": {"xnnpack": why}}
+    swapped.survey(given.models[0])
+    assert swapped.events() == [left_out]
+    assert swapped.snapshot({}, {})["providers"]["left_out"] == {"seen": {"xnnpack": why}}
 
 
 def test_inference_gets_the_cores_that_are_named_for_it() -> None:
