@@ -21,7 +21,7 @@ from agent.engine.process import give_back
 from agent.engine.session import OrtEngine, SessionSetup
 from agent.engine.trial import Description, TensorShape, describe
 from agent.errors import ConfigError, Harm, PermanentError
-from agent.fitting import build_memory, build_steps, input_shape
+from agent.fitting import build_memory, build_steps, extras_of, fed_shape
 from agent.frame import Content, Frame, Tensor
 from agent.interfaces import Decoder, Engine, LoadedModel, Memory, Placement, Preprocess, Variant
 from agent.models.golden import differences, read_picture
@@ -146,11 +146,13 @@ def survey(
     shapes: dict[str, list[TensorShape]] = {}
     owners: dict[str, tuple[str, Manifest]] = {}
     for name, own in variants_of(manifest, conduct.first):
-        shapes.setdefault(own.model.path, []).append(input_shape(own))
+        shapes.setdefault(own.model.path, []).append(fed_shape(folder, own))
         owners.setdefault(own.model.path, (name, own))
     prepared, costs, errors = {}, {}, []
     for path, (name, own) in owners.items():
-        network = Network(folder / path, own.model.sha256, tuple(shapes[path]), own.model.external_data)
+        network = Network(
+            folder / path, own.model.sha256, tuple(shapes[path]), own.model.external_data, extras_of(manifest)
+        )
         try:
             prepared[path] = workshop.prepare(network, conduct.setup)
         except ConfigError as error:
