@@ -179,7 +179,7 @@ def resized(*, by: str) -> ModelProto:
 
 
 @pytest.mark.parametrize(
-    ("by", "constant"), [("scales", "scales = [1.0, 1.0, 2.0, 2.0]"), ("sizes", "sizes = [1, 3, 64, 64]")]
+    ("by", "constant"), [("scales", "scales = [1.0, 1.0, 1.5, 1.5]"), ("sizes", "sizes = [1, 3, 48, 48]")]
 )
 def test_a_model_is_tried_with_its_constants_before_it_is_loaded(tmp_path: Path, by: str, constant: str) -> None:
     """At a start and in the tools; with zeros in their place it would be refused, and is a good one."""
