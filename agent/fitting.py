@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from agent.decoders.options import DecoderInput
 from agent.engine.session import OrtEngine
-from agent.engine.trial import TensorShape
+from agent.engine.trial import Extras, TensorShape
 from agent.errors import ConfigError
-from agent.interfaces import Decoder, Preprocess, TensorSpec
-from agent.models.extra_inputs import build_extras, build_stamp
+from agent.interfaces import Decoder, Placement, Preprocess, TensorSpec
+from agent.models.extra_inputs import build_extras, build_stamp, size_of
+from agent.models.golden import read_picture
 from agent.models.manifest import MANIFEST_NAME, Manifest, load_labels, variants_of
 from agent.models.preprocess import build_preprocess
 from agent.models.signal import SignalSpec, build_signal_preprocess
@@ -50,9 +54,34 @@ def input_shape(manifest: Manifest) -> TensorShape:
     return TensorShape(spec.name, spec.dtype, shape)
 
 
+def fed_shape(folder: Path, manifest: Manifest) -> TensorShape:
+    """Return the tensor that a frame becomes, with the sizes that the warm-up gives beside it."""
+    shape = input_shape(manifest)
+    if not manifest.sizes:
+        return shape
+    spec, window = manifest.input, manifest.signal
+    height, width = (spec.height, spec.width) if spec is not None else (1, window.context + window.length)  # type: ignore[union-attr]
+    source_height, source_width = height, width
+    if manifest.golden is not None and manifest.golden.image is not None:
+        with contextlib.suppress(ConfigError):  # Of a picture that cannot be read the load tells.
+            source_height, source_width = read_picture(folder / manifest.golden.image).shape[:2]
+    placement = Placement(1.0, 1.0, 0.0, 0.0, width, height, source_width, source_height)
+    return replace(shape, sizes={name: size_of(kind, placement) for name, kind in manifest.sizes.items()})
+
+
+def extras_of(manifest: Manifest) -> Extras:
+    """Return what a model's networks take beside the frame, whatever its shape."""
+    constants = {name: value if isinstance(value, tuple) else (value,) for name, value in manifest.constants.items()}
+    return Extras(constants, {} if manifest.state is None else manifest.state.tensors)
+
+
 def networks_of(manifest: Manifest) -> str:
-    """Return a digest that tells a model's networks and their sizes from others."""
-    parts = [(name, own.model.sha256.lower(), list(input_shape(own).shape)) for name, own in variants_of(manifest)]
+    """Return a digest that tells a model's networks, their sizes and their constants from others."""
+    parts: list[Any] = [
+        (name, own.model.sha256.lower(), list(input_shape(own).shape)) for name, own in variants_of(manifest)
+    ]
+    if manifest.constants:
+        parts.append(sorted(manifest.constants.items()))
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 

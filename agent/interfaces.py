@@ -88,6 +88,33 @@ class TensorSpec:
             and all(wanted in (None, size) for wanted, size in zip(self.shape, shape, strict=True))
         )
 
+    def closed(self, free: int = 1) -> list[int]:
+        """Return the shape with 1 for open dimensions, but `free` for the last one where that is open."""
+        shape = [1 if size is None else size for size in self.shape]
+        if self.shape and self.shape[-1] is None:
+            shape[-1] = free
+        return shape
+
+    def filled(self, values: Sequence[Any], free: int = 1) -> Tensor:
+        """Return a tensor of one value everywhere, or of as many values as it holds; `free` as in `closed`.
+
+        Raises:
+            TypeError: numbers where the model takes text, or the other way round.
+            ValueError: too many or too few values, or a fraction where it takes whole numbers.
+            OverflowError: a value is beyond the dtype.
+        """
+        shape = self.closed(free)
+        if self.dtype.hasobject:
+            if not all(isinstance(value, str) for value in values):
+                raise TypeError("the model takes text")
+        elif not all(isinstance(value, int | float) for value in values):
+            raise TypeError("the model takes numbers")
+        elif self.dtype.kind in "iu" and any(float(value) != int(value) for value in values):
+            raise ValueError("the model takes whole numbers")
+        if len(values) == 1:
+            return np.full(shape, values[0], self.dtype)
+        return np.array(values, self.dtype).reshape(shape)
+
     def __str__(self) -> str:
         dimensions = ",".join("?" if size is None else str(size) for size in self.shape)
         return f"{self.name} {self.dtype}[{dimensions}]"

@@ -21,9 +21,9 @@ from agent.engine.process import give_back
 from agent.engine.session import OrtEngine, SessionSetup
 from agent.engine.trial import Description, TensorShape, describe
 from agent.errors import ConfigError, Harm, PermanentError
-from agent.fitting import build_memory, build_steps, input_shape
+from agent.fitting import build_memory, build_steps, extras_of, fed_shape
 from agent.frame import Content, Frame, Tensor
-from agent.interfaces import Decoder, Engine, LoadedModel, Memory, Placement, Preprocess, Variant
+from agent.interfaces import Abort, Decoder, Engine, LoadedModel, Memory, Placement, Preprocess, Variant
 from agent.models.golden import differences, read_picture
 from agent.models.manifest import (
     FULL,
@@ -47,6 +47,9 @@ LOAD_LIMIT_S = 300.0
 
 WARM_UP_LIMIT_S = 60.0
 """For the warm-up of one variant: three runs of 20 s are beyond any use."""
+
+END_LIMIT_S = 5.0
+"""For a run that is asked to end: ONNX Runtime looks before each operator, and in the body of a Loop too."""
 
 WARM_UP_RUNS = 3
 """The first run allocates the arena, the second settles it; the third shows a steady service time."""
@@ -146,11 +149,13 @@ def survey(
     shapes: dict[str, list[TensorShape]] = {}
     owners: dict[str, tuple[str, Manifest]] = {}
     for name, own in variants_of(manifest, conduct.first):
-        shapes.setdefault(own.model.path, []).append(input_shape(own))
+        shapes.setdefault(own.model.path, []).append(fed_shape(folder, own))
         owners.setdefault(own.model.path, (name, own))
     prepared, costs, errors = {}, {}, []
     for path, (name, own) in owners.items():
-        network = Network(folder / path, own.model.sha256, tuple(shapes[path]), own.model.external_data)
+        network = Network(
+            folder / path, own.model.sha256, tuple(shapes[path]), own.model.external_data, extras_of(manifest)
+        )
         try:
             prepared[path] = workshop.prepare(network, conduct.setup)
         except ConfigError as error:
@@ -302,11 +307,13 @@ def load_variant(name: str, folder: Path, manifest: Manifest, engine: OrtEngine,
     preprocess, decoder = build_steps(folder, manifest, engine)
     memory = build_memory(folder, manifest, engine)
     contents = golden_contents(folder, manifest)
+    runs = Runs(engine.new_abort)
     try:
         warm_inputs, placement, payload, fastest_ns = within(
             WARM_UP_LIMIT_S,
             f"{folder}: the warm-up",
-            lambda: _warm_up(engine, preprocess, decoder, memory, contents, clock),
+            lambda: _warm_up(engine, preprocess, decoder, memory, contents, clock, runs),
+            runs.end,
         )
     except PermanentError as error:
         raise ConfigError(f"{folder}: fails on its warm-up frame: {error}") from error
@@ -354,14 +361,15 @@ def _warm_up(
     memory: Memory | None,
     contents: Sequence[Content],
     clock: Clock,
+    runs: Runs,
 ) -> tuple[dict[str, Tensor], Placement, Payload, int]:
     """Run real-shaped frames through the whole path; return what came of the last one and the fastest time.
 
     One frame is run `WARM_UP_RUNS` times; several, the windows of a recording, once each in their order.
     """
     fastest_ns = NEVER_NS
-    runs = contents if len(contents) > 1 else [*contents] * WARM_UP_RUNS
-    for number, content in enumerate(runs, start=1):
+    shown = contents if len(contents) > 1 else [*contents] * WARM_UP_RUNS
+    for number, content in enumerate(shown, start=1):
         frame = Frame("", number, 0, NEVER_NS, content, follows=len(contents) > 1)
         started_ns = clock.now_ns()
         inputs, placement = preprocess(content)
@@ -371,7 +379,7 @@ def _warm_up(
             # With a memory pattern the first run takes its activations one by one and the next ones a single block:
             # 17 MiB beside 13 for the default model, of which the former would stay unused.
             engine.shrink()
-        outputs = engine.run(inputs, engine.new_abort())
+        outputs = engine.run(inputs, runs.new_abort())
         if memory is not None:
             memory.remember(frame, outputs)
         payload = decoder.decode(outputs, placement)
@@ -403,10 +411,43 @@ def _check_golden(folder: Path, manifest: Manifest, found: list[str]) -> None:
     )
 
 
-def within(limit_s: float, what: str, body: Callable[[], T]) -> T:
+class Runs:
+    """The runs of one thread, one after the other, for another thread to end.
+
+    Args:
+        new_abort: of the engine.
+    """
+
+    def __init__(self, new_abort: Callable[[], Abort]) -> None:
+        self._new_abort = new_abort
+        self._abort: Abort | None = None
+        self._is_over = False
+
+    def new_abort(self) -> Abort:
+        """Return the means to stop the next run; it is stopped already once the runs were ended."""
+        abort = self._abort = self._new_abort()
+        # `end` looks the other way round, so that one of the two threads sees the other.
+        if self._is_over:
+            abort.set()
+        return abort
+
+    def end(self) -> None:
+        """Stop the run of the moment, and each that would follow. Any thread."""
+        self._is_over = True
+        if (abort := self._abort) is not None:
+            abort.set()
+
+
+def within(limit_s: float, what: str, body: Callable[[], T], end: Callable[[], None] | None = None) -> T:
     """Return what `body` returns, in a thread of its own that is left behind when it takes too long.
 
-    A network may hold an endless loop, and native code cannot be interrupted.
+    A network may hold an endless loop, and native code cannot be interrupted but where it looks for that itself.
+
+    Args:
+        limit_s: for the body.
+        what: it does, for the error.
+        body: to be run.
+        end: asks it to end, which it is given `END_LIMIT_S` for: what goes on for ever takes a whole core.
 
     Raises:
         ConfigError: it took longer than `limit_s`.
@@ -419,10 +460,14 @@ def within(limit_s: float, what: str, body: Callable[[], T]) -> T:
         except Exception as error:  # noqa: BLE001  A thread's entry: the caller raises it again.
             outcome.put((None, error))
 
-    threading.Thread(target=run, name="load", daemon=True).start()
+    thread = threading.Thread(target=run, name="load", daemon=True)
+    thread.start()
     try:
         result, error = outcome.get(timeout=limit_s)
     except queue.Empty:
+        if end is not None:
+            end()
+            thread.join(END_LIMIT_S)
         text = f"{what} did not end within {limit_s:g} s: the network may hold an endless loop"
         raise ConfigError(text, "hangs") from None
     if error is not None:

@@ -39,6 +39,7 @@ class Provision:
         carried: what the run before this one measured, from `export`.
         keeps: whether costs and compiled networks are kept in the state folder; False for a check, which may be
             another user's: what that one writes the agent could neither trust nor replace.
+        sessions: models between which the CPUs are divided, where there are others than those of the settings.
 
     Raises:
         ConfigError: a core, a provider or an operator library cannot be used as the settings say.
@@ -51,6 +52,7 @@ class Provision:
         carried: Mapping[str, Any] | None = None,
         *,
         keeps: bool = True,
+        sessions: int | None = None,
     ) -> None:
         engine = settings.engine
         self._settings = settings
@@ -58,7 +60,9 @@ class Provision:
         self.cores = plan_cores(settings.limits.inference_cores)
         self.cpus = effective_cpus(settings.limits.threads, allowed=self.cores.inference or None)
         used = {stream.model for stream in settings.streams}
-        self.threads = max(1, self.cpus // max(1, len(used)))
+        self.sessions = max(1, sessions or len(used))
+        """Models between which the CPUs are divided."""
+        self.threads = max(1, self.cpus // self.sessions)
         """Of one inference: all CPUs divided evenly, at least 1."""
         check_custom_ops(engine.custom_ops)
         self._providers = plan_providers(engine.providers, engine.provider_options, available_providers())
@@ -89,8 +93,12 @@ class Provision:
         for name in self._providers.absent:
             log.warning("engine.providers: %s is not in this build of ONNX Runtime: it is left out", name)
 
-    def follow(self, settings: Settings) -> Provision:
+    def follow(self, settings: Settings, *, sessions: int | None = None) -> Provision:
         """Return what models may take by other settings, beside those that serve. The memory limit stays.
+
+        Args:
+            settings: valid.
+            sessions: see the class.
 
         Raises:
             ConfigError: see the class.
@@ -99,14 +107,14 @@ class Provision:
         kept = {name: known for name, known in (self._loaded | self._surveyed).items() if name in names}
         before = self._settings
         is_alike = (settings.limits, settings.engine) == (before.limits, before.engine)
-        if is_alike and names == {stream.model for stream in before.streams}:
+        if is_alike and sessions in (None, self.sessions) and names == {stream.model for stream in before.streams}:
             # What most changes leave alone, and reading it took 13 ms on a busy device.
             follower = copy.copy(self)
             follower._settings, follower._loaded, follower._surveyed = settings, kept, {}
             follower._serving = set(kept)
             follower._tuned = dict(self._tuned)
             return follower
-        follower = Provision(settings, kept, self.export())
+        follower = Provision(settings, kept, self.export(), sessions=sessions)
         follower._serving = set(self._known)
         follower._arena_bytes = self._arena_bytes
         follower.limit = self.limit

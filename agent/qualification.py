@@ -28,21 +28,23 @@ NICE = 10
 """The live streams go first on a busy device."""
 
 
-def qualify(settings: Settings, *, deadline_ms: float | None) -> dict[str, Any]:
+def qualify(settings: Settings, *, deadline_ms: float | None, sessions: int) -> dict[str, Any]:
     """Load, warm, verify and time a model in a child process, the way the agent would.
 
     Args:
         settings: with this one model, from its release's folder.
         deadline_ms: the tightest one of the streams that it would serve, None for none.
+        sessions: models between which the device's CPUs are divided, this one included.
 
     Returns:
-        Figures: `run_ms` (median and fastest) and `memory_mb`.
+        Figures: `run_ms` (median and fastest), `threads` of a run, and `memory_mb`.
 
     Raises:
         ReleaseRefusedError: `not_verified`, `hangs`, `crashes`, `too_big`, `too_slow`.
         OSError: no process can be made.
     """
-    job, limit_s = settings.model_dump(mode="json", exclude_unset=True), settings.updates.qualification_s
+    job = {"settings": settings.model_dump(mode="json", exclude_unset=True), "sessions": sessions}
+    limit_s = settings.updates.qualification_s
     try:
         reply, code = run_child("agent.qualification", job, limit_s)
     except subprocess.TimeoutExpired:
@@ -62,10 +64,11 @@ def qualify(settings: Settings, *, deadline_ms: float | None) -> dict[str, Any]:
 
 def main() -> None:
     """Do the job. Whatever goes wrong is a sentence in the reply, unless the process itself is ended."""
-    settings = Settings(**json.loads(sys.stdin.buffer.read()))
+    job = json.loads(sys.stdin.buffer.read())
+    settings = Settings(**job["settings"])
     _limit()
     try:
-        reply = _figures(settings)
+        reply = _figures(settings, job["sessions"])
     except ConfigError as error:
         reply = {"problems": error.problems[:10], "harm": error.harm}
     except PermanentError as error:
@@ -85,24 +88,29 @@ def _limit() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT_S, CPU_LIMIT_S + 1))
 
 
-def _figures(settings: Settings) -> dict[str, Any]:
+def _figures(settings: Settings, sessions: int) -> dict[str, Any]:
     from agent.engine.process import prepare_process
 
     prepare_process()
+    import cv2
+
     from agent.assembly import load_models
     from agent.clock import SystemClock
     from agent.marks import Marks
     from agent.provision import Provision
 
     clock = SystemClock()
+    # As in the agent: OpenCV's own pool would come on top of the inference threads.
+    cv2.setNumThreads(1)
     before = resident_bytes()
-    provision = Provision(settings)
+    # What was measured and compiled is the running agent's, which does not expect another writer.
+    provision = Provision(settings, keeps=False, sessions=sessions)
     Leash(provision.limit).hold()
     marks = Marks(settings.state.dir, may_make=False)
     models, refused = load_models(settings.models, provision, marks, clock, must_all_load=True)
     if refused:
         raise ConfigError([str(why) for why in refused.values()])
-    ((_, model),) = models.items()
+    ((name, model),) = models.items()
     variant = model.variants[0]
     times_ms = []
     for _ in range(RUNS):
@@ -112,6 +120,7 @@ def _figures(settings: Settings) -> dict[str, Any]:
     times_ms.sort()
     return {
         "run_ms": {"fastest": round(times_ms[0], 2), "p50": round(times_ms[len(times_ms) // 2], 2)},
+        "threads": provision.threads_of(name),
         "memory_mb": round((resident_bytes() - before) / MIB, 1),
         "sha256": variant.sha256,
     }

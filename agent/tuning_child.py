@@ -46,7 +46,7 @@ from agent.engine.providers import NAMES  # noqa: E402
 from agent.engine.session import available_providers  # noqa: E402
 from agent.engine.trial import Cost  # noqa: E402
 from agent.errors import ConfigError, EdgebeatError  # noqa: E402
-from agent.fitting import input_shape  # noqa: E402
+from agent.fitting import extras_of, fed_shape  # noqa: E402
 from agent.frame import Content, Frame  # noqa: E402
 from agent.interfaces import Variant  # noqa: E402
 from agent.loading import (  # noqa: E402
@@ -170,7 +170,8 @@ class _Bench:
             providers=provision.providers_named(candidate.providers),
             uses_shared_arena=False,
         )
-        network = Network(folder / own.model.path, own.model.sha256, (input_shape(own),), own.model.external_data)
+        file, shape = own.model, fed_shape(folder, own)
+        network = Network(folder / file.path, file.sha256, (shape,), file.external_data, extras_of(own))
         prepared = workshop.prepare(network, setup)
         if prepared.missing:
             raise ConfigError(f"{', '.join(prepared.missing)} does not work for it here")

@@ -203,7 +203,7 @@ class Updates:
         settings, spare = self._settings, agent.spare_bytes()
         alone = _alone(settings, name, folder)
         deadlines = [s.budget_ms for s in settings.streams if s.model == name and s.budget_ms is not None]
-        figures = qualify(alone, deadline_ms=min(deadlines, default=None))
+        figures = qualify(alone, deadline_ms=min(deadlines, default=None), sessions=agent.provision().sessions)
         needed = int(figures["memory_mb"] * (1 << 20)) + SPARE_BYTES
         if needed > spare and not self._settings.engine.cold_swap:
             raise ReleaseRefusedError(
@@ -220,7 +220,9 @@ class Updates:
         try:
             with loading():
                 alone = _alone(self._settings, name, folder)
-                provision = agent.provision().follow(alone)
+                serving = agent.provision()
+                # It is to be judged with the threads that it will have beside the other models.
+                provision = serving.follow(alone, sessions=serving.sessions)
                 models, refused = load_models(alone.models, provision, self._marks, self._clock, must_all_load=True)
         except ConfigError as error:
             if isinstance(error, DoesNotFitError) and self._settings.engine.cold_swap:

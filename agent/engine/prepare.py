@@ -16,7 +16,7 @@ from agent.engine.cache import FORMAT, CompiledCache, cpu_flags
 from agent.engine.digest import sha256_of
 from agent.engine.providers import CPU, Provider
 from agent.engine.session import EXTENSIONS, ProviderMissingError, SessionSetup, runtime_version, verified_sha256
-from agent.engine.trial import Cost, Description, TensorShape, Trial, compile_network, describe, measure
+from agent.engine.trial import Cost, Description, Extras, TensorShape, Trial, compile_network, describe, measure
 from agent.errors import ConfigError
 from agent.json_file import read_json, write_json
 
@@ -41,12 +41,14 @@ class Network:
         sha256: that it must have.
         inputs: each shape with which it will be run.
         external: digests of its files of weights, by name.
+        extras: with which it will be run.
     """
 
     file: Path
     sha256: str
     inputs: tuple[TensorShape, ...]
     external: Mapping[str, str] = field(default_factory=dict)
+    extras: Extras = field(default_factory=Extras)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +202,14 @@ class Workshop:
         facts = _facts(network, setup)
         if (found := self._cache.find(facts)) is not None:
             return found
-        trial = Trial(network.file, setup, network.inputs, network.external, is_beside=self.is_beside)
+        trial = Trial(
+            network.file,
+            setup,
+            network.inputs,
+            network.external,
+            is_beside=self.is_beside,
+            extras=network.extras,
+        )
 
         def build(folder: Path) -> None:
             cost = compile_network(trial, folder, limit_bytes=self._limit_bytes)
@@ -230,6 +239,7 @@ class Workshop:
             network.external,
             compiled is not None,
             self.is_beside,
+            network.extras,
         )
         cost = measure(trial, limit_bytes=self._limit_bytes)
         if is_remembered:
@@ -275,9 +285,10 @@ def _cost_key(network: Network, setup: SessionSetup, *, is_compiled: bool) -> st
     """Return the name under which a network's cost is remembered."""
     facts = {**_facts(network, setup), "threads": str(setup.threads), "compiled": str(is_compiled)}
     facts |= {} if setup.has_arena else {"arena": "none"}
-    return hashlib.sha256(
-        json.dumps([sorted(facts.items()), [asdict(one) for one in network.inputs]]).encode()
-    ).hexdigest()
+    # What is empty is left out: a network that takes nothing beside the frame keeps the name that it always had.
+    inputs = [{key: value for key, value in asdict(one).items() if value} for one in network.inputs]
+    extras = [asdict(network.extras)] if network.extras != Extras() else []
+    return hashlib.sha256(json.dumps([sorted(facts.items()), inputs, *extras]).encode()).hexdigest()
 
 
 def _cost_of(value: Any) -> Cost | None:

@@ -6,6 +6,7 @@ the child, the running model does not notice. `trial_child` is the child's side.
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 from collections.abc import Mapping
@@ -29,6 +30,11 @@ DESCRIBE_BYTES = 1024 * MIB
 
 FILE_BYTES_MAX = 2 << 30
 """Of a file that the child writes: the size of the largest network."""
+
+
+EXTRAS_BYTES_MAX = 4 << 20
+"""Of constants in JSON, as the child is given them: a model.toml has 1 MiB at most, and JSON makes no value more than
+four times as long as it is there (1e15)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +69,32 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class TensorShape:
-    """One input of a network as the agent gives it."""
+    """The input of a network that a frame becomes, as the agent gives it.
+
+    Attributes:
+        name: of the input.
+        dtype: by numpy's name.
+        shape: of the tensor.
+        sizes: inputs beside it that are two numbers, such as a height and a width, by name.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What a network takes beside the frame, whatever its shape; the rest begins as zeros, as in the agent's warm-up.
+
+    Attributes:
+        constants: values by name of the input, one for the whole tensor or as many as it holds.
+        states: names of the outputs that are the next run's inputs, by the input's name.
+    """
+
+    constants: Mapping[str, tuple[bool | int | float | str, ...]] = field(default_factory=dict)
+    states: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +108,7 @@ class Trial:
         external: digests of its files of weights, by name.
         is_compiled: the optimiser has nothing left to do.
         is_beside: the agent serves meanwhile, so that the child stays on one CPU and lets everything else go first.
+        extras: with which it will be run.
     """
 
     file: Path
@@ -89,6 +117,7 @@ class Trial:
     external: Mapping[str, str] = field(default_factory=dict)
     is_compiled: bool = False
     is_beside: bool = False
+    extras: Extras = field(default_factory=Extras)
 
 
 def measure(trial: Trial, *, limit_bytes: int, limit_s: float = TRIAL_LIMIT_S) -> Cost:
@@ -168,6 +197,8 @@ def _in_child(
         "limit_bytes": limit_bytes,
         "file_bytes_max": FILE_BYTES_MAX,
     }
+    if (size := len(json.dumps(job["extras"]))) > EXTRAS_BYTES_MAX:
+        raise ConfigError(f"{trial.file}: its constants have {size} bytes in JSON, more than {EXTRAS_BYTES_MAX}")
     try:
         reply, code = run_child("agent.engine.trial_child", job, limit_s)
     except subprocess.TimeoutExpired:

@@ -12,7 +12,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,24 +164,45 @@ def _hold(job: dict[str, Any]) -> dict[str, Any]:
     engine = _engine(job, Path(job["file"]))
     held_bytes = 0
     for inputs in _inputs(job, engine):
-        if not _run(engine, inputs):
+        if not _run(engine, inputs, job["extras"]["states"]):
             return {}
         give_back()
         held_bytes = max(held_bytes, anonymous_bytes())
     return {"held_bytes": held_bytes}
 
 
-def _run(engine: OrtEngine, inputs: dict[str, Tensor]) -> bool:
-    """Run a network as the agent's warm-up does; False where it was too slow for more than one time."""
+def _run(engine: OrtEngine, inputs: dict[str, Tensor], states: Mapping[str, str]) -> bool:
+    """Run a network as the agent's warm-up does; False where it was too slow for more than one time.
+
+    Args:
+        engine: the network.
+        inputs: of the first run, which nothing came before.
+        states: see `trial.Extras`.
+    """
     clock = SystemClock()
     begun_ns = clock.now_ns()
-    engine.run(inputs, engine.new_abort())
+    # The outputs themselves are not kept: they lie in the arena, and the next run would go around them.
+    state = _remembered(engine, engine.run(inputs, engine.new_abort()), states)
     if clock.now_ns() - begun_ns > AGAIN_BELOW_NS:
         return False
     engine.shrink()  # At the end of the next run, which must not be the last: it holds nothing then.
     for _ in range(RUNS - 1):
-        engine.run(inputs, engine.new_abort())
+        state = _remembered(engine, engine.run(inputs | state, engine.new_abort()), states)
     return True
+
+
+def _remembered(engine: OrtEngine, outputs: list[Tensor], states: Mapping[str, str]) -> dict[str, Tensor]:
+    """Return the state for the next run; none where it does not fit or is no number, as the agent forgets it."""
+    if not states:
+        return {}
+    taken = {spec.name: spec for spec in engine.inputs}
+    given = {spec.name: tensor for spec, tensor in zip(engine.outputs, outputs, strict=True)}
+    state = {name: given[output] for name, output in states.items() if name in taken and output in given}
+    for name, tensor in state.items():
+        is_finite = tensor.dtype.kind != "f" or np.isfinite(tensor).all()
+        if not is_finite or tensor.size == 0 or not taken[name].fits(tensor.dtype, tensor.shape):
+            return {}
+    return state
 
 
 def _measure(job: dict[str, Any]) -> dict[str, Any]:
@@ -193,7 +214,7 @@ def _measure(job: dict[str, Any]) -> dict[str, Any]:
     created = resident_bytes()
     input_bytes, ran = 0, created
     for inputs in _inputs(job, engine):
-        _run(engine, inputs)
+        _run(engine, inputs, job["extras"]["states"])
         # The next shape's runs give back what this one took.
         ran = max(ran, resident_bytes())
         input_bytes = max(input_bytes, sum(tensor.nbytes for tensor in inputs.values()))
@@ -262,7 +283,7 @@ def _engine(job: dict[str, Any], file: Path) -> OrtEngine:
 
 
 def _inputs(job: dict[str, Any], engine: OrtEngine) -> Iterable[dict[str, Tensor]]:
-    """Yield one input of each shape that the network takes: a dark picture.
+    """Yield one input of each shape that the network takes: a dark picture, and what stands beside it.
 
     What does not fit is left out: the agent refuses it with a text that names the manifest's line.
     """
@@ -274,14 +295,25 @@ def _inputs(job: dict[str, Any], engine: OrtEngine) -> Iterable[dict[str, Tensor
         if spec is None or not spec.fits(dtype, given["shape"]):
             continue
         values = random.integers(0, BRIGHTEST + 1, given["shape"], np.uint8)
-        fed = {name: _blank(other) for name, other in others.items() if name != given["name"]}
+        beside = (
+            {name: (size, 2) for name, size in given["sizes"].items()}  # An open dimension holds both numbers.
+            | {name: (values, 1) for name, values in job["extras"]["constants"].items()}
+        )
+        fed = {
+            name: _beside(other, *beside.get(name, ((), 1))) for name, other in others.items() if name != spec.name
+        }
         yield fed | {given["name"]: values.astype(dtype) if dtype.kind != "f" else (values / 255).astype(dtype)}
 
 
-def _blank(spec: TensorSpec) -> Tensor:
-    """Return zeros for an input that is no picture: a state, a constant, a size."""
-    shape = tuple(1 if size is None else size for size in spec.shape)
-    return np.full(shape, "", object) if spec.dtype.kind == "O" else np.zeros(shape, spec.dtype)
+def _beside(spec: TensorSpec, values: Sequence[Any], free: int) -> Tensor:
+    """Return an input that is no picture: a constant or a size of these values, see `TensorSpec.filled`.
+
+    Without values, or with some that the agent refuses, zeros: a state begins with them, and a capture time is 0.
+    """
+    if values:
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            return spec.filled(values, free)
+    return np.full(spec.closed(), "", object) if spec.dtype.kind == "O" else np.zeros(spec.closed(), spec.dtype)
 
 
 def _agree(one: Tensor, other: Tensor) -> bool:

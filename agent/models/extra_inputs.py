@@ -37,11 +37,15 @@ class Extra:
         """Return the input for one frame, in the model's dtype and shape."""
         if self.constant is not None:
             return self.constant
-        size = [placement.source_height, placement.source_width]
-        if self.kind.startswith("input"):
-            size = [placement.input_height, placement.input_width]
-        values = np.array(size[::-1] if self.kind.endswith("wh") else size, self.spec.dtype)
-        return values.reshape(_closed(self.spec, 2))
+        return self.spec.filled(size_of(self.kind, placement), free=2)
+
+
+def size_of(kind: str, placement: Placement) -> tuple[int, int]:
+    """Return the two numbers that a size of `[sizes]` is for one frame."""
+    height, width = placement.source_height, placement.source_width
+    if kind.startswith("input"):
+        height, width = placement.input_height, placement.input_width
+    return (width, height) if kind.endswith("wh") else (height, width)
 
 
 def build_extras(
@@ -77,52 +81,30 @@ def build_stamp(times: Mapping[str, str], inputs: Sequence[TensorSpec], place: s
     """
     specs = {spec.name: spec for spec in inputs if spec.name in times}
     for name, spec in specs.items():
-        if math.prod(_closed(spec, 1)) != 1 or spec.dtype not in (np.int64, np.float64):
+        if math.prod(spec.closed()) != 1 or spec.dtype not in (np.int64, np.float64):
             raise ConfigError(
                 f"{place}: times.{name}: a time is one number in int64 or float64, the model takes {spec}"
             )
 
     def stamp(captured_at_ns: int) -> dict[str, Tensor]:
         values = {"captured_ns": captured_at_ns, "captured_ms": captured_at_ns / NS_PER_MS}
-        return {
-            name: np.full(_closed(spec, 1), values[times[name]]).astype(spec.dtype) for name, spec in specs.items()
-        }
+        return {name: np.full(spec.closed(), values[times[name]]).astype(spec.dtype) for name, spec in specs.items()}
 
     return stamp if specs else None
 
 
 def _constant(spec: TensorSpec, value: Constant, where: str) -> Extra:
-    shape = _closed(spec, 1)
-    count = math.prod(shape)
+    count = math.prod(spec.closed())
     values: Sequence[Any] = value if isinstance(value, tuple) else [value]
     if count > ELEMENTS_MAX or len(values) not in (1, count):
         raise ConfigError(f"{where}: {spec} has {count} elements, got {len(values)}: give 1 or as many")
     try:
-        return Extra(spec, _filled(values, spec.dtype, shape))
+        return Extra(spec, spec.filled(values))
     except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"{where}: {value!r} does not fit {spec}: {error}") from error
 
 
 def _size(spec: TensorSpec, kind: str, where: str) -> Extra:
-    if math.prod(_closed(spec, 2)) != 2 or spec.dtype.kind not in "iuf":
+    if math.prod(spec.closed(2)) != 2 or spec.dtype.kind not in "iuf":
         raise ConfigError(f"{where}: a size is two numbers, {spec} does not take two")
     return Extra(spec, None, kind)
-
-
-def _filled(values: Sequence[Any], dtype: np.dtype[Any], shape: Sequence[int]) -> Tensor:
-    if dtype.hasobject:
-        if not all(isinstance(value, str) for value in values):
-            raise TypeError("the model takes text")
-    elif not all(isinstance(value, int | float) for value in values):
-        raise TypeError("the model takes numbers")
-    elif dtype.kind in "iu" and any(float(value) != int(value) for value in values):
-        raise ValueError("the model takes whole numbers")
-    return np.full(shape, values[0], dtype) if len(values) == 1 else np.array(values, dtype).reshape(shape)
-
-
-def _closed(spec: TensorSpec, free: int) -> list[int]:
-    """Return the shape with 1 for open dimensions, but `free` for the last of them."""
-    shape = [1 if size is None else size for size in spec.shape]
-    if spec.shape and spec.shape[-1] is None:
-        shape[-1] = free
-    return shape

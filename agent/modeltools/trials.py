@@ -8,7 +8,7 @@ from agent.engine.memory import memory_limit, trial_bytes
 from agent.engine.session import SessionSetup, verified_sha256
 from agent.engine.trial import TRIAL_LIMIT_S, Cost, TensorShape, Trial, measure
 from agent.errors import ConfigError
-from agent.fitting import input_shape
+from agent.fitting import extras_of, fed_shape
 from agent.models.manifest import Manifest, ModelFile, variants_of
 from agent.modeltools.progress import Stage, silent
 
@@ -36,13 +36,19 @@ def try_networks(
     shapes: dict[str, list[TensorShape]] = {}
     files: dict[str, ModelFile] = {}
     for _, own in variants_of(manifest):
-        shapes.setdefault(own.model.path, []).append(input_shape(own))
+        shapes.setdefault(own.model.path, []).append(fed_shape(folder, own))
         files.setdefault(own.model.path, own.model)
     limit_bytes = trial_bytes(memory_limit(None))
     costs, refused = {}, {}
     advance = stage("trying", len(files))
     for name, stated in files.items():
-        trial = Trial(folder / name, SessionSetup(threads=threads), tuple(shapes[name]), stated.external_data)
+        trial = Trial(
+            folder / name,
+            SessionSetup(threads=threads),
+            tuple(shapes[name]),
+            stated.external_data,
+            extras=extras_of(manifest),
+        )
         try:
             verified_sha256(trial.file, stated.sha256)
             costs[name] = measure(trial, limit_bytes=limit_bytes, limit_s=limit_s)

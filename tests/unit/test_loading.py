@@ -11,14 +11,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import ModelProto, TensorProto
+from onnx.helper import make_node
 
 from agent.clock import SystemClock
+from agent.engine.prepare import Workshop
+from agent.engine.session import SessionSetup
 from agent.errors import ConfigError, PermanentError
+from agent.fitting import fed_shape, networks_of
 from agent.interfaces import Variant
-from agent.loading import load_model, within
+from agent.loading import Runs, load_model, read_model, survey, within
 from agent.models.golden import read_picture
+from agent.models.manifest import GoldenSpec
+from agent.modeltools.trials import try_networks
 from agent.settings import ModelSettings
 from tests.paths import BROKEN_INT8, COCO_SSD, MODELS
+from tests.unit.modeltools.networks import PICTURE, goes_round, network, saved
 
 
 def load(path: Path) -> Variant:
@@ -152,11 +160,102 @@ def test_a_float16_input_is_made_from_pixels() -> None:
     )
 
 
-def test_a_load_that_never_ends_is_refused() -> None:
-    """An endless loop in a network cannot be interrupted: its thread is left behind."""
+def raw_model(folder: Path, network: ModelProto, sections: str) -> Path:
+    """Write the folder of a model of 32 x 32 pixels that is decoded as it is."""
+    digest = hashlib.sha256(saved(network, folder / "model.onnx").read_bytes()).hexdigest()
+    text = (MODELS / "two_inputs/model.toml").read_text()
+    before = hashlib.sha256((MODELS / "two_inputs/model.onnx").read_bytes()).hexdigest()
+    (folder / "model.toml").write_text(f"{text.replace(before, digest)}\n{sections}\n")
+    return folder
+
+
+def resized(*, by: str) -> ModelProto:
+    """Return a network that resizes its picture as another input says: by `scales` or to `sizes`."""
+    kind = TensorProto.FLOAT if by == "scales" else TensorProto.INT64
+    nodes = [
+        make_node("Resize", ["images", "", "scales" if by == "scales" else "", *["sizes"] * (by == "sizes")], ["y"])
+    ]
+    return network(nodes, [("y", TensorProto.FLOAT, None)], inputs=[PICTURE, (by, kind, [4])])
+
+
+@pytest.mark.parametrize(
+    ("by", "constant"), [("scales", "scales = [1.0, 1.0, 1.5, 1.5]"), ("sizes", "sizes = [1, 3, 48, 48]")]
+)
+def test_a_model_is_tried_with_its_constants_before_it_is_loaded(tmp_path: Path, by: str, constant: str) -> None:
+    """At a start and in the tools; with zeros in their place it would be refused, and is a good one."""
+    folder = raw_model(tmp_path, resized(by=by), f"[constants]\n{constant}")
+    found = survey(ModelSettings(name="m", path=folder), Workshop(SessionSetup(), 256 << 20, None, 0))
+    assert found.need.costs["full"].run_bytes > 0
+    costs, refused = try_networks(*read_model(folder))
+    assert (list(costs), refused) == (["model.onnx"], {})
+
+
+def test_another_constant_is_another_model_for_what_was_tuned() -> None:
+    """A network may take as long as a constant says."""
+    _, manifest = read_model(MODELS / "two_inputs")
+    told = [manifest.model_copy(update={"constants": {"threshold": value}}) for value in (0.25, 0.5)]
+    assert len({networks_of(one) for one in (manifest, *told)}) == 3
+
+
+def test_sizes_are_those_of_the_golden_picture(tmp_path: Path) -> None:
+    """As the warm-up feeds them; of the input where there is no picture or it cannot be read."""
+    sizes = "[sizes]\na = 'source_hw'\nb = 'source_wh'\nc = 'input_wh'\n"
+    _, manifest = read_model(raw_model(tmp_path, resized(by="sizes"), sizes))
+    assert fed_shape(tmp_path, manifest).sizes == {"a": (32, 32), "b": (32, 32), "c": (32, 32)}
+    golden = GoldenSpec(image="golden.png", expected="golden.json")
+    manifest = manifest.model_copy(update={"golden": golden})
+    assert fed_shape(tmp_path, manifest).sizes["a"] == (32, 32)
+    shutil.copy(COCO_SSD / "golden.png", tmp_path)
+    height, width = read_picture(tmp_path / "golden.png").shape[:2]
+    assert fed_shape(tmp_path, manifest).sizes == {"a": (height, width), "b": (width, height), "c": (32, 32)}
+
+
+def test_a_warm_up_that_never_ends_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread would keep a core busy for as long as the agent lives."""
+    monkeypatch.setattr("agent.loading.WARM_UP_LIMIT_S", 1.0)
+    before = set(threading.enumerate())
+    with pytest.raises(ConfigError, match="the warm-up did not end within 1 s: the network may hold an") as caught:
+        load(raw_model(tmp_path, goes_round(), "[constants]\ntrip = 1152921504606846976"))
+    assert caught.value.harm == "hangs"
+    assert set(threading.enumerate()) <= before
+
+
+def test_what_ends_late_is_refused_as_what_never_ends(tmp_path: Path) -> None:
+    """It is asked to end, and its thread is waited for."""
+    asked = threading.Event()
+    with pytest.raises(ConfigError, match=r"slow: the warm-up did not end within 0.05 s"):
+        within(0.05, "slow: the warm-up", asked.wait, asked.set)
+    assert asked.is_set()
+    assert not any(thread.name == "load" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_the_run_of_the_moment_is_ended_and_none_begins_after_it(*, is_first: bool) -> None:
+    """Whichever thread comes first."""
+    told: list[str] = []
+
+    class Aborting:
+        def set(self) -> None:
+            told.append("set")
+
+    runs = Runs(Aborting)
+    if is_first:
+        runs.end()
+        assert not told
+        runs.new_abort()
+    else:
+        runs.new_abort()
+        assert not told
+        runs.end()
+    assert told == ["set"]
+
+
+def test_a_load_that_never_ends_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not obey leaves its thread behind."""
+    monkeypatch.setattr("agent.loading.END_LIMIT_S", 0.05)
     release = threading.Event()
     with pytest.raises(ConfigError, match=r"slow: the warm-up did not end within 0.05 s") as caught:
-        within(0.05, "slow: the warm-up", release.wait)
+        within(0.05, "slow: the warm-up", release.wait, lambda: None)
     assert caught.value.harm == "hangs"
     release.set()
 

@@ -200,6 +200,23 @@ def test_the_state_folder_is_for_this_user_alone(tmp_path: Path) -> None:
     assert sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()) < MIB
 
 
+def test_a_candidate_has_the_threads_that_it_will_have_beside_the_other_models() -> None:
+    """Else it would be judged with twice the threads, and `limits.threads` passed."""
+    both = Settings.model_validate(
+        {
+            "models": [{"name": name, "path": MODELS / "tiny"} for name in ("seen", "heard")],
+            "streams": [{"name": name, "source": str(CLIP), "model": name} for name in ("seen", "heard")],
+        }
+    )
+    serving = Provision(both)
+    alone = settings(model=MODELS / "tiny")
+    assert serving.sessions == 2
+    candidate = serving.follow(alone, sessions=serving.sessions)
+    assert (candidate.sessions, candidate.threads) == (2, max(1, candidate.cpus // 2))
+    assert Provision(alone).sessions == 1
+    assert Provision(alone).follow(alone, sessions=2).sessions == 2
+
+
 def test_models_get_an_arena_of_their_own_where_no_other_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first ones, and one that takes the place of the only other; not one of two, which share what there is."""
     made: list[int] = []

@@ -20,6 +20,7 @@ from agent.settings import Settings
 from agent.tuning import Found, Search, target_of, tune
 from tests.paths import COCO_SSD, MODELS
 from tests.unit import test_provision
+from tests.unit.test_loading import raw_model, resized
 
 ONE = {"run_threads": 1, "spinning": False, "arena": True}
 """Settings that leave one candidate a variant."""
@@ -75,6 +76,13 @@ def test_the_default_model_is_measured_and_the_next_start_uses_it(
     ((event, body),) = provision.events()
     assert event == "model_tuned"
     assert (body["threads"], body["tuned"]["deadline_ms"]) == (1, 60_000)
+
+
+def test_a_model_is_measured_with_its_constants(tmp_path: Path) -> None:
+    """It is tried with them too: with zeros for its scales this one would be refused."""
+    folder = raw_model(tmp_path, resized(by="scales"), "[constants]\nscales = [1.0, 1.0, 1.5, 1.5]")
+    found = search(settings(tmp_path / "state", model=folder, engine=ONE, limits={"threads": 1}))
+    assert [(row.refusal, row.figures is not None) for row in found.rows] == [("", True)]
 
 
 def test_the_settings_go_before_what_was_tuned(tmp_path: Path) -> None:

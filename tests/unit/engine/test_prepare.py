@@ -13,7 +13,7 @@ from agent.engine.digest import sha256_of
 from agent.engine.prepare import FAILURES_MAX, Network, Workshop, _cost_key, _facts
 from agent.engine.providers import CPU, Provider
 from agent.engine.session import OrtEngine, SessionSetup
-from agent.engine.trial import Cost, TensorShape, Trial
+from agent.engine.trial import Cost, Extras, TensorShape, Trial
 from agent.errors import ConfigError
 from tests.paths import MODELS
 
@@ -83,13 +83,22 @@ def test_a_library_of_operators_counts_by_its_content(tmp_path: Path) -> None:
         (NETWORK, replace(SETUP, threads=3)),
         (NETWORK, replace(SETUP, has_arena=False)),
         (replace(NETWORK, inputs=(TensorShape("images", "uint8", (1, 3, 64, 64)),)), SETUP),
+        (replace(NETWORK, inputs=(replace(NETWORK.inputs[0], sizes={"hw": (480, 640)}),)), SETUP),
+        (replace(NETWORK, extras=Extras({"scale": (2.0,)})), SETUP),
+        (replace(NETWORK, extras=Extras(states={"h": "h_out"})), SETUP),
     ],
-    ids=["threads", "arena", "input"],
+    ids=["threads", "arena", "input", "sizes", "constants", "states"],
 )
 def test_what_only_the_cost_depends_on_leaves_the_compiled_form(network: Network, setup: SessionSetup) -> None:
     """The optimiser takes no notice of threads, the arena and what comes in."""
     assert _facts(network, setup) == _facts(NETWORK, SETUP)
     assert key(network, setup) != key(NETWORK, SETUP)
+
+
+def test_another_value_of_a_constant_is_another_cost() -> None:
+    """What a network takes may be what a constant says."""
+    one, other = (replace(NETWORK, extras=Extras({"n": (value,)})) for value in (1, 2))
+    assert key(one, SETUP) != key(other, SETUP)
 
 
 def test_the_same_written_otherwise_is_the_same() -> None:

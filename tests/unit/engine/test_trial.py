@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
@@ -21,14 +21,14 @@ from agent.clock import NS_PER_S
 from agent.engine.cache import NETWORK_NAME, WEIGHTS_NAME
 from agent.engine.memory import MIB
 from agent.engine.session import OrtEngine, SessionSetup
-from agent.engine.trial import Cost, TensorShape, Trial, compile_network, ending, measure
+from agent.engine.trial import EXTRAS_BYTES_MAX, Cost, Extras, TensorShape, Trial, compile_network, ending, measure
 from agent.engine.trial_child import LEANER_BYTES, NICE_BESIDE, RUNS, _is_leaner_with_pattern, _run
 from agent.errors import ConfigError
 from agent.provision import Provision
 from agent.settings import Settings
 from tests.fakes import ManualClock
 from tests.paths import CLIP, COCO_SSD, MODELS, REPOSITORY
-from tests.unit.modeltools.networks import classifier, network, saved
+from tests.unit.modeltools.networks import PICTURE, Port, classifier, goes_round, network, saved
 
 COCO = Trial(COCO_SSD / "model.onnx", SessionSetup(threads=1), (TensorShape("images", "uint8", (1, 300, 300, 3)),))
 
@@ -38,10 +38,15 @@ def trial(file: Path) -> Trial:
     return Trial(file, SessionSetup(threads=1), (TensorShape("images", "float32", (1, 3, 32, 32)),))
 
 
-def mean_and(*nodes: object, **weights: object) -> ModelProto:
+def mean_and(
+    *nodes: object,
+    inputs: Sequence[Port] = (PICTURE,),
+    outputs: Sequence[Port] = (("y", TensorProto.FLOAT, None),),
+    **weights: object,
+) -> ModelProto:
     """Return a network that makes `m`, the mean of its input, and then goes on."""
     first = make_node("ReduceMean", ["images"], ["m"], keepdims=0)
-    return network([first, *nodes], [("y", TensorProto.FLOAT, None)], weights=weights)  # type: ignore[list-item]
+    return network([first, *nodes], outputs, inputs=inputs, weights=weights)  # type: ignore[list-item]
 
 
 def gigabytes() -> ModelProto:
@@ -73,6 +78,91 @@ def unknown_operator() -> ModelProto:
     return network(
         [make_node("Frobnicate", ["images"], ["y"], domain="my.ops")], [("y", 1, None)], domains={"my.ops": 1}
     )
+
+
+def beside() -> ModelProto:
+    """A network that makes a tensor of a shape that it is given."""
+    nodes = [
+        make_node("ConstantOfShape", ["shape"], ["zeros"]),
+        make_node("Add", ["zeros", "m"], ["filled"]),
+        make_node("ReduceSum", ["filled"], ["y"]),
+    ]
+    return mean_and(*nodes, inputs=[PICTURE, ("shape", TensorProto.INT64, [2])])
+
+
+def test_a_network_is_tried_with_the_constants_that_it_will_be_given(tmp_path: Path) -> None:
+    """With zeros for its scales this one fails, and is a good one."""
+    resize = network(
+        [make_node("Resize", ["images", "", "scales"], ["y"])],
+        [("y", TensorProto.FLOAT, None)],
+        inputs=[PICTURE, ("scales", TensorProto.FLOAT, [4])],
+    )
+    scaled = replace(trial(saved(resize, tmp_path / "m.onnx")), extras=Extras({"scales": (1, 1, 2.0, 2)}))
+    assert measure(scaled, limit_bytes=256 * MIB).run_bytes > 0
+    compile_network(scaled, tmp_path, limit_bytes=256 * MIB)
+
+
+def test_what_constants_and_sizes_cost_is_measured(tmp_path: Path) -> None:
+    """A network whose activations have the size that an input tells; `Add` cannot write over its input here."""
+    one = trial(saved(beside(), tmp_path / "m.onnx"))
+    told = replace(one, extras=Extras({"shape": (4096, 4096)}))
+    (shape,) = one.inputs
+    sized = replace(one, inputs=(replace(shape, sizes={"shape": (4096, 4096)}),))
+    for known in (told, sized):
+        assert measure(known, limit_bytes=512 * MIB).peak_bytes > 64 * MIB
+    assert measure(one, limit_bytes=512 * MIB).peak_bytes < 32 * MIB
+
+
+def test_a_loop_that_a_constant_makes_endless_ends_in_the_child(tmp_path: Path) -> None:
+    """With a trip count of zero it would be over at once."""
+    told = replace(trial(saved(goes_round(), tmp_path / "m.onnx")), extras=Extras({"trip": (1 << 60,)}))
+    with pytest.raises(ConfigError, match="the network may hold an endless loop") as caught:
+        measure(told, limit_bytes=256 * MIB, limit_s=4)
+    assert caught.value.harm == "hangs"
+
+
+def test_a_state_is_fed_back_while_a_network_is_tried(tmp_path: Path) -> None:
+    """This one has 4 bytes, then 2 KiB, then 1 MiB, then more than there is."""
+    grows = mean_and(
+        make_node("Identity", ["m"], ["y"]),
+        make_node("Tile", ["h", "times"], ["h_out"]),
+        inputs=[PICTURE, ("h", TensorProto.FLOAT, ["n"])],
+        outputs=[("y", TensorProto.FLOAT, None), ("h_out", TensorProto.FLOAT, ["more"])],
+        times=np.array([512]),
+    )
+    one = trial(saved(grows, tmp_path / "m.onnx"))
+    measure(one, limit_bytes=256 * MIB)
+    with pytest.raises(ConfigError) as caught:
+        measure(replace(one, extras=Extras(states={"h": "h_out"})), limit_bytes=256 * MIB)
+    assert caught.value.harm == "too_big"
+
+
+@pytest.mark.parametrize("fault", [np.nan, np.inf])
+def test_a_state_that_is_no_number_is_forgotten_as_in_the_agent(tmp_path: Path, fault: float) -> None:
+    """It is no fault of the network that the trial would have to tell."""
+    breaks = mean_and(
+        make_node("Identity", ["m"], ["y"]),
+        make_node("Add", ["h", "fault"], ["h_out"]),
+        inputs=[PICTURE, ("h", TensorProto.FLOAT, [2])],
+        outputs=[("y", TensorProto.FLOAT, None), ("h_out", TensorProto.FLOAT, [2])],
+        fault=np.float32(fault),
+    )
+    one = trial(saved(breaks, tmp_path / "m.onnx"))
+    measure(replace(one, extras=Extras(states={"h": "h_out"})), limit_bytes=256 * MIB)
+
+
+def test_constants_that_do_not_fit_are_left_to_the_agent(tmp_path: Path) -> None:
+    """It names the line of the manifest; the child goes on with zeros."""
+    one = trial(saved(beside(), tmp_path / "m.onnx"))
+    for values in ((1, 2, 3), ("text", "text"), (0.5, 0.5), (1 << 70, 1)):
+        measure(replace(one, extras=Extras({"shape": values})), limit_bytes=256 * MIB)
+
+
+def test_constants_beyond_what_a_manifest_holds_are_refused(tmp_path: Path) -> None:
+    """What the child is given is bounded."""
+    one = trial(saved(beside(), tmp_path / "m.onnx"))
+    with pytest.raises(ConfigError, match=f"more than {EXTRAS_BYTES_MAX}"):
+        measure(replace(one, extras=Extras({"shape": (1e15,) * (1 << 18)})), limit_bytes=256 * MIB)
 
 
 def test_the_cost_of_the_default_model() -> None:
@@ -190,7 +280,7 @@ def test_a_slow_network_runs_once_and_never_ends_with_nothing_held(
         def shrink(self) -> None:
             told.append("shrink")
 
-    assert _run(cast(OrtEngine, Engine()), {}) is (runs > 1)
+    assert _run(cast(OrtEngine, Engine()), {}, {}) is (runs > 1)
     assert told == ["run", *(["shrink"] + ["run"] * (RUNS - 1) if runs > 1 else [])]
 
 

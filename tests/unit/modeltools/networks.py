@@ -66,6 +66,25 @@ def classifier(*, classes: int = 3, side: int | str = 32, kernels: int = 8, meta
     )
 
 
+def goes_round() -> ModelProto:
+    """A Loop that goes round as often as the input `trip` says."""
+    body = make_graph(
+        [make_node("Identity", ["go"], ["on"]), make_node("Identity", ["v"], ["w"])],
+        "body",
+        [
+            make_tensor_value_info("i", TensorProto.INT64, []),
+            make_tensor_value_info("go", TensorProto.BOOL, []),
+            make_tensor_value_info("v", TensorProto.FLOAT, []),
+        ],
+        [make_tensor_value_info("on", TensorProto.BOOL, []), make_tensor_value_info("w", TensorProto.FLOAT, [])],
+    )
+    nodes = [
+        make_node("ReduceMean", ["images"], ["m"], keepdims=0),
+        make_node("Loop", ["trip", "", "m"], ["y"], body=body),
+    ]
+    return network(nodes, [("y", TensorProto.FLOAT, None)], inputs=[PICTURE, ("trip", TensorProto.INT64, [])])
+
+
 def saved(model: ModelProto, file: Path) -> Path:
     """Write a model and return its file."""
     onnx.save(model, file)
