@@ -14,7 +14,9 @@ import pytest
 from agent.assembly import load_models, scheduler_policy, stream_policy, used_models
 from agent.clock import SystemClock
 from agent.core.message import Message
-from agent.errors import ConfigError
+from agent.engine.budget import FRAME_BYTES
+from agent.engine.memory import MIB
+from agent.errors import ConfigError, DoesNotFitError
 from agent.loops.inbox import Inbox
 from agent.marks import Marks
 from agent.pipelines import Pipelines, runnable
@@ -255,6 +257,29 @@ def test_a_cold_swap_that_fails_brings_the_old_model_back(tmp_path: Path, monkey
         assert plant.pipelines.models["tiny"].variants[0].engine is engine
         plant.next_result("door")
         assert not [event for event, _ in plant.events if event == "model_swapped"]
+
+
+def test_streams_that_do_not_fit_are_refused_and_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at a start, though no model comes in; a stream in the place of another takes no more than that one."""
+    with running(tmp_path, settings(DOOR)) as plant:
+        limit_bytes = plant.pipelines.provision.limit.limit_bytes
+        monkeypatch.setattr("agent.provision.resident_bytes", lambda: limit_bytes - 20 * MIB)
+        with pytest.raises(DoesNotFitError, match=r"would take \d+ MiB .* 36 MiB for streams that come\n") as caught:
+            plant.pipelines.apply(settings(DOOR, YARD, {"name": "shed"}))
+        assert caught.value.missing_bytes == 3 * 2 * FRAME_BYTES - 20 * MIB
+        assert [stream.name for stream in plant.pipelines.streams] == ["door"]
+        plant.next_result("door")
+        plant.pipelines.apply(settings(DOOR, YARD))
+        plant.next_result("yard")
+        monkeypatch.setattr("agent.provision.resident_bytes", lambda: limit_bytes + MIB)
+        plant.pipelines.apply(settings(DOOR, {"name": "shed"}))
+        plant.next_result("shed")
+        # One that was off held no frames.
+        plant.pipelines.apply(settings(DOOR, {"name": "shed", "enabled": False}))
+        with pytest.raises(DoesNotFitError):
+            plant.pipelines.apply(settings(DOOR, {"name": "shed"}))
 
 
 def full_while_loaded(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -206,3 +206,26 @@ def test_models_get_an_arena_of_their_own_where_no_other_serves(monkeypatch: pyt
     candidate.fit()
     candidate.renew_arena()
     assert len(made) == 2
+
+
+def test_health_and_inputs_follow_what_serves_after_a_swap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old model was resident while its successor was judged: it is none of the agent's own, nor counts twice."""
+    resident = [100 * MIB]
+    monkeypatch.setattr("agent.provision.resident_bytes", lambda: resident[0])
+    alone = settings(model=MODELS / "tiny", limits={"memory_mb": 400})
+    first = surveyed(alone)
+    first.fit()
+    figures, largest = first.snapshot({}, {})["memory"], first.recipe("seen").input_bytes_max
+    assert (figures["own_mb"], figures["serving_mb"]) == (100.0, 42.0)
+    resident[0] = 180 * MIB
+    swapped = first.follow(alone)
+    swapped.survey(alone.models[0])
+    swapped.fit()
+    assert swapped.snapshot({}, {})["memory"] == figures
+    assert swapped.recipe("seen").input_bytes_max == largest
+    # A stream that comes takes its part, also without a model.
+    streams = [*alone.streams, alone.streams[0].model_copy(update={"name": "yard"})]
+    more = swapped.follow(alone.model_copy(update={"streams": streams}))
+    more.fit()
+    assert more.snapshot({}, {})["memory"] == {**figures, "serving_mb": 60.0}
+    assert first.snapshot({}, {})["memory"] == figures
