@@ -224,7 +224,19 @@ class Provision:
         In that of the old model, its successor's packed weights would lie between the old one's activations, and all
         of it would stay for good. Several models share one: it holds the activations of the largest alone.
         """
-        if self._surveyed and self._arena_bytes and self._serving <= self._surveyed.keys():
+        if self._surveyed and self._serving <= self._surveyed.keys():
+            self._share_arena()
+
+    def leave_arena(self, models: Iterable[str]) -> None:
+        """Drop the arena of models that left the memory, where no other model serves in it.
+
+        It would keep their activations until the next one takes its place: 14 MiB of the default model in float.
+        """
+        if self._known.keys() <= set(models):
+            self._share_arena()
+
+    def _share_arena(self) -> None:
+        if self._arena_bytes:
             share_arena(self._arena_bytes)
 
     def export(self) -> dict[str, Any]:

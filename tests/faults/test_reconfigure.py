@@ -282,6 +282,26 @@ def test_streams_that_do_not_fit_are_refused_and_change_nothing(
             plant.pipelines.apply(settings(DOOR, {"name": "shed"}))
 
 
+def test_a_cold_swap_is_judged_without_the_activations_of_the_old_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They lie in the arena that it leaves behind."""
+    cold = {"cold_swap": True}
+    other = Path(shutil.copytree(MODELS / "tiny", tmp_path / "other"))
+    with running(tmp_path, settings(DOOR, engine=cold)) as plant:
+        provision, engine = plant.pipelines.provision, plant.pipelines.models["tiny"].variants[0].engine
+        held_bytes = provision.held_bytes(["tiny"])
+        arenas: list[bool] = []
+        monkeypatch.setattr("agent.provision.share_arena", lambda _: arenas.append(engine.is_loaded))
+        left = {True: 10 * held_bytes, False: 9 * held_bytes // 10}
+        monkeypatch.setattr(
+            "agent.provision.resident_bytes", lambda: provision.limit.limit_bytes - left[bool(arenas)]
+        )
+        plant.pipelines.apply(settings(DOOR, models={"tiny": other}, engine=cold))
+        assert not arenas[0]
+        assert [event for event, _ in plant.events if event == "model_swapped"]
+
+
 def full_while_loaded(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let memory hold one model and nine tenths."""
     provision, engine = plant.pipelines.provision, plant.pipelines.models["tiny"].variants[0].engine

@@ -208,6 +208,25 @@ def test_models_get_an_arena_of_their_own_where_no_other_serves(monkeypatch: pyt
     assert len(made) == 2
 
 
+def test_an_arena_is_left_where_no_other_model_serves_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the successor is judged, and not where that would leave another model's activations behind."""
+    made: list[int] = []
+    monkeypatch.setattr("agent.provision.share_arena", made.append)
+    both = Settings.model_validate(
+        {
+            "models": [{"name": name, "path": MODELS / "tiny"} for name in ("seen", "heard")],
+            "streams": [{"name": name, "source": str(CLIP), "model": name} for name in ("seen", "heard")],
+        }
+    )
+    provision = surveyed(both)
+    provision.fit()
+    assert len(made) == 1
+    provision.leave_arena(["seen"])
+    assert len(made) == 1
+    provision.leave_arena(["seen", "heard"])
+    assert made == [made[0]] * 2
+
+
 def test_health_and_inputs_follow_what_serves_after_a_swap(monkeypatch: pytest.MonkeyPatch) -> None:
     """The old model was resident while its successor was judged: it is none of the agent's own, nor counts twice."""
     resident = [100 * MIB]
