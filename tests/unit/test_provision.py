@@ -145,7 +145,7 @@ provision.limit = MemoryLimit(needed + 256 * 1024, "limits.memory_mb")
 provision.fit()
 model = load_model(given.models[0], 1, SystemClock(), provision.recipe("seen"))
 unloaded = provision.snapshot({"seen": model}, {})["memory"]["unloaded"]
-print([variant.engine.is_loaded for variant in model.variants], unloaded)
+print([variant.engine.is_loaded for variant in model.variants], unloaded, model.keeps_all)
 light = model.variants[1]
 light.engine.run(light.warm_inputs, light.engine.new_abort())
 print(light.engine.is_loaded)
@@ -167,7 +167,7 @@ def test_variants_wait_on_disk_where_they_do_not_all_fit(tmp_path: Path) -> None
     done = subprocess.run(
         [sys.executable, "-c", STANDBY, str(tmp_path)], capture_output=True, text=True, cwd=REPOSITORY, check=False
     )
-    assert done.stdout.splitlines() == ["[True, False] ['seen: light']", "True"], done.stderr
+    assert done.stdout.splitlines() == ["[True, False] ['seen: light'] False", "True"], done.stderr
 
 
 def test_the_state_folder_is_for_this_user_alone(tmp_path: Path) -> None:
