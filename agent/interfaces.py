@@ -237,8 +237,8 @@ class Variant:
 class LoadedModel:
     """What an inference loop runs: at least one variant, the best first, each lighter than the one before.
 
-    `signal` says which windows it takes, None for pictures. A stateful one needs its frames in order. Where memory does
-    not hold all variants (`keeps_all`), only the network of the one in use stays loaded.
+    `signal` says which windows it takes, None for pictures. A stateful one needs its frames in order. Without
+    `keeps_all` memory does not hold all variants, and only the network of the one in use stays loaded.
     """
 
     name: str
