@@ -76,7 +76,8 @@ def load_models(
             surveyed.append(model)
         except ConfigError as error:
             refuse(model, error)
-    if surveyed:
+    # Streams that come must fit as well, where no model comes with them.
+    if surveyed or provision.served():
         provision.fit(must_fit=must_all_load)
     for model in surveyed:
         try:

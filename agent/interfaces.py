@@ -264,7 +264,8 @@ class Variant:
 class LoadedModel:
     """What an inference loop runs: at least one variant, the best first, each lighter than the one before.
 
-    `signal` says which windows it takes, None for pictures. A stateful one needs its frames in order.
+    `signal` says which windows it takes, None for pictures. A stateful one needs its frames in order. Without
+    `keeps_all` memory does not hold all variants, and only the network of the one in use stays loaded.
     """
 
     name: str
@@ -273,6 +274,7 @@ class LoadedModel:
     variants: tuple[Variant, ...]
     signal: Signal | None = None
     is_stateful: bool = False
+    keeps_all: bool = True
 
 
 class Packet(NamedTuple):

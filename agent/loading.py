@@ -82,7 +82,8 @@ class Recipe:
         described: folder and manifest, where `survey` read or guessed them already.
         prepared: by file name, from `survey`.
         input_bytes_max: of one run, by file name.
-        keeps_all: False to drop each variant from memory once it is verified, but for the model itself.
+        keeps_all: False to drop each variant from memory once it is verified, but for the model itself, and later
+            the one that is left for another.
         first: the heaviest variant that is loaded.
         refused: why a network is not to be loaded at all, by file name: the child process that tried it did not live.
     """
@@ -219,7 +220,8 @@ def load_model(settings: ModelSettings, threads: int, clock: Clock, recipe: Reci
     variants = tuple(attempt.variant for attempt in attempts if attempt.variant is not None)
     signal = None if manifest.signal is None else manifest.signal.describe()
     is_stateful = manifest.state is not None
-    return LoadedModel(settings.name, manifest.version, manifest.task, variants, signal, is_stateful)
+    keeps_all = recipe is None or recipe.keeps_all
+    return LoadedModel(settings.name, manifest.version, manifest.task, variants, signal, is_stateful, keeps_all)
 
 
 def try_variants(

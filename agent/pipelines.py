@@ -303,6 +303,9 @@ class Pipelines:
             log.warning("%s: does not fit beside its successor and goes first", ", ".join(replaced))
             loops = [self._servers[name].loop for name in replaced]
             with set_aside(loops, self._inbox, self._clock) as since_ns:
+                # Else their activations would count against those that take their place.
+                self.provision.leave_arena(replaced)
+                give_back()
                 plan = self._plan(new, reloaded)
                 self._carry_out(replace(plan, gone_since_ns=since_ns))
         else:

@@ -15,6 +15,7 @@ from agent.engine.cpus import effective_cpus, plan_cores
 from agent.engine.custom_ops import check_custom_ops
 from agent.engine.memory import MIB, memory_limit, resident_bytes, trial_bytes
 from agent.engine.prepare import Workshop
+from agent.engine.process import give_back
 from agent.engine.providers import NAMES, Provider, device_memory, plan_providers, too_many_threads
 from agent.engine.session import SessionSetup, available_providers, share_arena
 from agent.engine.tuned import Tuned, TunedFile, facts_of
@@ -86,10 +87,15 @@ class Provision:
         self._surveyed: dict[str, Surveyed] = {}
         self._serving = set(self._loaded)
         """Names of the models that serve while those that are surveyed are loaded."""
+        self._own_bytes = 0
+        """Resident when the first models were judged, with nothing of theirs there yet."""
         self._arena_bytes = 0
         """Of each arena; what was left when the first models were loaded, with nothing of theirs resident yet."""
+        self._coming_bytes = 0
+        """Of frames, what the streams of a change take beyond those before it."""
+        self._keeps_all = True
         self.budget: Budget | None = None
-        """Once everything was found to fit."""
+        """Of all that serves in the end, once what is new was found to fit."""
         for name in self._providers.absent:
             log.warning("engine.providers: %s is not in this build of ONNX Runtime: it is left out", name)
 
@@ -113,10 +119,12 @@ class Provision:
             follower._settings, follower._loaded, follower._surveyed = settings, kept, {}
             follower._serving = set(kept)
             follower._tuned = dict(self._tuned)
+            follower._coming_bytes = _coming_bytes(before, settings)
             return follower
         follower = Provision(settings, kept, self.export(), sessions=sessions)
         follower._serving = set(self._known)
-        follower._arena_bytes = self._arena_bytes
+        follower._own_bytes, follower._arena_bytes = self._own_bytes, self._arena_bytes
+        follower._coming_bytes = _coming_bytes(before, settings)
         follower.limit = self.limit
         follower._tuned = {name: tuned for name, tuned in self._tuned.items() if name in kept}
         return follower
@@ -184,7 +192,7 @@ class Provision:
         )
 
     def fit(self, *, must_fit: bool = True) -> None:
-        """Check that what was surveyed fits, and give the sessions their arena.
+        """Check that what was surveyed fits, and the streams that come; give the sessions their arena.
 
         Args:
             must_fit: False for a run that replaces another: the same models served a moment ago, so it is only said.
@@ -193,18 +201,30 @@ class Provision:
             DoesNotFitError: with the figures and what would fit.
         """
         needs = tuple(found.need for found in self._surveyed.values())
-        # Where models serve already, what serving takes is resident.
-        serving = 0 if self._loaded else SERVING_BYTES + sum(map(_frames_bytes, self._settings.streams))
-        budget = Budget(self.limit, resident_bytes(), serving, needs)
-        refusal = budget.refusal()
-        if refusal and must_fit:
-            raise DoesNotFitError(refusal, budget.missing_bytes)
-        for line in refusal:
-            log.error("%s", line)
-        if not budget.holds_all:
-            log.warning("memory: lighter variants are loaded when they are needed: %s does not hold all", self.limit)
-        self.budget = budget
-        self._arena_bytes = self._arena_bytes or budget.arena_bytes
+        serving = SERVING_BYTES + sum(map(_frames_bytes, self._settings.streams))
+        if self._coming_bytes:
+            give_back()  # What streams that went before left behind is there for those that come.
+        own = resident_bytes()
+        # Where models serve already, what they and their streams take is resident.
+        is_change = bool(self._serving)
+        judged = Budget(self.limit, own, self._coming_bytes if is_change else serving, needs, is_change)
+        if needs or self._coming_bytes:
+            refusal = judged.refusal()
+            if refusal and must_fit:
+                raise DoesNotFitError(refusal, judged.missing_bytes)
+            for line in refusal:
+                log.error("%s", line)
+        if needs:
+            self._keeps_all = judged.holds_all
+            if not self._keeps_all:
+                log.warning(
+                    "memory: lighter variants are loaded when they are needed: %s does not hold all", self.limit
+                )
+        self._own_bytes = self._own_bytes or own
+        self.budget = Budget(
+            self.limit, self._own_bytes, serving, tuple(known.need for known in self._known.values())
+        )
+        self._arena_bytes = self._arena_bytes or self.budget.arena_bytes
         self.renew_arena()
 
     def renew_arena(self) -> None:
@@ -213,7 +233,19 @@ class Provision:
         In that of the old model, its successor's packed weights would lie between the old one's activations, and all
         of it would stay for good. Several models share one: it holds the activations of the largest alone.
         """
-        if self._arena_bytes and self._serving <= self._surveyed.keys():
+        if self._surveyed and self._serving <= self._surveyed.keys():
+            self._share_arena()
+
+    def leave_arena(self, models: Iterable[str]) -> None:
+        """Drop the arena of models that left the memory, where no other model serves in it.
+
+        It would keep their activations until the next one takes its place: 14 MiB of the default model in float.
+        """
+        if self._known.keys() <= set(models):
+            self._share_arena()
+
+    def _share_arena(self) -> None:
+        if self._arena_bytes:
             share_arena(self._arena_bytes)
 
     def export(self) -> dict[str, Any]:
@@ -249,7 +281,7 @@ class Provision:
         found = self._surveyed[model]
         largest = {path: self.budget.input_bytes_max(one.cost) for path, one in found.prepared.items()}
         first = found.conduct.first
-        return Recipe((found.folder, found.manifest), found.prepared, largest, self.budget.holds_all, first)
+        return Recipe((found.folder, found.manifest), found.prepared, largest, self._keeps_all, first)
 
     def events(self) -> list[tuple[str, dict[str, Any]]]:
         """Return what the operator should hear once, of what was surveyed here; asked for when its models serve.
@@ -345,6 +377,12 @@ def asked_of(model: str, streams: Sequence[StreamSettings]) -> Target | None:
     deadlines = [stream.budget_ms for stream in own if stream.budget_ms is not None]
     fps = sum(stream.max_fps or stream.fps or 0.0 for stream in own)
     return Target(fps, min(deadlines)) if deadlines else None
+
+
+def _coming_bytes(before: Settings, after: Settings) -> int:
+    """Return how much more the frames of other streams take; what goes makes room for what comes."""
+    old, new = (sum(_frames_bytes(one) for one in known.streams if one.enabled) for known in (before, after))
+    return max(0, new - old)
 
 
 def _frames_bytes(stream: StreamSettings) -> int:

@@ -46,12 +46,15 @@ class Budget:
         own_bytes: resident before any model is loaded.
         serving_bytes: for sources, queues and delivery.
         needs: of the models.
+        is_change: whether models and streams come to what serves already: `own_bytes` is then what is resident with
+            all of that, and `serving_bytes` is for the streams that come.
     """
 
     limit: MemoryLimit
     own_bytes: int
     serving_bytes: int
     needs: tuple[Need, ...]
+    is_change: bool = False
 
     @property
     def fixed_bytes(self) -> int:
@@ -91,11 +94,14 @@ class Budget:
         if self.missing_bytes <= 0:
             return []
         needed = self.missing_bytes + self.limit.limit_bytes
-        parts = ", ".join(f"{need.model} {need.own}" for need in self.needs)
+        parts = [f"{_mib(self.own_bytes)} {'now' if self.is_change else 'for itself'}"]
+        if self.serving_bytes:
+            purpose = "for streams that come" if self.is_change else "to serve its streams"
+            parts.append(f"{_mib(self.serving_bytes)} {purpose}")
+        parts += [f"{need.model} {need.own}" for need in self.needs]
         raise_it = "raise it" if self.limit.source != "limits.memory_mb" else "set limits.memory_mb"
         return [
-            f"memory: the agent would take {_mib(needed)} and may take {self.limit}: {_mib(self.own_bytes)} for "
-            f"itself, {_mib(self.serving_bytes)} to serve its streams, {parts}",
+            f"memory: the agent would take {_mib(needed)} and may take {self.limit}: {', '.join(parts)}",
             f"  what would fit: {raise_it} to at least {-(-needed // MIB)} MiB",
             *(f"  what would fit: {text}" for text in self._lighter()),
         ]

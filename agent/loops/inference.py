@@ -216,7 +216,17 @@ class InferenceLoop:
     def _use(self, index: int, *, is_new_model: bool = False) -> None:
         self._selected = index
         variant = self.variant
+        if not self._model.keeps_all:
+            self._leave_others(variant)
         self._inbox.select_variant(self._model.name, variant.name, variant.fastest_ns, is_new_model=is_new_model)
+
+    def _leave_others(self, variant: Variant) -> None:
+        """Let the other networks go before this one is loaded for its first frame: memory holds one of them."""
+        others = [other.engine for other in self._model.variants if other.engine is not variant.engine]
+        if any(engine.is_loaded for engine in others):
+            for engine in others:
+                engine.release()
+            variant.engine.shrink()  # Its first run gives back what the others had of the shared arena.
 
     def _serve(self, frame: Frame) -> None:
         variant = self.variant

@@ -33,7 +33,9 @@ class Worker:
         self._thread.start()
 
     def join(self, timeout_s: float) -> bool:
-        """Wait for the end; return whether it came."""
+        """Wait for the end; return whether it came. One that could not be started has none to wait for."""
+        if self._thread.ident is None:
+            return True
         self._thread.join(max(0.0, timeout_s))
         return not self._thread.is_alive()
 

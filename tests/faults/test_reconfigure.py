@@ -14,8 +14,10 @@ import pytest
 from agent.assembly import load_models, scheduler_policy, stream_policy, used_models
 from agent.clock import SystemClock
 from agent.core.message import Message
+from agent.engine.budget import FRAME_BYTES
+from agent.engine.memory import MIB
 from agent.engine.providers import NAMES
-from agent.errors import ConfigError
+from agent.errors import ConfigError, DoesNotFitError
 from agent.loops.inbox import Inbox
 from agent.marks import Marks
 from agent.pipelines import Pipelines, runnable
@@ -270,6 +272,49 @@ def test_a_cold_swap_that_fails_brings_the_old_model_back(tmp_path: Path, monkey
         assert plant.pipelines.models["tiny"].variants[0].engine is engine
         plant.next_result("door")
         assert not [event for event, _ in plant.events if event == "model_swapped"]
+
+
+def test_streams_that_do_not_fit_are_refused_and_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at a start, though no model comes in; a stream in the place of another takes no more than that one."""
+    with running(tmp_path, settings(DOOR)) as plant:
+        limit_bytes = plant.pipelines.provision.limit.limit_bytes
+        monkeypatch.setattr("agent.provision.resident_bytes", lambda: limit_bytes - 20 * MIB)
+        with pytest.raises(DoesNotFitError, match=r"would take \d+ MiB .* 36 MiB for streams that come\n") as caught:
+            plant.pipelines.apply(settings(DOOR, YARD, {"name": "shed"}))
+        assert caught.value.missing_bytes == 3 * 2 * FRAME_BYTES - 20 * MIB
+        assert [stream.name for stream in plant.pipelines.streams] == ["door"]
+        plant.next_result("door")
+        plant.pipelines.apply(settings(DOOR, YARD))
+        plant.next_result("yard")
+        monkeypatch.setattr("agent.provision.resident_bytes", lambda: limit_bytes + MIB)
+        plant.pipelines.apply(settings(DOOR, {"name": "shed"}))
+        plant.next_result("shed")
+        # One that was off held no frames.
+        plant.pipelines.apply(settings(DOOR, {"name": "shed", "enabled": False}))
+        with pytest.raises(DoesNotFitError):
+            plant.pipelines.apply(settings(DOOR, {"name": "shed"}))
+
+
+def test_a_cold_swap_is_judged_without_the_activations_of_the_old_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They lie in the arena that it leaves behind."""
+    cold = {"cold_swap": True}
+    other = Path(shutil.copytree(MODELS / "tiny", tmp_path / "other"))
+    with running(tmp_path, settings(DOOR, engine=cold)) as plant:
+        provision, engine = plant.pipelines.provision, plant.pipelines.models["tiny"].variants[0].engine
+        held_bytes = provision.held_bytes(["tiny"])
+        arenas: list[bool] = []
+        monkeypatch.setattr("agent.provision.share_arena", lambda _: arenas.append(engine.is_loaded))
+        left = {True: 10 * held_bytes, False: 9 * held_bytes // 10}
+        monkeypatch.setattr(
+            "agent.provision.resident_bytes", lambda: provision.limit.limit_bytes - left[bool(arenas)]
+        )
+        plant.pipelines.apply(settings(DOOR, models={"tiny": other}, engine=cold))
+        assert not arenas[0]
+        assert [event for event, _ in plant.events if event == "model_swapped"]
 
 
 def full_while_loaded(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:

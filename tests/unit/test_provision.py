@@ -168,7 +168,7 @@ provision.limit = MemoryLimit(needed + 256 * 1024, "limits.memory_mb")
 provision.fit()
 model = load_model(given.models[0], 1, SystemClock(), provision.recipe("seen"))
 unloaded = provision.snapshot({"seen": model}, {})["memory"]["unloaded"]
-print([variant.engine.is_loaded for variant in model.variants], unloaded)
+print([variant.engine.is_loaded for variant in model.variants], unloaded, model.keeps_all)
 light = model.variants[1]
 light.engine.run(light.warm_inputs, light.engine.new_abort())
 print(light.engine.is_loaded)
@@ -190,7 +190,7 @@ def test_variants_wait_on_disk_where_they_do_not_all_fit(tmp_path: Path) -> None
     done = subprocess.run(
         [sys.executable, "-c", STANDBY, str(tmp_path)], capture_output=True, text=True, cwd=REPOSITORY, check=False
     )
-    assert done.stdout.splitlines() == ["[True, False] ['seen: light']", "True"], done.stderr
+    assert done.stdout.splitlines() == ["[True, False] ['seen: light'] False", "True"], done.stderr
 
 
 def test_the_state_folder_is_for_this_user_alone(tmp_path: Path) -> None:
@@ -246,3 +246,45 @@ def test_models_get_an_arena_of_their_own_where_no_other_serves(monkeypatch: pyt
     candidate.fit()
     candidate.renew_arena()
     assert len(made) == 2
+
+
+def test_an_arena_is_left_where_no_other_model_serves_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the successor is judged, and not where that would leave another model's activations behind."""
+    made: list[int] = []
+    monkeypatch.setattr("agent.provision.share_arena", made.append)
+    both = Settings.model_validate(
+        {
+            "models": [{"name": name, "path": MODELS / "tiny"} for name in ("seen", "heard")],
+            "streams": [{"name": name, "source": str(CLIP), "model": name} for name in ("seen", "heard")],
+        }
+    )
+    provision = surveyed(both)
+    provision.fit()
+    assert len(made) == 1
+    provision.leave_arena(["seen"])
+    assert len(made) == 1
+    provision.leave_arena(["seen", "heard"])
+    assert made == [made[0]] * 2
+
+
+def test_health_and_inputs_follow_what_serves_after_a_swap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old model was resident while its successor was judged: it is none of the agent's own, nor counts twice."""
+    resident = [100 * MIB]
+    monkeypatch.setattr("agent.provision.resident_bytes", lambda: resident[0])
+    alone = settings(model=MODELS / "tiny", limits={"memory_mb": 400})
+    first = surveyed(alone)
+    first.fit()
+    figures, largest = first.snapshot({}, {})["memory"], first.recipe("seen").input_bytes_max
+    assert (figures["own_mb"], figures["serving_mb"]) == (100.0, 42.0)
+    resident[0] = 180 * MIB
+    swapped = first.follow(alone)
+    swapped.survey(alone.models[0])
+    swapped.fit()
+    assert swapped.snapshot({}, {})["memory"] == figures
+    assert swapped.recipe("seen").input_bytes_max == largest
+    # A stream that comes takes its part, also without a model.
+    streams = [*alone.streams, alone.streams[0].model_copy(update={"name": "yard"})]
+    more = swapped.follow(alone.model_copy(update={"streams": streams}))
+    more.fit()
+    assert more.snapshot({}, {})["memory"] == {**figures, "serving_mb": 60.0}
+    assert first.snapshot({}, {})["memory"] == figures

@@ -39,6 +39,18 @@ def test_what_does_not_fit_is_refused_with_figures_and_ways_out() -> None:
     assert "raise it to at least 160 MiB" in budget(120, DOOR, source="the cgroup's memory limit").refusal()[1]
 
 
+def test_a_change_is_refused_with_what_there_is_and_what_comes() -> None:
+    """Streams alone, or a model alone beside what serves."""
+    limit = MemoryLimit(100 * MIB, "limits.memory_mb")
+    streams = Budget(limit, 90 * MIB, 20 * MIB, (), is_change=True).refusal()
+    assert streams[0].endswith(
+        "would take 110 MiB and may take 100 MiB (limits.memory_mb): 90 MiB now, 20 MiB for streams that come"
+    )
+    assert streams[1:] == ["  what would fit: set limits.memory_mb to at least 110 MiB"]
+    model = Budget(limit, 90 * MIB, 0, (DOOR,), is_change=True).refusal()
+    assert "90 MiB now, door 40.0 MiB" in model[0]
+
+
 def test_the_peak_of_one_load_counts_once() -> None:
     """Models are loaded one after the other."""
     other = Need("yard", {"full": cost(5, 5)})

@@ -236,6 +236,23 @@ def test_another_variant_serves_from_the_next_frame_on() -> None:
     assert small.runs == 1
 
 
+@pytest.mark.parametrize(("keeps_all", "released"), [(False, [1, 0]), (True, [0, 0])], ids=["one", "all"])
+def test_a_variant_that_is_left_goes_where_memory_does_not_hold_all(keeps_all: bool, released: list[int]) -> None:
+    """Before the other one is loaded for its first frame, whose run gives back what both had of the arena."""
+    bench = Bench()
+    small = ScriptedEngine()
+    heavy = ScriptedEngine(lambda _: loop.select(1))
+    small.is_loaded = False
+    loop = bench.with_engines(heavy, small)
+    loop.swap(replace(loop.model, keeps_all=keeps_all), 0.0)
+    bench.capture()
+    bench.capture()
+    assert bench.run() == {"captured": 2, "published": 2}
+    assert [heavy.released, small.released] == released
+    assert heavy.is_loaded is keeps_all
+    assert small.shrunk == (0 if keeps_all else 1)
+
+
 def test_an_idle_model_is_kept_warm_and_gives_way_to_a_frame() -> None:
     """After the idle time it runs on its warm-up input; a frame that comes meanwhile stops that run."""
     warm, ran = threading.Event(), []

@@ -248,3 +248,11 @@ def test_the_quiet_log_says_each_change_once(caplog: pytest.LogCaptureFixture) -
     assert not quiet.clear("broker")
     assert quiet.warn("broker", "absent")
     assert len(caplog.records) == 4
+
+
+def test_a_thread_that_could_not_be_started_has_no_end_to_wait_for() -> None:
+    """The kernel may refuse one, and whoever clears up afterwards must not fail as well."""
+    worker = Worker("unstarted", lambda: None, lambda: None)
+    worker.join_or_leave(0.0)
+    assert worker.join(0.0)
+    assert not worker.is_alive
