@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from agent.errors import TransientError
 from agent.sinks.paho_client import BoundedClient, break_off
 from agent.wake import Wake
 
@@ -28,9 +29,13 @@ class Dialer:
         """Whether an attempt has not ended, wanted or not."""
 
     def start(self, opening: Callable[[], BoundedClient]) -> None:
-        """Begin an attempt; `opening` runs in the other thread."""
+        """Begin an attempt; `opening` runs in the other thread. Where memory has no room for one, it has failed."""
         self._outcome, self._is_wanted, self.is_busy = None, True, True
-        threading.Thread(target=self._run, args=(opening,), name="mqtt-dial", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, args=(opening,), name="mqtt-dial", daemon=True).start()
+        except (RuntimeError, MemoryError) as error:
+            self._outcome, self.is_busy = TransientError(f"no thread to connect with: {error}"), False
+            self._wake.set()
 
     def take(self) -> BoundedClient | None:
         """Return the client once it is open, None before.
