@@ -16,6 +16,7 @@ import onnx
 import pytest
 from onnx import TensorProto
 from onnx.helper import make_node
+from onnx.numpy_helper import to_array
 
 from agent.__main__ import run_command
 from agent.clock import SystemClock
@@ -425,6 +426,48 @@ def test_the_cosine_of_useless_outputs_is_zero() -> None:
     assert cosine(ones, np.zeros(4)) == 0.0
     assert cosine(ones, ones * np.nan) == 0.0
     assert cosine(np.zeros(4), np.zeros(4)) == 1.0
+
+
+def test_outputs_without_numbers_or_of_another_shape_are_compared_too() -> None:
+    """Another number of boxes is no agreement; texts and truth values agree where they are equal."""
+    assert cosine(np.ones((3, 6)), np.ones((2, 6))) == 0
+    assert cosine(np.ones((2, 3)), np.ones((3, 2))) == 0
+    assert cosine(np.array(["cat", "dog"], object), np.array(["cat", "cow"], object)) == 0.5
+    assert cosine(np.array([True, False, True, True]), np.array([True, True, True, True])) == 0.75
+    assert cosine(np.zeros((0, 6)), np.zeros((0, 6))) == 1
+    assert cosine(np.array([], object), np.array([], object)) == 1
+
+
+def test_networks_that_give_texts_or_an_open_number_of_rows_are_quantised(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And one whose output has as many rows as there are cells above a number, which int8 may count differently."""
+    texts = network(
+        [
+            *classifier().graph.node,
+            make_node("ArgMax", ["probabilities"], ["best"], axis=1, keepdims=0),
+            make_node("Gather", ["names", "best"], ["said"]),
+        ],
+        [("probabilities", TensorProto.FLOAT, [1, 3]), ("said", TensorProto.STRING, [1])],
+        weights={
+            **{one.name: to_array(one) for one in classifier().graph.initializer},
+            "names": np.array(["blue", "green", "red"], object),
+        },
+    )
+    open_rows = network(
+        [
+            make_node("Conv", ["images", "w"], ["c"], pads=[1] * 4),
+            make_node("Greater", ["c", "half"], ["is_bright"]),
+            make_node("NonZero", ["is_bright"], ["places"]),
+        ],
+        [("places", TensorProto.INT64, [4, "n"]), ("is_bright", TensorProto.BOOL, [1, 1, 32, 32])],
+        weights={"w": np.full((1, 3, 3, 3), 1 / 27, np.float32), "half": np.float32(0.3)},
+    )
+    folder = pictures(tmp_path / "pictures", 8)
+    for name, model in (("texts", texts), ("rows", open_rows)):
+        described = with_manifest(saved(model, tmp_path / f"{name}.onnx"))
+        quantize(capsys, described, "--calibrate", folder, *EASY, "--accuracy-min", "0", "--per-layer")
+        assert (tmp_path / f"{name}-int8" / "model.toml").is_file()
 
 
 def test_a_golden_sample_says_something_and_is_steady() -> None:
