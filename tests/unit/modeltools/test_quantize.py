@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -158,6 +160,22 @@ def test_what_cannot_be_quantised_is_one_error(
         assert said in line
     (folder / "05.png").write_bytes(b"x")
     with pytest.raises(ConfigError, match=r"05.png: is not a readable picture"):
+        split(folder, None, 10)
+
+
+def test_a_picture_that_promises_gigabytes_is_one_error(tmp_path: Path) -> None:
+    """OpenCV raises for it instead of giving nothing; the file is named."""
+    folder = pictures(tmp_path / "pictures", 4)
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b""))
+    (folder / "02.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+            for kind, body in chunks
+        )
+    )
+    with pytest.raises(ConfigError, match=r"02.png: is not a readable picture: OpenCV"):
         split(folder, None, 10)
 
 
