@@ -254,6 +254,23 @@ def test_networks_that_cannot_be_run_are_one_error(tmp_path: Path, capsys: pytes
     assert "is truncated" in refusal(capsys, tmp_path / "half.onnx", folder)
 
 
+def test_custom_operators_are_refused_without_advice_that_does_not_help(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No library can be named here, so none is asked for; with a manifest and without one."""
+    folder = pictures(tmp_path / "pictures", 4)
+    magic = network(
+        [make_node("Magic", ["images"], ["y"], domain="my.ops")],
+        [("y", TensorProto.FLOAT, [1, 3, 32, 32])],
+        domains={"my.ops": 1},
+    )
+    file = saved(magic, tmp_path / "magic.onnx")
+    for model in (file, with_manifest(file)):
+        line = refusal(capsys, model, folder)
+        assert "custom domain 'my.ops': quantize loads no libraries of operators" in line
+        assert "engine.custom_ops" not in line
+
+
 def with_manifest(file: Path) -> Path:
     """Return a folder with a network that `inspect` cannot describe."""
     folder = file.with_suffix("")
