@@ -66,8 +66,7 @@ def quantize(task: Task, clock: Clock, stage: Stage) -> Report:
         ConfigError: the model, the pictures or the output cannot be used.
         OSError: the disk is full.
     """
-    base = task.path if task.path.is_dir() else task.path.with_suffix("")
-    target = task.output or base.resolve().with_name(f"{base.resolve().name}-int8")
+    target = task.target
     with new_folder(target) as folder:
         work = folder / ".work"
         original = read_original(task.path, work)

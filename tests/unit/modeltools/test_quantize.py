@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from onnx.helper import make_node
 from onnx.numpy_helper import to_array
 
 from agent.__main__ import run_command
+from agent.cli.model_quantize import ends_on_sigterm
 from agent.clock import SystemClock
 from agent.engine.session import OrtEngine
 from agent.errors import ConfigError, PermanentError
@@ -30,7 +34,7 @@ from agent.models.golden import read_picture
 from agent.models.manifest import load_manifest
 from agent.models.preprocess import build_preprocess
 from agent.modeltools.agreement import Agreement, Found, cosine, match
-from agent.modeltools.folder import choose_golden
+from agent.modeltools.folder import choose_golden, new_folder
 from agent.modeltools.measure import METRICS, ONE_CLASS, Accuracy, Player, Sample, measure_accuracy, measure_kernels
 from agent.modeltools.pictures import read, split
 from agent.modeltools.presets import preset_of_this_cpu
@@ -181,11 +185,12 @@ def test_a_picture_that_promises_gigabytes_is_one_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file_bytes_max", [1000, 1500, 3000])
 def test_a_full_disk_is_a_clear_error(tmp_path: Path, model: Path, file_bytes_max: int) -> None:
-    """A limit on the size of files stands for it: folding or quantising fails, and nothing is left."""
+    """A limit on the size of files stands for it: folding or quantising fails, and nothing is left, no folder."""
     folder = pictures(tmp_path / "pictures", 8)
-    ended = quantized_with_files_of(file_bytes_max, model, folder, tmp_path / "model-int8")
+    ended = quantized_with_files_of(file_bytes_max, model, folder, tmp_path / "a" / "b" / "model-int8")
     assert ended.returncode == 1
-    assert "File too large: nothing was written" in ended.stderr
+    (line,) = [line for line in ended.stderr.splitlines() if line.startswith("edgebeat: ")]
+    assert line == f"edgebeat: {tmp_path / 'a' / 'b' / 'model-int8'}: File too large: nothing was written"
     assert "Traceback" not in ended.stderr
     assert {file.name for file in tmp_path.iterdir()} == {"model", "pictures"}
 
@@ -196,6 +201,53 @@ def test_a_full_disk_in_dynamic_quantisation_is_a_clear_error(tmp_path: Path) ->
     assert ended.returncode == 1
     assert "File too large: nothing was written" in ended.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_new_folders_above_the_output_stay_only_with_it(tmp_path: Path) -> None:
+    """Those that were there stay, and so do those that somebody else has put something into."""
+    (tmp_path / "a").mkdir()
+    target = tmp_path / "a" / "b" / "c" / "m"
+    with new_folder(target):
+        pass
+    assert list(tmp_path.rglob("*")) == [tmp_path / "a"]
+    with new_folder(target):
+        (tmp_path / "a" / "b" / "mine").touch()
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "b" / "mine"]
+    with new_folder(target) as folder:
+        (folder / "model.onnx").touch()
+    assert (target / "model.onnx").is_file()
+
+
+def test_a_signal_to_end_takes_away_what_was_begun(tmp_path: Path, model: Path) -> None:
+    """SIGTERM in the middle of the work, wherever it is; afterwards the signal does again what it did."""
+    before = signal.getsignal(signal.SIGTERM)
+    folder = pictures(tmp_path / "pictures", 8)
+    for wanted in ("original", "calibrating", "comparing"):
+
+        def stage(name: str, steps: int, wanted: str = wanted) -> Callable[[], None]:
+            if name == wanted:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return lambda: None
+
+        with pytest.raises(SystemExit) as ended, ends_on_sigterm():
+            quantize_model(Task(model, folder), SystemClock(), stage)
+        assert ended.value.code == 143
+        assert {file.name for file in tmp_path.iterdir()} == {"model", "pictures"}
+        assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_command_ends_on_sigterm_with_its_code(tmp_path: Path, model: Path) -> None:
+    """As a shell would tell it, without a traceback; the signal comes where the pictures are looked at."""
+    folder = pictures(tmp_path / "pictures", 4)
+    command = ["model", "quantize", str(model), "--calibrate", str(folder)]
+    code = (
+        "import os, signal; from agent.__main__ import main; import agent.modeltools.quantize as begun\n"
+        "begun.gather = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)\n"
+        f"main({command!r})"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert (ended.returncode, ended.stderr) == (143, "")
+    assert {file.name for file in tmp_path.iterdir()} == {"model", "pictures"}
 
 
 def quantized_with_files_of(
