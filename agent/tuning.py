@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,7 @@ class Found:
         notes: what a person should know beside the figures.
         facts: that the result depends on.
         kept: the file that the next start reads; None where nothing was written.
+        fault: why what was to be kept could not be written; None where it was, or nothing was to be.
     """
 
     path: Path
@@ -96,6 +97,7 @@ class Found:
     notes: tuple[str, ...]
     facts: Mapping[str, str]
     kept: Path | None = None
+    fault: str | None = None
 
     @property
     def taken(self) -> Row | None:
@@ -145,7 +147,7 @@ def tune(search: Search, clock: Clock, tell: Tell) -> Found:
 
     Raises:
         ConfigError: the model cannot be used, or the child did not come to an end.
-        OSError: no process can be made, or the state folder does not take the result.
+        OSError: no process can be made. What the state folder does not take is in `Found.fault`.
     """
     model = _model(search)
     job = {
@@ -176,7 +178,13 @@ def tune(search: Search, clock: Clock, tell: Tell) -> Found:
             f"{model.path}: the process that measured it ended with {code}: it crashed, or memory was too short"
         )
     found = _found(model.path, search.target, reply)
-    return found if found.way is None else _keep(found, search.settings, clock)
+    if found.way is None:
+        return found
+    try:
+        return _keep(found, search.settings, clock)
+    except OSError as error:  # Minutes of measuring are not lost for it.
+        fault = f"{error.filename or search.settings.state.dir}: {error.strerror}: nothing was kept"
+        return replace(found, notes=(*found.notes, fault), fault=fault)
 
 
 def _model(search: Search) -> ModelSettings:

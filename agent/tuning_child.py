@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from agent.engine.process import give_back, prepare_process, prepare_serving
 
@@ -74,6 +74,8 @@ PAUSE_NS = 100 * NS_PER_MS
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
+T = TypeVar("T")
+
 Tell = Callable[[str, int, int], None]
 """Called with the stage, the steps that are done and how many there are."""
 
@@ -119,18 +121,13 @@ def search(job: Mapping[str, Any], clock: Clock, tell: Tell) -> dict[str, Any]:
     options, notes = _options(settings, provision, manifest, model.variant, job)
     wanted, left_out = candidates(options)
     cv2.setNumThreads(1)
-    benches, refused = [], {}
-    for number, candidate in enumerate(wanted):
-        tell("load", number, len(wanted))
-        try:
-            bench = _Bench(candidate, folder, manifest, provision, workshop, clock)
-            if not_enough := _memory_refusal(bench.cost, own_bytes, settings, provision, model.name):
-                refused[candidate] = not_enough
-            else:
-                benches.append(bench)
-        except EdgebeatError as error:
-            refused[candidate] = str(error).replace("\n", "; ")[:300]
-        give_back()
+    benches, refused = try_each(
+        wanted,
+        lambda one: variants_of(manifest, one.variant)[0][1].model.path,
+        lambda one: _Bench(one, folder, manifest, provision, workshop, clock),
+        tell,
+        lambda bench: _memory_refusal(bench.cost, own_bytes, settings, provision, model.name),
+    )
     prepare_serving()
     rounds = _measure(benches, target, clock, by_ns, tell)
     if 0 < rounds < ROUNDS:
@@ -140,6 +137,48 @@ def search(job: Mapping[str, Any], clock: Clock, tell: Tell) -> dict[str, Any]:
     figures = {bench.candidate: bench.figures() for bench in benches}
     measured = [Measured(one, figures.get(one), refused.get(one, "")) for one in wanted]
     return _reply(measured, target, [*left_out, *notes], facts, manifest)
+
+
+def try_each(
+    wanted: Sequence[Candidate],
+    network_of: Callable[[Candidate], str],
+    make: Callable[[Candidate], T],
+    tell: Tell,
+    not_enough: Callable[[T], str],
+) -> tuple[list[T], dict[Candidate, str]]:
+    """Make each candidate; return those that can run and why the others cannot.
+
+    A network without an end takes the whole time of its trial: its other candidates are refused with the same text,
+    or the search would be given up before it could name what is wrong.
+
+    Args:
+        wanted: the candidates.
+        network_of: tells a candidate's network.
+        make: tries and loads a candidate.
+        tell: hears of each step.
+        not_enough: tells why what was made does not fit into the memory; empty where it does.
+    """
+    made: list[T] = []
+    refused: dict[Candidate, str] = {}
+    endless: dict[str, str] = {}
+    for number, candidate in enumerate(wanted):
+        tell("load", number, len(wanted))
+        network = network_of(candidate)
+        if network in endless:
+            refused[candidate] = endless[network]
+            continue
+        try:
+            one = make(candidate)
+            if text := not_enough(one):
+                refused[candidate] = text
+            else:
+                made.append(one)
+        except EdgebeatError as error:
+            refused[candidate] = str(error).replace("\n", "; ")[:300]
+            if isinstance(error, ConfigError) and error.harm == "hangs":
+                endless[network] = refused[candidate]
+        give_back()
+    return made, refused
 
 
 class _Bench:

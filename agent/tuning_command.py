@@ -97,7 +97,11 @@ class TuneCommand:
 
     def _run(self, pending: Pending, search: Search) -> None:
         try:
-            pending.done(answer_of(search.model, self._search(search, self._clock, lambda *_: None)))
+            found = self._search(search, self._clock, lambda *_: None)
+            if found.fault is None:
+                pending.done(answer_of(search.model, found))
+            else:
+                pending.failed(CommandError("disk", found.fault))
         except ConfigError as error:
             pending.failed(CommandError("not_measured", "; ".join(error.problems)[:1000]))
         except OSError as error:

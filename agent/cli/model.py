@@ -9,9 +9,11 @@ from typing import Any
 
 from agent.cli import exit_codes, model_push, model_quantize, model_release, model_tune
 from agent.cli.arguments import count
+from agent.cli.load import read_layers
 from agent.cli.packages import need_packages
 from agent.clock import SystemClock
 from agent.engine.cpus import effective_cpus
+from agent.engine.custom_ops import check_custom_ops
 from agent.errors import ConfigError
 
 
@@ -45,15 +47,20 @@ def _add_verify(commands: Any) -> None:
     verify = commands.add_parser("verify", help="manifest, digests, golden sample and every variant, on this device")
     verify.add_argument("folder", type=Path, metavar="FOLDER", help="a model folder")
     verify.add_argument("--threads", type=count, metavar="N", help="of one inference (default: all that are allowed)")
+    verify.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings whose engine.custom_ops are loaded (default: none)"
+    )
     verify.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _verify(args: argparse.Namespace) -> int:
+    custom_ops = () if args.config is None else read_layers(args.config, {}).load().settings.engine.custom_ops
+    check_custom_ops(custom_ops)
     from agent.modeltools.progress import bars
     from agent.modeltools.verify import verify
 
     with bars() as stage:
-        verdict = verify(args.folder, effective_cpus(args.threads), SystemClock(), stage=stage)
+        verdict = verify(args.folder, effective_cpus(args.threads), SystemClock(), stage=stage, custom_ops=custom_ops)
     print(json.dumps(verdict.as_json()) if args.json else verdict.text())
     if verdict.problems:
         raise ConfigError(list(verdict.problems))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -105,11 +108,14 @@ def quantize(args: argparse.Namespace) -> int:
         latency_max=args.latency_max,
     )
     try:
-        with bars() as stage:
+        with ends_on_sigterm(), bars() as stage:
             report = run(task, SystemClock(), stage)
     except OSError as error:
-        print(f"edgebeat: {error.filename or args.path}: {error.strerror}: nothing was written", file=sys.stderr)
+        print(f"edgebeat: {_place_of(error, task.target)}: {error.strerror}: nothing was written", file=sys.stderr)
         return exit_codes.FAILED
+    except SystemExit as ended:
+        # Returned, so that the entry leaves beside a thread in native code, which would abort at the end.
+        return int(str(ended.code))
     text = "\n".join([report.text(), *([report.layers_text()] if report.layers else [])])
     print(json.dumps(report.as_json()) if args.json else text)
     if args.plot is not None:
@@ -118,6 +124,26 @@ def quantize(args: argparse.Namespace) -> int:
         draw(report, args.plot)
         print(f"plot: {args.plot}", file=sys.stderr)
     return exit_codes.FAILED if report.failed else exit_codes.DONE
+
+
+@contextmanager
+def ends_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the body as Ctrl-C does, so that what it began is taken away. The main thread."""
+
+    def end(number: int, _frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Another one must not stop the clearing away.
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _place_of(error: OSError, target: Path) -> str:
+    """Return what was full: a file that is gone by now, or that the error does not name, is that of the output."""
+    return str(target) if not error.filename or f".{target.name}." in str(error.filename) else str(error.filename)
 
 
 def _pictures(text: str) -> int:

@@ -67,7 +67,7 @@ def add_arguments(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Search, print and keep; exit 1 when no candidate keeps up, and then keep nothing."""
+    """Search, print and keep; exit 1 when no candidate keeps up, or when it cannot be kept."""
     check_plot(args.plot)
     settings, model = _settings(args.path, config_file(args))
     search = Search(
@@ -91,7 +91,9 @@ def run(args: argparse.Namespace) -> int:
         from agent.cli.model_tune_plot import draw
 
         draw(found, args.plot)
-    return exit_codes.FAILED if found.way is None else exit_codes.DONE
+    if found.fault is not None:
+        print(f"edgebeat: {found.fault}", file=sys.stderr)
+    return exit_codes.FAILED if found.way is None or found.fault is not None else exit_codes.DONE
 
 
 def text_of(found: Found) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,12 +20,18 @@ def check_plot(file: Path | None) -> None:
     """Look whether a plot could be drawn, before the work that it is to show; None for none.
 
     Raises:
-        ConfigError: the name is that of no picture, or matplotlib is missing.
+        ConfigError: the name is that of no picture, its folder takes no file, or matplotlib is missing.
     """
     if file is None:
         return
     if file.suffix not in SUFFIXES:
         raise ConfigError(f"--plot {file}: the name must end in {' or '.join(SUFFIXES)}")
+    if not file.parent.is_dir():
+        raise ConfigError(f"--plot {file}: cannot be written: {file.parent} is no folder")
+    if file.is_dir():
+        raise ConfigError(f"--plot {file}: cannot be written: it is a folder")
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise ConfigError(f"--plot {file}: cannot be written: Permission denied")
     if importlib.util.find_spec("matplotlib") is None:
         raise ConfigError("--plot needs matplotlib: pip install 'edgebeat[tools]'")
 

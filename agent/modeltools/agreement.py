@@ -72,12 +72,25 @@ def overlap(box: npt.NDArray[np.float32], boxes: npt.NDArray[np.float32]) -> npt
 
 
 def cosine(reference: npt.NDArray[Any], candidate: npt.NDArray[Any]) -> float:
-    """Return the cosine of two tensors of one shape; 0 where one is not finite, or is zero and the other is not."""
+    """Return the cosine of two tensors, 0 where their shapes differ.
+
+    Of numbers it is 0 also where one is not finite, or is zero and the other is not. Texts and truth values have no
+    angle: of them it is the share that is equal.
+    """
+    if reference.shape != candidate.shape:
+        return 0.0
+    if not is_numeric(reference):
+        return float((reference == candidate).mean()) if reference.size else 1.0
     a, b = (np.asarray(tensor, np.float64).ravel() for tensor in (reference, candidate))
     if not np.isfinite(b).all():
         return 0.0
     lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / lengths if lengths else float(not a.any() and not b.any())
+
+
+def is_numeric(tensor: npt.NDArray[Any]) -> bool:
+    """Tell numbers from texts and truth values."""
+    return tensor.dtype.kind not in "bOSU"
 
 
 def interleaved_medians_ms(runs: Sequence[Callable[[], object]], rounds: int, clock: Clock) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def write_first(folder: Path, manifest: Manifest, labels: Sequence[str], comment
 def manifest_text(manifest: Manifest, comments: Sequence[str] = ()) -> str:
     """Return a manifest as TOML, with comments above it."""
     values = manifest.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
-    lines = [f"# {' '.join(comment.split())}" for comment in comments]
+    lines = [f"# {_FORBIDDEN.sub('?', ' '.join(comment.split()))}" for comment in comments]
     lines += [""] if lines else []
     lines += [f"{key} = {_value(value)}" for key, value in values.items() if not _is_section(value)]
     for key, value in values.items():
@@ -44,7 +45,12 @@ def manifest_text(manifest: Manifest, comments: Sequence[str] = ()) -> str:
             lines += _section(key, value)
         elif _is_section(value):
             lines += [line for item in value for line in _table(f"[[{key}]]", item)]
-    return "\n".join(lines) + "\n"
+    # Half a character, of a file's name or in metadata, is in no encoding of text.
+    return ("\n".join(lines) + "\n").encode("utf-8", "replace").decode("utf-8")
+
+
+_FORBIDDEN = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
+"""Characters that TOML allows in no comment."""
 
 
 def _section(name: str, values: Mapping[str, Any]) -> list[str]:
@@ -62,19 +68,22 @@ def _is_section(value: Any) -> bool:
 
 
 def _key(key: str) -> str:
-    return key if key.isidentifier() and key.isascii() else json.dumps(key)
+    return key if key.isidentifier() and key.isascii() else _value(key)
 
 
 def _value(value: Any) -> str:
-    """JSON's strings, numbers and lists are TOML's too, but for DEL, which TOML wants escaped."""
+    """JSON's strings, numbers and lists are TOML's too, but for two things.
+
+    TOML wants DEL escaped, and has no pairs of escapes for what is above U+FFFF.
+    """
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{_key(key)} = {_value(inner)}" for key, inner in value.items()) + " }"
-    return json.dumps(value).replace("\x7f", "\\u007f")
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _write_new(file: Path, text: str) -> Path:
     try:
-        with file.open("x", encoding="utf-8") as stream:
+        with file.open("x", encoding="utf-8", errors="replace") as stream:
             stream.write(text)
     except FileExistsError:
         raise

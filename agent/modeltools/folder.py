@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -69,7 +70,8 @@ def choose_golden(
 def new_folder(target: Path) -> Iterator[Path]:
     """Give an empty folder beside `target` that takes its name when the body ends well and left something in it.
 
-    A reader never sees half a model: the name appears last. What the body leaves as `.work` is not kept.
+    A reader never sees half a model: the name appears last. What the body leaves as `.work` is not kept. Folders
+    above `target` that were made for it stay only with it.
 
     Raises:
         ConfigError: `target` exists, or cannot be made.
@@ -77,10 +79,12 @@ def new_folder(target: Path) -> Iterator[Path]:
     """
     if target.exists() or target.is_symlink():
         raise ConfigError(f"{target}: is there already and is never overwritten: name another --output")
+    made = [above for above in target.parents if not above.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
+        _remove_empty(made)
         raise ConfigError(f"{target}: cannot be made: {error.strerror}") from error
     try:
         (folder / ".work").mkdir()
@@ -93,6 +97,14 @@ def new_folder(target: Path) -> Iterator[Path]:
             folder.rename(target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        _remove_empty(made)
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders, the innermost first, up to the first one that holds something or is not there."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def write_model(

@@ -24,6 +24,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 from agent.engine.session import SessionSetup, session_options  # Before ONNX Runtime: it keeps telemetry off.
 from agent.errors import ConfigError
 from agent.frame import Tensor
+from agent.modeltools.agreement import is_numeric
 from agent.modeltools.qdq import OPERATORS
 
 SAMPLES_MAX = 8
@@ -74,8 +75,8 @@ class Powers:
     def add(self, wanted: Tensor, own: Tensor, total: Tensor) -> None:
         """Add one sample."""
         self.signal += _power(wanted)
-        self.noise["own"] += _power(wanted - own)
-        self.noise["total"] += _power(wanted - total)
+        self.noise["own"] += _noise(wanted, own)
+        self.noise["total"] += _noise(wanted, total)
 
     def sqnr_db(self, kind: str) -> float:
         """Return the ratio, held to what can be told in float32."""
@@ -233,5 +234,18 @@ def _open(file: Path, proto: ModelProto, outputs: set[str]) -> Callable[[Mapping
 
 
 def _power(values: Tensor) -> float:
+    """Return the sum of squares; texts and truth values count 1 each."""
+    if not is_numeric(values):
+        return float(values.size)
     flat = np.asarray(values, np.float64).ravel()
     return float(flat @ flat)
+
+
+def _noise(wanted: Tensor, got: Tensor) -> float:
+    """Return the power of the difference; all of the signal where the shapes differ."""
+    if wanted.shape != got.shape:
+        return _power(wanted)
+    if not is_numeric(wanted):
+        return float(np.count_nonzero(wanted != got))
+    # In float64: integers without a sign would wrap around.
+    return _power(wanted.astype(np.float64) - got.astype(np.float64))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,6 +48,22 @@ class Material:
     calibration: Callable[[], Iterator[Item]]
     held_out: Callable[[], Iterator[Item]]
     picture: Callable[[int], Pixels] | None
+
+    def with_held_out_max(self, count: int) -> Material:
+        """Return the same with at most so many held-out items: pictures evenly spread, windows from the first on."""
+        if count >= self.held_out_count:
+            return self
+        if self.picture is None:
+            return replace(self, held_out_count=count, held_out=lambda: islice(self.held_out(), count))
+        read_one, last = self.picture, self.held_out_count - 1
+        chosen = [round(index * last / (count - 1)) for index in range(count)]
+        wanted = frozenset(chosen)
+        return replace(
+            self,
+            held_out_count=count,
+            held_out=lambda: (item for index, item in enumerate(self.held_out()) if index in wanted),
+            picture=lambda index: read_one(chosen[index]),
+        )
 
 
 def gather(task: Task, manifest: Manifest, *, is_dynamic: bool) -> Material:

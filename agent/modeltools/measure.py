@@ -48,7 +48,7 @@ class Sample:
     Attributes:
         inputs: of the network, with the state that the original carried here.
         placement: for the decoder.
-        outputs: of the original, by name.
+        outputs: of the original, by name; those that are compared.
         payload: of the original.
         follows: False where the state starts anew: another recording.
     """
@@ -135,17 +135,32 @@ def measure_accuracy(
         ConfigError: the original finds nothing on any sample, or always the same: nothing can be compared.
     """
     _check_judges(metric, samples)
-    candidates: list[Sample | None] = []
+    payloads: list[Payload | None] = []
+    cosines: list[dict[str, float] | None] = []
     for sample in samples:
         try:
-            candidates.append(player.play(sample.inputs, sample.placement, follows=sample.follows))
+            played = player.play(sample.inputs, sample.placement, follows=sample.follows)
         except PermanentError:
-            candidates.append(None)
+            payloads.append(None)
+            cosines.append(None)
+        else:
+            payloads.append(played.payload)
+            if reads_outputs(metric):  # Here, so that int8's outputs need not be kept.
+                cosines.append(
+                    {name: cosine(sample.outputs[name], tensor) for name, tensor in played.outputs.items()}
+                )
         advance()
-    value, evidence, detail = _COMPARE.get(metric, _raw)(samples, candidates)
-    failures = candidates.count(None)
-    payloads = [None if candidate is None else candidate.payload for candidate in candidates]
+    if reads_outputs(metric):
+        value, evidence, detail = _raw(samples, cosines)
+    else:
+        value, evidence, detail = _COMPARE[metric](samples, payloads)
+    failures = payloads.count(None)
     return Accuracy(metric, value, len(samples), evidence, failures, detail), payloads
+
+
+def reads_outputs(metric: str) -> bool:
+    """Tell whether a metric compares the outputs themselves, and not the payloads."""
+    return metric not in _COMPARE
 
 
 def _check_judges(metric: str, samples: Sequence[Sample]) -> None:
@@ -199,10 +214,10 @@ def _runner(engine: OrtEngine, inputs: Mapping[str, Tensor]) -> Callable[[], obj
 _Compared = tuple[float, int, str]
 
 
-def _detection(samples: Sequence[Sample], candidates: Sequence[Sample | None]) -> _Compared:
+def _detection(samples: Sequence[Sample], candidates: Sequence[Payload | None]) -> _Compared:
     total = Agreement()
     for sample, candidate in zip(samples, candidates, strict=True):
-        total += match(_found(sample.payload), [] if candidate is None else _found(candidate.payload))
+        total += match(_found(sample.payload), [] if candidate is None else _found(candidate))
     evidence = total.both + total.reference_only
     detail = (
         f"{evidence} detections by fp32, {total.both + total.candidate_only} by int8, {total.both} of them the same"
@@ -214,11 +229,9 @@ def _found(payload: Payload) -> list[Found]:
     return [Found(one["class_id"], np.asarray(one["box"], np.float32)) for one in payload["detections"]]
 
 
-def _classification(samples: Sequence[Sample], candidates: Sequence[Sample | None]) -> _Compared:
+def _classification(samples: Sequence[Sample], candidates: Sequence[Payload | None]) -> _Compared:
     pairs = zip(samples, candidates, strict=True)
-    same = sum(
-        candidate is not None and _top(sample.payload) == _top(candidate.payload) for sample, candidate in pairs
-    )
+    same = sum(candidate is not None and _top(sample.payload) == _top(candidate) for sample, candidate in pairs)
     classes = len({_top(sample.payload) for sample in samples})
     detail = f"{same} of {len(samples)} samples the same, {classes} different classes among them"
     return same / len(samples), len(samples), detail
@@ -228,10 +241,10 @@ def _top(payload: Payload) -> int | None:
     return payload["classes"][0]["class_id"] if payload["classes"] else None
 
 
-def _one_class(samples: Sequence[Sample], candidates: Sequence[Sample | None]) -> _Compared:
+def _one_class(samples: Sequence[Sample], candidates: Sequence[Payload | None]) -> _Compared:
     """Return how often both say yes or both say no, where there is only one class to say."""
     pairs = [
-        (sample.payload, candidate.payload)
+        (sample.payload, candidate)
         for sample, candidate in zip(samples, candidates, strict=True)
         if candidate is not None
     ]
@@ -252,12 +265,12 @@ def _score(payload: Payload) -> float:
     return float(payload["classes"][0]["score"]) if payload["classes"] else 0.0
 
 
-def _segmentation(samples: Sequence[Sample], candidates: Sequence[Sample | None]) -> _Compared:
+def _segmentation(samples: Sequence[Sample], candidates: Sequence[Payload | None]) -> _Compared:
     """Return the mean of the classes' intersection over union, cells of all samples together (PASCAL VOC's way)."""
     shared: Counter[int] = Counter()
     either: Counter[int] = Counter()
     for sample, candidate in zip(samples, candidates, strict=True):
-        wanted, got = _cells(sample.payload), {} if candidate is None else _cells(candidate.payload)
+        wanted, got = _cells(sample.payload), {} if candidate is None else _cells(candidate)
         for class_id in wanted.keys() | got.keys():
             one, other = wanted.get(class_id, _NO_CELLS), got.get(class_id, _NO_CELLS)
             # Noise is given on a coarser grid: such a mask shares nothing with a clear one.
@@ -281,17 +294,12 @@ def _cells(payload: Payload) -> dict[int, npt.NDArray[np.bool_]]:
     }
 
 
-def _raw(samples: Sequence[Sample], candidates: Sequence[Sample | None]) -> _Compared:
-    """Return the mean cosine of the output that agrees least, of those that both have."""
+def _raw(samples: Sequence[Sample], cosines: Sequence[Mapping[str, float] | None]) -> _Compared:
+    """Return the mean cosine of the output that agrees least, of those that int8 has; 0 where it failed."""
     means = []
-    shared = [sample for sample in candidates if sample is not None]
-    names = shared[0].outputs if shared else samples[0].outputs
-    for name in names:
-        cosines = [
-            0.0 if candidate is None else cosine(sample.outputs[name], candidate.outputs[name])
-            for sample, candidate in zip(samples, candidates, strict=True)
-        ]
-        means.append((sum(cosines) / len(cosines), min(cosines), name))
+    for name in next((one for one in cosines if one is not None), samples[0].outputs):
+        column = [0.0 if one is None else one[name] for one in cosines]
+        means.append((sum(column) / len(column), min(column), name))
     mean, least, name = min(means)
     return mean, len(samples), f"output {name!r} agrees least: mean {mean:.4f}, lowest sample {least:.4f}"
 

@@ -14,7 +14,7 @@ from agent.models.manifest import MANIFEST_NAME, Manifest, load_labels, load_man
 from agent.modeltools.dynamic import recurrent_operators
 from agent.modeltools.inspect import inspect
 from agent.modeltools.measure import METRICS, ONE_CLASS
-from agent.modeltools.network import all_nodes, read_network
+from agent.modeltools.network import RUNTIME_DOMAINS, STANDARD_DOMAINS, Network, all_nodes, read_network
 from agent.modeltools.trials import try_networks
 
 QUANTIZED = frozenset({"DequantizeLinear", "DynamicQuantizeLinear", "DynamicQuantizeLSTM", "QuantizeLinear"})
@@ -84,13 +84,26 @@ def read_original(path: Path, work: Path) -> Original:
             notes.append(f"{len(manifest.variants)} variant(s) of the original are not taken over")
     else:
         found = inspect(path)
+        _check_domains(found.network)
         if found.problems or found.manifest is None:
             raise ConfigError(list(found.problems) or [f"{path}: {text}" for text in found.guess.obstacles])
         file, folder, manifest = path, work, found.manifest
         (work / "labels.txt").write_text("".join(f"{label}\n" for label in labels_of(found.guess)), encoding="utf-8")
         notes = [f"without model.toml, this was assumed: {text}" for text in found.guess.why]
     network = read_network(file)
+    _check_domains(network)
     if any(node.op_type in QUANTIZED for node in all_nodes(network.proto)):
         raise ConfigError(f"{file}: is quantised already: give the float network")
     size = network.file_bytes + sum(network.external.values())
     return Original(file, folder, manifest, size, tuple(recurrent_operators(network.proto)), tuple(notes))
+
+
+def _check_domains(network: Network) -> None:
+    """Refuse custom operators: neither the quantiser nor the sessions that it makes could load their library."""
+    own = {function.domain for function in network.proto.functions}
+    known = own | RUNTIME_DOMAINS | STANDARD_DOMAINS.keys()
+    if custom := sorted({node.domain for node in all_nodes(network.proto)} - known):
+        raise ConfigError(
+            f"{network.file}: custom domain {', '.join(map(repr, custom))}: quantize loads no libraries of "
+            "operators: export the model without them, or keep it in float"
+        )

@@ -110,7 +110,10 @@ def _spread(places: list[Place], count_max: int) -> list[Place]:
 
 
 def _picture(file: Path) -> Pixels:
-    pixels = cv2.imread(str(file), cv2.IMREAD_COLOR)
+    try:
+        pixels = cv2.imread(str(file), cv2.IMREAD_COLOR)
+    except cv2.error as error:  # More pixels than OpenCV takes, by the header.
+        raise ConfigError(f"{file}: is not a readable picture: {_one_line(error)}") from error
     if pixels is None:
         raise ConfigError(f"{file}: is not a readable picture: mend it or take it out")
     return pixels  # type: ignore[return-value]
@@ -123,11 +126,18 @@ def _clip(file: Path, wanted: set[int]) -> Iterator[tuple[int, Pixels]]:
             if not capture.grab():
                 return
             if index in wanted:
-                decoded, pixels = capture.retrieve()
+                try:
+                    decoded, pixels = capture.retrieve()
+                except cv2.error as error:
+                    raise ConfigError(f"{file}: frame {index} cannot be decoded: {_one_line(error)}") from error
                 if decoded and pixels is not None and pixels.size:
                     yield index, pixels  # type: ignore[misc]
     finally:
         capture.release()
+
+
+def _one_line(error: cv2.error) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _open(file: Path) -> cv2.VideoCapture:

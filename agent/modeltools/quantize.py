@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import onnx
 
 from agent.clock import Clock
 from agent.engine.session import OrtEngine
-from agent.errors import ConfigError, PermanentError
-from agent.fitting import build_memory, build_steps
+from agent.fitting import build_steps
 from agent.frame import Tensor
 from agent.interfaces import Preprocess
-from agent.loading import WARM_UP_LIMIT_S, try_variants, within
+from agent.loading import try_variants
 from agent.modeltools.dynamic import dynamic_layers, quantize_dynamically
 from agent.modeltools.dynamic_error import measure_dynamic_layers
 from agent.modeltools.fold import fold, outputs_read
 from agent.modeltools.folder import choose_golden, new_folder, write_model
+from agent.modeltools.held_out import play_held_out, player_of
 from agent.modeltools.judge import Candidate, Feed, Method, choose_method, is_worth_a_try, judge
 from agent.modeltools.layer_error import SAMPLES_MAX, LayerError, measure_layers
 from agent.modeltools.material import Material, gather
 from agent.modeltools.measure import (
-    Player,
     Sample,
     measure_accuracy,
     measure_kernels,
@@ -68,8 +66,7 @@ def quantize(task: Task, clock: Clock, stage: Stage) -> Report:
         ConfigError: the model, the pictures or the output cannot be used.
         OSError: the disk is full.
     """
-    base = task.path if task.path.is_dir() else task.path.with_suffix("")
-    target = task.output or base.resolve().with_name(f"{base.resolve().name}-int8")
+    target = task.target
     with new_folder(target) as folder:
         work = folder / ".work"
         original = read_original(task.path, work)
@@ -77,41 +74,18 @@ def quantize(task: Task, clock: Clock, stage: Stage) -> Report:
         engine = original.load()
         preprocess, _ = build_steps(original.folder, original.manifest, engine)
         material = gather(task, original.manifest, is_dynamic=method.is_dynamic)
-        samples, sides_px = _samples(original, material, engine, preprocess, stage)
         kept = outputs_read(original.manifest, [spec.name for spec in engine.outputs])
+        held = play_held_out(original, material, engine, preprocess, kept, stage)
+        original, material = replace(original, notes=(*original.notes, *held.notes)), held.material
         folding = fold(original.file, original.bytes_total, kept, work / "folded.onnx")
         bench = _Bench(
-            task, clock, stage, original, method, material, engine, preprocess, samples, work / "folded.onnx"
+            task, clock, stage, original, method, material, engine, preprocess, held.samples, work / "folded.onnx"
         )
         candidates, layers = _search(bench)
         report = judge(task, original, method, material, folding, candidates, layers)
         if not report.failed:
-            report = _write(bench, report, candidates[-1], sides_px, (folder, target))
+            report = _write(bench, report, candidates[-1], held.sides_px, (folder, target))
     return report
-
-
-def _samples(
-    original: Original, material: Material, engine: OrtEngine, preprocess: Preprocess, stage: Stage
-) -> tuple[list[Sample], list[int]]:
-    """Run the original on the held-out samples; return also each one's longer side."""
-    samples, sides_px = [], []
-    player = _player(original, engine)
-    advance = stage("original", material.held_out_count)
-    for item in material.held_out():
-        try:
-            play = partial(player.play, *preprocess(item.content), follows=item.follows)
-            samples.append(within(WARM_UP_LIMIT_S, f"{original.file}: {item.file.name}", play))
-        except PermanentError as error:
-            raise ConfigError(f"{original.file}: fails on {item.file}: {error}") from error
-        sides_px.append(max(item.content.shape[:2]))
-        advance()
-    return samples, sides_px
-
-
-def _player(original: Original, engine: OrtEngine) -> Player:
-    """Return what runs a network in order, with its own decoder and state."""
-    _, decoder = build_steps(original.folder, original.manifest, engine)
-    return Player(engine, decoder, build_memory(original.folder, original.manifest, engine))
 
 
 def _search(bench: _Bench) -> tuple[list[Candidate], tuple[LayerError, ...] | None]:
@@ -150,7 +124,7 @@ def _candidate(bench: _Bench, kept_float: tuple[str, ...]) -> Candidate:
         feeds = _feeds(bench)
         quantize_qdq(bench.folded, file, feeds, bench.method.preset, excluded=kept_float, is_folded=True)
     engine = OrtEngine(file, threads=1, sha256=None)
-    player = _player(bench.original, engine)
+    player = player_of(bench.original, engine)
     advance = bench.stage("comparing", len(bench.samples))
     accuracy, payloads = measure_accuracy(bench.original.metric, player, bench.samples, advance)
     kernels = None
@@ -170,7 +144,7 @@ def _feeds(bench: _Bench) -> Iterator[Feed]:
     every = max(1, count // SAMPLES_MAX)
     advance = bench.stage("calibrating", count)
     is_stateful = bench.original.manifest.state is not None
-    player = _player(bench.original, bench.engine)
+    player = player_of(bench.original, bench.engine)
     bench.feeds.clear()
     for index, item in enumerate(bench.material.calibration()):
         inputs, placement = bench.preprocess(item.content)

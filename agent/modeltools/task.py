@@ -53,3 +53,9 @@ class Task:
     kernels_min: float = KERNELS_MIN
     size_max: float = SIZE_MAX
     latency_max: float = LATENCY_MAX
+
+    @property
+    def target(self) -> Path:
+        """The folder that is written."""
+        base = (self.path if self.path.is_dir() else self.path.with_suffix("")).resolve()
+        return self.output or base.with_name(f"{base.name}-int8")

@@ -20,6 +20,7 @@ def try_networks(
     threads: int = 1,
     limit_s: float = TRIAL_LIMIT_S,
     stage: Stage = silent,
+    custom_ops: tuple[str, ...] = (),
 ) -> tuple[dict[str, Cost], dict[str, tuple[str, ...]]]:
     """Run each network of a model in a child process within limits of memory and time.
 
@@ -29,6 +30,7 @@ def try_networks(
         threads: of each inference.
         limit_s: for one network.
         stage: begins a stage of the progress.
+        custom_ops: libraries of operators, which `check_custom_ops` has let pass.
 
     Returns:
         What each takes, and why others must not be loaded, both by file name.
@@ -42,13 +44,8 @@ def try_networks(
     costs, refused = {}, {}
     advance = stage("trying", len(files))
     for name, stated in files.items():
-        trial = Trial(
-            folder / name,
-            SessionSetup(threads=threads),
-            tuple(shapes[name]),
-            stated.external_data,
-            extras=extras_of(manifest),
-        )
+        setup = SessionSetup(threads=threads, custom_ops=custom_ops)
+        trial = Trial(folder / name, setup, tuple(shapes[name]), stated.external_data, extras=extras_of(manifest))
         try:
             verified_sha256(trial.file, stated.sha256)
             costs[name] = measure(trial, limit_bytes=limit_bytes, limit_s=limit_s)

@@ -9,13 +9,15 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from agent.clock import NS_PER_MS, Clock
 from agent.engine.memory import MIB
-from agent.engine.session import runtime_version
-from agent.engine.trial import TRIAL_LIMIT_S, Cost
+from agent.engine.prepare import Prepared
+from agent.engine.session import SessionSetup, runtime_version
+from agent.engine.trial import TRIAL_LIMIT_S, Cost, describe
 from agent.errors import ConfigError
 from agent.loading import Attempt, Recipe, read_model, try_variants
 from agent.models.manifest import Manifest
@@ -88,7 +90,13 @@ class Verdict:
 
 
 def verify(
-    path: Path, threads: int, clock: Clock, *, limit_s: float = TRIAL_LIMIT_S, stage: Stage = silent
+    path: Path,
+    threads: int,
+    clock: Clock,
+    *,
+    limit_s: float = TRIAL_LIMIT_S,
+    stage: Stage = silent,
+    custom_ops: tuple[str, ...] = (),
 ) -> Verdict:
     """Check manifest, digests, a trial in a child, decoder, labels, warm-up and golden sample of every variant.
 
@@ -98,14 +106,19 @@ def verify(
         clock: times the warm-up.
         limit_s: for the trial of one network.
         stage: begins a stage of the progress.
+        custom_ops: libraries of operators, which `check_custom_ops` has let pass.
     """
+    setup = SessionSetup(threads=threads, custom_ops=custom_ops)
     try:
         advance = stage("reading", 1)
-        described = read_model(path)
+        described = read_model(path, partial(describe, setup=setup))
         advance()
-        costs, refused = try_networks(*described, threads=threads, limit_s=limit_s, stage=stage)
+        costs, refused = try_networks(
+            *described, threads=threads, limit_s=limit_s, stage=stage, custom_ops=custom_ops
+        )
         advance = stage("verifying", 1)
-        manifest, attempts = try_variants(path, threads, clock, Recipe(described, refused=refused))
+        prepared = {name: Prepared(setup, None, cost) for name, cost in costs.items()}
+        manifest, attempts = try_variants(path, threads, clock, Recipe(described, prepared, refused=refused))
         advance()
     except ConfigError as error:
         return Verdict(path, threads, None, (), {}, tuple(error.problems))

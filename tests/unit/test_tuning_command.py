@@ -6,6 +6,7 @@ import json
 import queue
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +98,12 @@ def test_one_search_runs_at_a_time_within_what_is_left_of_the_memory() -> None:
     ("outcome", "code"),
     [
         (ConfigError("it crashed"), "not_measured"),
+        (replace(found_of(1), kept=None, fault="tuned.json: No space left on device: nothing was kept"), "disk"),
         (OSError(28, "No space left on device", "tuned.json"), "disk"),
         (RuntimeError("a bug"), "failed"),
     ],
 )
-def test_a_search_that_fails_is_answered_and_leaves_room_for_the_next(outcome: Exception, code: str) -> None:
+def test_a_search_that_fails_is_answered_and_leaves_room_for_the_next(outcome: Found | Exception, code: str) -> None:
     """Whatever it was."""
     bench = Bench(settings(model=MODELS / "tiny"))
     bench.outcome = outcome

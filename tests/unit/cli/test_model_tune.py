@@ -79,6 +79,43 @@ def test_it_ends_with_1_where_nothing_keeps_up(
     assert not (tmp_path / "state").exists()
 
 
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_what_was_measured_is_printed_though_it_cannot_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], form: tuple[str, ...]
+) -> None:
+    """A folder in the place of the file stands for a full disk: the table, a note, and exit code 1."""
+    (tmp_path / "tuned.json").mkdir()
+    monkeypatch.setenv("EDGEBEAT_STATE__DIR", str(tmp_path))
+    monkeypatch.setenv("EDGEBEAT_ENGINE__RUN_THREADS", "1")
+    command = ["model", "tune", str(MODELS / "tiny"), "--seconds", "0.001", "--deadline-ms", "60000"]
+    assert run_command([*command, *form]) == 1
+    said = capsys.readouterr()
+    assert "Is a directory: nothing was kept" in said.err
+    if form:
+        found = json.loads(said.out)
+        assert (found["taken"]["threads"], found["kept"]) == (1, None)
+        assert "nothing was kept" in found["notes"][-1]
+    else:
+        assert "*  full " in said.out
+        assert said.out.splitlines()[-1] == "not kept"
+
+
+@pytest.mark.parametrize("command", [["tune"], ["quantize", "--calibrate", "x"]])
+def test_a_plot_without_a_folder_is_refused_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    """Nothing was looked at yet: not even that there is no such model."""
+    for plot, why in (
+        (tmp_path / "absent" / "a.png", f"{tmp_path / 'absent'} is no folder"),
+        (tmp_path / "a.svg", "it is a folder"),
+    ):
+        (tmp_path / "a.svg").mkdir(exist_ok=True)
+        assert run_command(["model", *command, str(tmp_path / "no model"), "--plot", str(plot)]) == 78
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"--plot {plot}: " in line
+        assert why in line
+
+
 def test_a_model_that_the_settings_do_not_name_is_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,7 +17,7 @@ from agent.clock import SystemClock
 from agent.frame import Tensor
 from agent.models.manifest import Manifest
 from agent.modeltools.fold import fold, outputs_read
-from agent.modeltools.layer_error import SQNR_MAX_DB, LayerError, measure_layers
+from agent.modeltools.layer_error import SQNR_MAX_DB, LayerError, Powers, measure_layers
 from agent.modeltools.presets import PRESETS
 from agent.modeltools.qdq import quantize_qdq
 from agent.modeltools.quantize import quantize as quantize_model
@@ -261,3 +261,16 @@ def test_a_layer_in_float_is_in_float_when_it_is_loaded(tmp_path: Path) -> None:
     ort.InferenceSession(str(tmp_path / "int8.onnx"), options)
     loaded = [node.op_type for node in onnx.load(tmp_path / "loaded.onnx").graph.node]
     assert (loaded.count("QLinearConv"), loaded.count("Conv")) == (2, 1)
+
+
+def test_what_cannot_be_subtracted_has_an_error_too() -> None:
+    """Truth values, texts, and an output of another shape, which is as much noise as there was signal."""
+    for wanted, got, sqnr_db in (
+        (np.array([True, True, False]), np.array([True, True, True]), 4.77),
+        (np.array(["a", "b"] * 5, object), np.array(["a", "b"] * 4 + ["a", "c"], object), 10),
+        (np.ones((3, 6), np.float32), np.ones((2, 6), np.float32), 0),
+        (np.array([200], np.uint8), np.array([220], np.uint8), 20),
+    ):
+        powers = Powers()
+        powers.add(wanted, got, wanted)
+        assert (powers.sqnr_db("own"), powers.sqnr_db("total")) == (sqnr_db, SQNR_MAX_DB)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import struct
 import subprocess
 import sys
+import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +21,10 @@ import onnx
 import pytest
 from onnx import TensorProto
 from onnx.helper import make_node
+from onnx.numpy_helper import to_array
 
 from agent.__main__ import run_command
+from agent.cli.model_quantize import ends_on_sigterm
 from agent.clock import SystemClock
 from agent.engine.session import OrtEngine
 from agent.errors import ConfigError, PermanentError
@@ -27,7 +34,7 @@ from agent.models.golden import read_picture
 from agent.models.manifest import load_manifest
 from agent.models.preprocess import build_preprocess
 from agent.modeltools.agreement import Agreement, Found, cosine, match
-from agent.modeltools.folder import choose_golden
+from agent.modeltools.folder import choose_golden, new_folder
 from agent.modeltools.measure import METRICS, ONE_CLASS, Accuracy, Player, Sample, measure_accuracy, measure_kernels
 from agent.modeltools.pictures import read, split
 from agent.modeltools.presets import preset_of_this_cpu
@@ -160,13 +167,30 @@ def test_what_cannot_be_quantised_is_one_error(
         split(folder, None, 10)
 
 
+def test_a_picture_that_promises_gigabytes_is_one_error(tmp_path: Path) -> None:
+    """OpenCV raises for it instead of giving nothing; the file is named."""
+    folder = pictures(tmp_path / "pictures", 4)
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b""))
+    (folder / "02.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+            for kind, body in chunks
+        )
+    )
+    with pytest.raises(ConfigError, match=r"02.png: is not a readable picture: OpenCV"):
+        split(folder, None, 10)
+
+
 @pytest.mark.parametrize("file_bytes_max", [1000, 1500, 3000])
 def test_a_full_disk_is_a_clear_error(tmp_path: Path, model: Path, file_bytes_max: int) -> None:
-    """A limit on the size of files stands for it: folding or quantising fails, and nothing is left."""
+    """A limit on the size of files stands for it: folding or quantising fails, and nothing is left, no folder."""
     folder = pictures(tmp_path / "pictures", 8)
-    ended = quantized_with_files_of(file_bytes_max, model, folder, tmp_path / "model-int8")
+    ended = quantized_with_files_of(file_bytes_max, model, folder, tmp_path / "a" / "b" / "model-int8")
     assert ended.returncode == 1
-    assert "File too large: nothing was written" in ended.stderr
+    (line,) = [line for line in ended.stderr.splitlines() if line.startswith("edgebeat: ")]
+    assert line == f"edgebeat: {tmp_path / 'a' / 'b' / 'model-int8'}: File too large: nothing was written"
     assert "Traceback" not in ended.stderr
     assert {file.name for file in tmp_path.iterdir()} == {"model", "pictures"}
 
@@ -177,6 +201,53 @@ def test_a_full_disk_in_dynamic_quantisation_is_a_clear_error(tmp_path: Path) ->
     assert ended.returncode == 1
     assert "File too large: nothing was written" in ended.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_new_folders_above_the_output_stay_only_with_it(tmp_path: Path) -> None:
+    """Those that were there stay, and so do those that somebody else has put something into."""
+    (tmp_path / "a").mkdir()
+    target = tmp_path / "a" / "b" / "c" / "m"
+    with new_folder(target):
+        pass
+    assert list(tmp_path.rglob("*")) == [tmp_path / "a"]
+    with new_folder(target):
+        (tmp_path / "a" / "b" / "mine").touch()
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "b" / "mine"]
+    with new_folder(target) as folder:
+        (folder / "model.onnx").touch()
+    assert (target / "model.onnx").is_file()
+
+
+def test_a_signal_to_end_takes_away_what_was_begun(tmp_path: Path, model: Path) -> None:
+    """SIGTERM in the middle of the work, wherever it is; afterwards the signal does again what it did."""
+    before = signal.getsignal(signal.SIGTERM)
+    folder = pictures(tmp_path / "pictures", 8)
+    for wanted in ("original", "calibrating", "comparing"):
+
+        def stage(name: str, steps: int, wanted: str = wanted) -> Callable[[], None]:
+            if name == wanted:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return lambda: None
+
+        with pytest.raises(SystemExit) as ended, ends_on_sigterm():
+            quantize_model(Task(model, folder), SystemClock(), stage)
+        assert ended.value.code == 143
+        assert {file.name for file in tmp_path.iterdir()} == {"model", "pictures"}
+        assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_command_ends_on_sigterm_with_its_code(tmp_path: Path, model: Path) -> None:
+    """As a shell would tell it, without a traceback; the signal comes where the pictures are looked at."""
+    folder = pictures(tmp_path / "pictures", 4)
+    command = ["model", "quantize", str(model), "--calibrate", str(folder)]
+    code = (
+        "import os, signal; from agent.__main__ import main; import agent.modeltools.quantize as begun\n"
+        "begun.gather = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)\n"
+        f"main({command!r})"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert (ended.returncode, ended.stderr) == (143, "")
+    assert {file.name for file in tmp_path.iterdir()} == {"model", "pictures"}
 
 
 def quantized_with_files_of(
@@ -233,6 +304,23 @@ def test_networks_that_cannot_be_run_are_one_error(tmp_path: Path, capsys: pytes
     content = classifier().SerializeToString()
     (tmp_path / "half.onnx").write_bytes(content[: len(content) // 2])
     assert "is truncated" in refusal(capsys, tmp_path / "half.onnx", folder)
+
+
+def test_custom_operators_are_refused_without_advice_that_does_not_help(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No library can be named here, so none is asked for; with a manifest and without one."""
+    folder = pictures(tmp_path / "pictures", 4)
+    magic = network(
+        [make_node("Magic", ["images"], ["y"], domain="my.ops")],
+        [("y", TensorProto.FLOAT, [1, 3, 32, 32])],
+        domains={"my.ops": 1},
+    )
+    file = saved(magic, tmp_path / "magic.onnx")
+    for model in (file, with_manifest(file)):
+        line = refusal(capsys, model, folder)
+        assert "custom domain 'my.ops': quantize loads no libraries of operators" in line
+        assert "engine.custom_ops" not in line
 
 
 def with_manifest(file: Path) -> Path:
@@ -425,6 +513,48 @@ def test_the_cosine_of_useless_outputs_is_zero() -> None:
     assert cosine(ones, np.zeros(4)) == 0.0
     assert cosine(ones, ones * np.nan) == 0.0
     assert cosine(np.zeros(4), np.zeros(4)) == 1.0
+
+
+def test_outputs_without_numbers_or_of_another_shape_are_compared_too() -> None:
+    """Another number of boxes is no agreement; texts and truth values agree where they are equal."""
+    assert cosine(np.ones((3, 6)), np.ones((2, 6))) == 0
+    assert cosine(np.ones((2, 3)), np.ones((3, 2))) == 0
+    assert cosine(np.array(["cat", "dog"], object), np.array(["cat", "cow"], object)) == 0.5
+    assert cosine(np.array([True, False, True, True]), np.array([True, True, True, True])) == 0.75
+    assert cosine(np.zeros((0, 6)), np.zeros((0, 6))) == 1
+    assert cosine(np.array([], object), np.array([], object)) == 1
+
+
+def test_networks_that_give_texts_or_an_open_number_of_rows_are_quantised(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And one whose output has as many rows as there are cells above a number, which int8 may count differently."""
+    texts = network(
+        [
+            *classifier().graph.node,
+            make_node("ArgMax", ["probabilities"], ["best"], axis=1, keepdims=0),
+            make_node("Gather", ["names", "best"], ["said"]),
+        ],
+        [("probabilities", TensorProto.FLOAT, [1, 3]), ("said", TensorProto.STRING, [1])],
+        weights={
+            **{one.name: to_array(one) for one in classifier().graph.initializer},
+            "names": np.array(["blue", "green", "red"], object),
+        },
+    )
+    open_rows = network(
+        [
+            make_node("Conv", ["images", "w"], ["c"], pads=[1] * 4),
+            make_node("Greater", ["c", "half"], ["is_bright"]),
+            make_node("NonZero", ["is_bright"], ["places"]),
+        ],
+        [("places", TensorProto.INT64, [4, "n"]), ("is_bright", TensorProto.BOOL, [1, 1, 32, 32])],
+        weights={"w": np.full((1, 3, 3, 3), 1 / 27, np.float32), "half": np.float32(0.3)},
+    )
+    folder = pictures(tmp_path / "pictures", 8)
+    for name, model in (("texts", texts), ("rows", open_rows)):
+        described = with_manifest(saved(model, tmp_path / f"{name}.onnx"))
+        quantize(capsys, described, "--calibrate", folder, *EASY, "--accuracy-min", "0", "--per-layer")
+        assert (tmp_path / f"{name}-int8" / "model.toml").is_file()
 
 
 def test_a_golden_sample_says_something_and_is_steady() -> None:

@@ -202,3 +202,26 @@ def test_a_truncated_network_is_one_error(tmp_path: Path, capsys: pytest.Capture
     (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:99])
     (problem,) = verdict(capsys, folder, 78)["problems"]
     assert "the file is damaged or was replaced" in problem
+
+
+def test_libraries_of_operators_come_from_the_settings_that_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only what nobody else may change is loaded; then the child process that tries the network loads it."""
+    (tmp_path / "ops").mkdir()
+    library = tmp_path / "ops" / "libops.so"
+    library.write_bytes(b"no library")
+    library.chmod(0o644)
+    file = tmp_path / "agent.toml"
+    file.write_text(
+        f'[engine]\ncustom_ops = ["{library}"]\n[[models]]\nname = "m"\npath = "m"\n'
+        '[[streams]]\nname = "door"\nsource = "synthetic:"\nmodel = "m"\n'
+    )
+    folder = with_network(tmp_path / "m", unknown_operator())
+    command = ["model", "verify", str(folder), "--threads", "1", "--config", str(file)]
+    assert run_command(command) == 78
+    assert f"engine.custom_ops: {library}: cannot be loaded" in capsys.readouterr().err
+    library.chmod(0o666)
+    assert run_command(command) == 78
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"engine.custom_ops: {library}: {library} may be written by others" in line
