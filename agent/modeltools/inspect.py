@@ -15,15 +15,8 @@ from agent.models.clues import Guess, parse_metadata
 from agent.models.guess import guess
 from agent.models.manifest import MANIFEST_NAME, Manifest
 from agent.modeltools.draft import manifest_text, write_first
-from agent.modeltools.network import (
-    RUNTIME_DOMAINS,
-    STANDARD_DOMAINS,
-    Network,
-    Port,
-    all_nodes,
-    problems_of,
-    read_network,
-)
+from agent.modeltools.network import STANDARD_DOMAINS, Network, Port, all_nodes, read_network
+from agent.modeltools.problems import RUNTIME_DOMAINS, problems_of
 from agent.modeltools.work import NOT_COUNTED, Work, count_work
 
 OPERATORS_SHOWN = 12
