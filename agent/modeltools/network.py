@@ -222,15 +222,27 @@ def _check_external(file: Path, tensor: TensorProto) -> tuple[str, int]:
         target /= part
         if target.is_symlink():
             raise ConfigError(f"{place}: is a symbolic link: put the file itself there")
+    if location != path.name:
+        beside = f"{file.name}.data"
+        raise ConfigError(
+            f"{place}: must lie beside the network: onnx.save(onnx.load({file.name!r}), {file.name!r}, "
+            f"save_as_external_data=True, location={beside!r}) in Python, in the network's folder, puts it there"
+        )
+    wanted = _raw_bytes(tensor)
     try:
         size = target.stat().st_size if target.is_file() else None
-        end = int(entries.get("offset", "0")) + int(entries.get("length", "0"))
+        offset = int(entries.get("offset", "0"))
+        length = int(entries.get("length", "0")) or wanted or 0
     except (OSError, ValueError) as error:
         raise ConfigError(f"{place}: cannot be used: {error}") from error
     if size is None:
         raise ConfigError(f"{place}: is not there")
-    if not 0 <= end <= size:
-        raise ConfigError(f"{place}: ends at byte {end}, the file has {size}: it is truncated")
+    if offset < 0:
+        raise ConfigError(f"{place}: begins at byte {offset}, which no file has")
+    if length < 0 or wanted not in (None, length):
+        raise ConfigError(f"{place}: has {length} bytes where the shape {list(tensor.dims)} asks for {wanted}")
+    if offset + length > size:
+        raise ConfigError(f"{place}: ends at byte {offset + length}, the file has {size}: it is truncated")
     return location, size
 
 

@@ -449,10 +449,11 @@ def test_operators_of_the_runtimes_own_in_the_standards_domain_are_fine(tmp_path
     onnxruntime.InferenceSession(str(tmp_path / "m.onnx"))
 
 
-def with_external(folder: Path, location: str, length: int = 16) -> Path:
-    """Write a network whose only weight is in another file."""
-    model = network([make_node("Mul", ["images", "w"], ["y"])], [SCORES], weights={"w": np.ones(1, np.float32)})
-    set_external_data(model.graph.initializer[0], location, 0, length)
+def with_external(folder: Path, location: str, length: int | None = 16, offset: int | None = 0) -> Path:
+    """Write a network whose only weight, of 16 bytes, is in another file."""
+    weights = {"w": np.ones((1, 1, 1, 4), np.float32)}
+    model = network([make_node("Mul", ["images", "w"], ["y"])], [SCORES], weights=weights)
+    set_external_data(model.graph.initializer[0], location, offset, length)
     model.graph.initializer[0].ClearField("raw_data")
     file = folder / "m.onnx"
     file.write_bytes(model.SerializeToString())
@@ -469,6 +470,11 @@ def with_external(folder: Path, location: str, length: int = 16) -> Path:
         ("linked/weights", "is a symbolic link"),
         ("absent", "is not there"),
         ("short", "it is truncated"),
+        (
+            "sub/weights",
+            "must lie beside the network: onnx.save(onnx.load('m.onnx'), 'm.onnx', save_as_external_data",
+        ),
+        ("./whole", "must lie beside the network"),
     ],
 )
 def test_external_data_stays_in_the_folder(
@@ -479,9 +485,45 @@ def test_external_data_stays_in_the_folder(
     folder.mkdir()
     (tmp_path / "secret").write_bytes(bytes(16))
     (folder / "short").write_bytes(bytes(15))
+    (folder / "whole").write_bytes(bytes(16))
+    (folder / "sub").mkdir()
+    (folder / "sub" / "weights").write_bytes(bytes(16))
     (folder / "link").symlink_to(tmp_path / "secret")
     (folder / "linked").symlink_to(tmp_path)
     assert said in refusal(capsys, with_external(folder, location))
+
+
+def test_the_cure_for_weights_in_a_folder_of_their_own_cures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is Python, to be run where the network is."""
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "weights").write_bytes(bytes(16))
+    file = with_external(tmp_path, "sub/weights")
+    _, _, cure = refusal(capsys, file).partition("beside the network: ")
+    monkeypatch.chdir(tmp_path)
+    exec(cure.partition(" in Python")[0], {"onnx": onnx})  # Our own words.
+    assert report(capsys, file)["problems"] == []
+
+
+@pytest.mark.parametrize(
+    ("offset", "length", "said"),
+    [
+        (-4, 16, "begins at byte -4"),
+        (0, 8, "has 8 bytes where the shape [1, 1, 1, 4] asks for 16"),
+        (0, -16, "has -16 bytes"),
+        (8, None, "ends at byte 24, the file has 16"),
+    ],
+)
+def test_external_data_is_all_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], offset: int, length: int | None, said: str
+) -> None:
+    """ONNX Runtime refuses each of them."""
+    (tmp_path / "weights.bin").write_bytes(bytes(16))
+    file = with_external(tmp_path, "weights.bin", length, offset)
+    with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.Fail):
+        onnxruntime.InferenceSession(file)
+    assert said in refusal(capsys, file)
 
 
 def test_good_external_data_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
