@@ -10,16 +10,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
-from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import GraphProto, ModelProto, TensorProto
 
 from agent.engine.session import runtime_version  # Keeps ONNX Runtime from sending telemetry: before its import.
 from agent.errors import ConfigError
 from agent.models.manifest import Manifest
-from agent.modeltools.network import all_nodes, nodes_of, subgraphs
+from agent.modeltools.network import all_nodes, subgraphs
+from agent.modeltools.order import reads, sort_nodes
 from agent.modeltools.room import check_room
 
 NAMES_OUTPUTS = frozenset({"boxes", "output", "outputs", "scores"})
@@ -76,8 +76,7 @@ def fold(file: Path, bytes_before: int, kept: Collection[str], folded: Path) -> 
     removed = [output for output in proto.graph.output if output.name not in kept]
     for output in removed:
         proto.graph.output.remove(output)
-    for graph in (proto.graph, *(body for node in all_nodes(proto) for body in subgraphs(node))):
-        _sort_nodes(graph)
+    sort_nodes(proto)
     _drop_dead(proto)
     import onnxruntime as ort
 
@@ -145,34 +144,10 @@ def _drop_dead(proto: ModelProto) -> None:
         if needed.isdisjoint(node.output):
             proto.graph.node.remove(node)
         else:
-            needed |= _reads(node)
+            needed |= reads(node)
     for weight in list(proto.graph.initializer):
         if weight.name not in needed:
             proto.graph.initializer.remove(weight)
-
-
-def _sort_nodes(graph: GraphProto) -> None:
-    """Put the nodes of a graph into an order that can be run, where they are not: ONNX Runtime does so at load."""
-    nodes = list(graph.node)
-    makers = {name: index for index, node in enumerate(nodes) for name in node.output}
-    before = {
-        index: {makers[name] for name in _reads(node) if name in makers and name} for index, node in enumerate(nodes)
-    }
-    if all(other < index for index, others in before.items() for other in others):
-        return
-    try:
-        order = list(TopologicalSorter(before).static_order())
-    except CycleError:  # ONNX Runtime refuses it, and tells where.
-        return
-    del graph.node[:]
-    graph.node.extend(nodes[index] for index in order)
-
-
-def _reads(node: NodeProto) -> set[str]:
-    """Return the tensors that a node reads, and that its bodies read or give out: those may come from outside."""
-    bodies = list(nodes_of(GraphProto(node=[node])))
-    outputs = {output.name for body in bodies for graph in subgraphs(body) for output in graph.output}
-    return outputs.union(*(body.input for body in bodies))
 
 
 def _name_nodes(proto: ModelProto) -> None:

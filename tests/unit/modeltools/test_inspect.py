@@ -394,6 +394,17 @@ def test_shapes_that_are_computed_from_shapes_are_followed(
     assert found["outputs"][0]["shape"] == [1, 3, 5]
 
 
+def test_nodes_may_stand_in_any_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Described as the same network in order."""
+    model = classifier()
+    wanted = report(capsys, saved(model, tmp_path / "m.onnx"))
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend(reversed(nodes))
+    found = report(capsys, saved(model, tmp_path / "m.onnx"))
+    assert {**found, "sha256": "", "assumed": ""} == {**wanted, "sha256": "", "assumed": ""}
+
+
 def recursive() -> onnx.ModelProto:
     """Return a network whose function calls itself."""
     model = network([make_node("Again", ["images"], ["y"], domain="own")], [SCORES], domains={"own": 1})
