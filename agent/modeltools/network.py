@@ -25,6 +25,9 @@ KEPT_TENSOR_BYTES = 4096
 STANDARD_DOMAINS = {"": "", "ai.onnx": "", "ai.onnx.ml": "ai.onnx.ml"}
 """As networks name them, and as the onnx package does."""
 
+RANK_MAX = 64
+"""Dimensions of one tensor: numpy has no more, and the product of 200,000 is not done within a minute."""
+
 OPSET_MAX = 1000
 """ONNX has one or two a year and is at 28. Its C++ crashes on some versions that are far from any."""
 
@@ -91,6 +94,8 @@ def read_network(file: Path) -> Network:
         raise ConfigError(f"{file}: is not a complete ONNX file: it has no {_missing(proto)}")
     _check_opsets(file, proto)
     external = _check_tensors(file, proto)
+    for value in (*proto.graph.input, *proto.graph.output):
+        _check_rank(file, value.name, len(value.type.tensor_type.shape.dim))
     initialized = {tensor.name for tensor in proto.graph.initializer}
     return Network(
         file=file,
@@ -127,6 +132,11 @@ def _check_opsets(file: Path, proto: ModelProto) -> None:
                     f"{file}: opset {entry.version} of {domain} is none: they count from 1, and ONNX "
                     f"{onnx.__version__} knows them up to {newest_opset(entry.domain)}"
                 )
+
+
+def _check_rank(file: Path, name: str, rank: int) -> None:
+    if rank > RANK_MAX:
+        raise ConfigError(f"{file}: tensor {name!r} has {rank} dimensions, of {RANK_MAX} that are possible")
 
 
 def newest_opset(domain: str) -> int:
@@ -170,6 +180,7 @@ def _check_tensors(file: Path, proto: ModelProto) -> dict[str, int]:
     """Check that every constant is all there, drop the content of large ones, return the external files' sizes."""
     external: dict[str, int] = {}
     for tensor in _all_tensors(proto):
+        _check_rank(file, tensor.name, len(tensor.dims))
         if any(size < 0 for size in tensor.dims):
             raise ConfigError(f"{file}: constant {tensor.name!r} has a negative dimension")
         if tensor.data_location == TensorProto.EXTERNAL:

@@ -298,6 +298,21 @@ def hungry() -> bytes:
     return content
 
 
+def of_many_dimensions(where: str) -> bytes:
+    """Return a network with an input or a constant of more dimensions than any has."""
+    sizes = [1 << 62] * 65
+    model = network(
+        [make_node("Add", ["images", "w"], ["y"])],
+        [SCORES],
+        inputs=[("images", TensorProto.FLOAT, sizes if where == "input" else [1])],
+        weights={"w": np.ones(1, np.float32)},
+    )
+    if where == "constant":
+        model.graph.initializer[0].dims[:] = sizes
+    content: bytes = model.SerializeToString()
+    return content
+
+
 def not_text() -> bytes:
     """Return a network with an operator whose name is not UTF-8."""
     content: bytes = classifier().SerializeToString()
@@ -313,6 +328,8 @@ def not_text() -> bytes:
         (truncated, "truncated"),
         (lambda: nested(100_000), "nested too deeply"),
         (hungry, "has no content"),
+        (lambda: of_many_dimensions("input"), "tensor 'images' has 65 dimensions"),
+        (lambda: of_many_dimensions("constant"), "tensor 'w' has 65 dimensions"),
         (not_text, "a op_type in it is not UTF-8 text"),
     ],
 )
