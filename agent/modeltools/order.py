@@ -33,6 +33,8 @@ def _sort_graph(graph: GraphProto) -> None:
 
 def reads(node: NodeProto) -> set[str]:
     """Return the tensors that a node reads, and that its bodies read or give out: those may come from outside."""
+    if next(subgraphs(node), None) is None:
+        return set(node.input)
     bodies = list(nodes_of(GraphProto(node=[node])))
     outputs = {output.name for body in bodies for graph in subgraphs(body) for output in graph.output}
     return outputs.union(*(body.input for body in bodies))
