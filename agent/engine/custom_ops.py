@@ -43,13 +43,28 @@ def _problem(library: str) -> str | None:
 
 
 def _owner_problem(file: Path) -> str | None:
-    """Return who else could change a file, or replace it in its folder."""
-    for path in (file, file.parent):
-        state = path.stat()
+    """Return who else could change a file, or replace it or a folder above it."""
+    for path in _way_to(file):
+        state = path.lstat()
         if state.st_uid not in (0, os.geteuid()):
             return f"{path} belongs to user {state.st_uid}: only root's files and the agent's own are loaded"
-        # A folder such as /tmp is safe in this respect: its sticky bit keeps others from replacing the file.
+        # A folder such as /tmp is safe in this respect: its sticky bit keeps others from replacing what is ours.
         is_sticky = stat.S_ISDIR(state.st_mode) and state.st_mode & stat.S_ISVTX
-        if state.st_mode & 0o022 and not is_sticky:
+        if state.st_mode & 0o022 and not is_sticky and not stat.S_ISLNK(state.st_mode):
             return f"{path} may be written by others: chmod go-w {path}"
     return None
+
+
+def _way_to(file: Path) -> list[Path]:
+    """Return a file and every folder and link that leads to it, those behind the links included."""
+    way: dict[Path, None] = {}
+    waiting = [file]
+    while waiting:
+        path = waiting.pop()
+        for step in (path, *path.parents):
+            if step in way:
+                continue
+            way[step] = None
+            if step.is_symlink():
+                waiting.append(step.parent / step.readlink())
+    return list(way)

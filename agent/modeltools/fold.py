@@ -19,6 +19,7 @@ from agent.engine.session import runtime_version  # Keeps ONNX Runtime from send
 from agent.errors import ConfigError
 from agent.models.manifest import Manifest
 from agent.modeltools.network import all_nodes, subgraphs
+from agent.modeltools.order import reads, sort_nodes
 from agent.modeltools.room import check_room
 
 NAMES_OUTPUTS = frozenset({"boxes", "output", "outputs", "scores"})
@@ -75,6 +76,7 @@ def fold(file: Path, bytes_before: int, kept: Collection[str], folded: Path) -> 
     removed = [output for output in proto.graph.output if output.name not in kept]
     for output in removed:
         proto.graph.output.remove(output)
+    sort_nodes(proto)
     _drop_dead(proto)
     import onnxruntime as ort
 
@@ -141,11 +143,8 @@ def _drop_dead(proto: ModelProto) -> None:
     for node in reversed(list(proto.graph.node)):
         if needed.isdisjoint(node.output):
             proto.graph.node.remove(node)
-            continue
-        for body in all_nodes(ModelProto(graph=GraphProto(node=[node]))):
-            needed.update(body.input)
-            # A body's own outputs may name a tensor from outside.
-            needed.update(output.name for graph in subgraphs(body) for output in graph.output)
+        else:
+            needed |= reads(node)
     for weight in list(proto.graph.initializer):
         if weight.name not in needed:
             proto.graph.initializer.remove(weight)

@@ -15,15 +15,9 @@ from agent.models.clues import Guess, parse_metadata
 from agent.models.guess import guess
 from agent.models.manifest import MANIFEST_NAME, Manifest
 from agent.modeltools.draft import manifest_text, write_first
-from agent.modeltools.network import (
-    RUNTIME_DOMAINS,
-    STANDARD_DOMAINS,
-    Network,
-    Port,
-    all_nodes,
-    problems_of,
-    read_network,
-)
+from agent.modeltools.network import STANDARD_DOMAINS, Network, Port, all_nodes, read_network
+from agent.modeltools.order import sort_nodes
+from agent.modeltools.problems import RUNTIME_DOMAINS, problems_of
 from agent.modeltools.work import NOT_COUNTED, Work, count_work
 
 OPERATORS_SHOWN = 12
@@ -180,6 +174,7 @@ def inspect(file: Path) -> Inspection:
         ConfigError: it cannot be read; what is wrong with one that can be read is in `problems`.
     """
     network = read_network(file)
+    sort_nodes(network.proto)
     properties = {entry.key: entry.value for entry in network.proto.metadata_props}
     metadata = parse_metadata(properties)
     makers = _makers(network)
@@ -200,7 +195,7 @@ def inspect(file: Path) -> Inspection:
 def _makers(network: Network) -> dict[str, str]:
     """Return the operator that makes each tensor, seen through those that leave its numbers as they are."""
     makers: dict[str, str] = {}
-    for node in network.proto.graph.node:  # A graph's nodes stand in an order that can be run.
+    for node in network.proto.graph.node:  # They stand in an order that can be run.
         source = node.input[0] if node.input else ""
         for name in node.output:
             makers[name] = makers.get(source, node.op_type) if node.op_type in UNCHANGING else node.op_type

@@ -12,15 +12,12 @@ from typing import Any
 import onnx
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from agent.errors import ConfigError
 
 FILE_BYTES_MAX = 2**31 - 1
 """Protobuf's own limit. Larger networks keep their weights in external files, which are not read."""
-
-INPUT_ELEMENTS_MAX = 1 << 28
-"""Of one input: 1 GiB in float32, 11 times the largest picture that an input can be (8192 x 8192 RGB is 0.8 GB)."""
 
 KEPT_TENSOR_BYTES = 4096
 """Constants up to this size stay in memory: shapes and axes, which shape inference reads. Weights are dropped."""
@@ -28,8 +25,11 @@ KEPT_TENSOR_BYTES = 4096
 STANDARD_DOMAINS = {"": "", "ai.onnx": "", "ai.onnx.ml": "ai.onnx.ml"}
 """As networks name them, and as the onnx package does."""
 
-RUNTIME_DOMAINS = frozenset({"com.microsoft", "com.microsoft.nchwc"})
-"""Operators that ONNX Runtime's CPU build brings itself."""
+RANK_MAX = 64
+"""Dimensions of one tensor: numpy has no more, and the product of 200,000 is not done within a minute."""
+
+OPSET_MAX = 1000
+"""ONNX has one or two a year and is at 28. Its C++ crashes on some versions that are far from any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,10 @@ def read_network(file: Path) -> Network:
     _check_text(file, proto)
     if proto.ir_version < 1 or not proto.opset_import or not proto.graph.output:
         raise ConfigError(f"{file}: is not a complete ONNX file: it has no {_missing(proto)}")
+    _check_opsets(file, proto)
     external = _check_tensors(file, proto)
+    for value in (*proto.graph.input, *proto.graph.output):
+        _check_rank(file, value.name, len(value.type.tensor_type.shape.dim))
     initialized = {tensor.name for tensor in proto.graph.initializer}
     return Network(
         file=file,
@@ -107,49 +110,39 @@ def read_network(file: Path) -> Network:
 
 def all_nodes(proto: ModelProto) -> Iterator[NodeProto]:
     """Yield every node: of the graph, of the bodies of If, Loop and Scan, and of local functions."""
-    waiting: list[Any] = [*proto.functions, proto.graph]
+    for body in (proto.graph, *reversed(proto.functions)):
+        yield from nodes_of(body)
+
+
+def nodes_of(body: GraphProto | FunctionProto) -> Iterator[NodeProto]:
+    """Yield every node of a graph or a function, and of the bodies of If, Loop and Scan in it."""
+    waiting: list[Any] = [body]
     while waiting:
         for node in waiting.pop().node:
             yield node
             waiting += subgraphs(node)
 
 
-def problems_of(network: Network) -> list[str]:
-    """Return what keeps ONNX Runtime from running a network that could be read, one text each."""
-    return [
-        *_operator_problems(network),
-        *(text for port in network.inputs for text in _input_problems(network, port)),
-    ]
+def _check_opsets(file: Path, proto: ModelProto) -> None:
+    for body in (proto, *proto.functions):
+        for entry in body.opset_import:
+            if entry.domain in STANDARD_DOMAINS and not 1 <= entry.version <= OPSET_MAX:
+                domain = entry.domain or "ai.onnx"
+                raise ConfigError(
+                    f"{file}: opset {entry.version} of {domain} is none: they count from 1, and ONNX "
+                    f"{onnx.__version__} knows them up to {newest_opset(entry.domain)}"
+                )
 
 
-def _operator_problems(network: Network) -> Iterator[str]:
-    own = {(function.domain, function.name) for function in network.proto.functions}
-    unknown: dict[str, set[str]] = {}
-    for node in all_nodes(network.proto):
-        is_standard = node.domain in STANDARD_DOMAINS and onnx.defs.has(node.op_type, STANDARD_DOMAINS[node.domain])
-        if not is_standard and node.domain not in RUNTIME_DOMAINS and (node.domain, node.op_type) not in own:
-            unknown.setdefault(node.domain, set()).add(node.op_type)
-    for domain, operators in sorted(unknown.items()):
-        names = ", ".join(sorted(operators)[:5])
-        if domain in STANDARD_DOMAINS:
-            yield f"{network.file}: operators that ONNX {onnx.__version__} does not have: {names}"
-        else:
-            yield (
-                f"{network.file}: custom domain {domain!r} ({names}): ONNX Runtime has no such operators: export the "
-                "model without them, or name their library in engine.custom_ops"
-            )
+def _check_rank(file: Path, name: str, rank: int) -> None:
+    if rank > RANK_MAX:
+        raise ConfigError(f"{file}: tensor {name!r} has {rank} dimensions, of {RANK_MAX} that are possible")
 
 
-def _input_problems(network: Network, port: Port) -> Iterator[str]:
-    place = f"{network.file}: input {port}"
-    if port.shape is None:
-        yield f"{place}: is unbounded: give it its dimensions when you export it, those of any size a name"
-        return
-    known = [size for size in port.shape if isinstance(size, int)]
-    if 0 in known:
-        yield f"{place}: a dimension of 0 holds nothing"
-    elif math.prod(known) > INPUT_ELEMENTS_MAX:
-        yield f"{place}: has more than {INPUT_ELEMENTS_MAX} elements"
+def newest_opset(domain: str) -> int:
+    """Return the newest version that the package onnx knows of one of STANDARD_DOMAINS."""
+    is_ml = STANDARD_DOMAINS[domain] == "ai.onnx.ml"
+    return int(onnx.defs.onnx_ml_opset_version() if is_ml else onnx.defs.onnx_opset_version())
 
 
 def _read(file: Path) -> bytes:
@@ -187,6 +180,7 @@ def _check_tensors(file: Path, proto: ModelProto) -> dict[str, int]:
     """Check that every constant is all there, drop the content of large ones, return the external files' sizes."""
     external: dict[str, int] = {}
     for tensor in _all_tensors(proto):
+        _check_rank(file, tensor.name, len(tensor.dims))
         if any(size < 0 for size in tensor.dims):
             raise ConfigError(f"{file}: constant {tensor.name!r} has a negative dimension")
         if tensor.data_location == TensorProto.EXTERNAL:
@@ -239,15 +233,27 @@ def _check_external(file: Path, tensor: TensorProto) -> tuple[str, int]:
         target /= part
         if target.is_symlink():
             raise ConfigError(f"{place}: is a symbolic link: put the file itself there")
+    if location != path.name:
+        beside = f"{file.name}.data"
+        raise ConfigError(
+            f"{place}: must lie beside the network: onnx.save(onnx.load({file.name!r}), {file.name!r}, "
+            f"save_as_external_data=True, location={beside!r}) in Python, in the network's folder, puts it there"
+        )
+    wanted = _raw_bytes(tensor)
     try:
         size = target.stat().st_size if target.is_file() else None
-        end = int(entries.get("offset", "0")) + int(entries.get("length", "0"))
+        offset = int(entries.get("offset", "0"))
+        length = int(entries.get("length", "0")) or wanted or 0
     except (OSError, ValueError) as error:
         raise ConfigError(f"{place}: cannot be used: {error}") from error
     if size is None:
         raise ConfigError(f"{place}: is not there")
-    if not 0 <= end <= size:
-        raise ConfigError(f"{place}: ends at byte {end}, the file has {size}: it is truncated")
+    if offset < 0:
+        raise ConfigError(f"{place}: begins at byte {offset}, which no file has")
+    if length < 0 or wanted not in (None, length):
+        raise ConfigError(f"{place}: has {length} bytes where the shape {list(tensor.dims)} asks for {wanted}")
+    if offset + length > size:
+        raise ConfigError(f"{place}: ends at byte {offset + length}, the file has {size}: it is truncated")
     return location, size
 
 

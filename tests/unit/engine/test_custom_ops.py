@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
@@ -38,15 +39,48 @@ def test_a_library_of_ones_own_passes(library: Path) -> None:
         (lambda file: file.chmod(0o664), "may be written by others: chmod go-w"),
         (lambda file: file.chmod(0o602), "may be written by others"),
         (lambda file: file.parent.chmod(0o777), "ops may be written by others"),
+        (lambda file: file.parent.parent.chmod(0o777), "may be written by others: chmod go-w"),
         (lambda file: file.unlink(), "there is no such file"),
         (lambda file: file.rename(file.parent / "a") and file.symlink_to(file.parent / "a"), "is a symbolic link"),
     ],
 )
 def test_one_that_others_could_change_is_refused(library: Path, change: Callable[[Path], object], said: str) -> None:
-    """The file, the folder that it could be replaced in, and links that lead elsewhere."""
+    """The file, the folders above it, any of which could be exchanged as a whole, and links that lead elsewhere."""
     change(library)
     with pytest.raises(ConfigError, match=said):
         check_custom_ops([str(library)])
+
+
+def test_the_folders_behind_a_link_are_looked_at_too(library: Path, tmp_path: Path) -> None:
+    """A link to a folder, behind another link: whoever may write where one of them lies leads it elsewhere."""
+    between = tmp_path / "between"
+    between.mkdir(mode=0o755)
+    (between / "second").symlink_to("../ops")
+    (tmp_path / "first").symlink_to(between / "second")
+    named = str(tmp_path / "first" / library.name)
+    check_custom_ops([named])
+    between.chmod(0o777)
+    with pytest.raises(ConfigError, match="between may be written by others"):
+        check_custom_ops([named])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+@pytest.mark.parametrize("is_link", [False, True])
+def test_an_entry_of_another_user_in_a_sticky_folder_is_refused(
+    library: Path, tmp_path: Path, *, is_link: bool
+) -> None:
+    """The sticky bit keeps everybody from what is not theirs, and the owner from nothing."""
+    tmp_path.chmod(0o1777)
+    named = library
+    check_custom_ops([str(named)])
+    if is_link:
+        (tmp_path / "link").symlink_to(library.parent)
+        named = tmp_path / "link" / library.name
+        os.chown(tmp_path / "link", 12345, 12345, follow_symlinks=False)
+    else:
+        os.chown(library.parent, 12345, 12345)
+    with pytest.raises(ConfigError, match="belongs to user 12345"):
+        check_custom_ops([str(named)])
 
 
 def test_names_that_are_no_paths_are_refused() -> None:
