@@ -14,7 +14,8 @@ from agent.models.manifest import MANIFEST_NAME, Manifest, load_labels, load_man
 from agent.modeltools.dynamic import recurrent_operators
 from agent.modeltools.inspect import inspect
 from agent.modeltools.measure import METRICS, ONE_CLASS
-from agent.modeltools.network import RUNTIME_DOMAINS, STANDARD_DOMAINS, Network, all_nodes, read_network
+from agent.modeltools.network import STANDARD_DOMAINS, Network, all_nodes, read_network
+from agent.modeltools.problems import RUNTIME_DOMAINS
 from agent.modeltools.trials import try_networks
 
 QUANTIZED = frozenset({"DequantizeLinear", "DynamicQuantizeLinear", "DynamicQuantizeLSTM", "QuantizeLinear"})
