@@ -373,13 +373,17 @@ class Pipelines:
             added = {name: model for name, model in plan.models.items() if name not in self._servers}
             before = self.provision
             self._servers = {name: server for name, server in self._servers.items() if name in names}
+            # First, or what is cut for the old model would reach the new one.
+            retired = self._retire_readers(plan)
             # While models of either number of threads serve, runs are counted with the larger one.
             busiest = max(before.threads, plan.provision.threads)
             self._reconfigure(plan, busiest)
+            for stream in plan.streams:
+                if stream.name not in self._readers:
+                    self._inbox.switch_off(stream.name)
             self._settings, self.streams, self._left_out = plan.settings, plan.streams, plan.left_out
             self.provision = plan.provision
             self._start_servers(added)
-            retired = self._retire_readers(plan)
         self._join(retired, DRAIN_CAPTURE_NS)
         self._left_behind += [worker for worker in retired if worker.is_alive]
         with self._lock:
@@ -419,14 +423,12 @@ class Pipelines:
         """Let go of the sources that are off, gone or changed; return their threads, which may still be closing."""
         reading = {stream.name for stream in plan.streams if stream.enabled}
         kept = {name: reader for name, reader in self._readers.items() if name in reading - plan.sources.keys()}
-        retired = [reader for name, reader in self._readers.items() if name not in kept]
-        for stream in plan.streams:
-            if stream.name not in kept:
-                self._inbox.switch_off(stream.name)
-        for reader in retired:
+        retired = {name: reader for name, reader in self._readers.items() if name not in kept}
+        for name, reader in retired.items():
+            self._inbox.switch_off(name)
             reader.loop.stop()
         self._readers = kept
-        return [reader.worker for reader in retired]
+        return [reader.worker for reader in retired.values()]
 
     def _start_readers(self, plan: _Plan) -> None:
         started = {

@@ -40,7 +40,7 @@ from agent.core.tuning import (  # noqa: E402
     thread_counts,
 )
 from agent.engine.budget import FRAME_BYTES, FRAMES_A_STREAM, SERVING_BYTES, Budget, Need  # noqa: E402
-from agent.engine.memory import MIB, data_bytes, resident_bytes, trial_bytes  # noqa: E402
+from agent.engine.memory import MIB, data_bytes, lower_limit, resident_bytes, trial_bytes  # noqa: E402
 from agent.engine.prepare import Network, Workshop  # noqa: E402
 from agent.engine.providers import NAMES  # noqa: E402
 from agent.engine.session import available_providers  # noqa: E402
@@ -378,9 +378,7 @@ def _limit(job: Mapping[str, Any]) -> None:
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if job["limit_bytes"] is not None:
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        cap = data_bytes() + job["limit_bytes"]
-        resource.setrlimit(resource.RLIMIT_DATA, (cap if hard == resource.RLIM_INFINITY else min(cap, hard), hard))
+        lower_limit(resource.RLIMIT_DATA, data_bytes() + job["limit_bytes"])
 
 
 def _cpu_ms() -> float:

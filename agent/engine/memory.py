@@ -164,6 +164,12 @@ class Leash:
         resource.setrlimit(resource.RLIMIT_DATA, (self._soft, self._hard))
 
 
+def lower_limit(which: int, wanted: int) -> None:
+    """Set one of `resource`'s limits for this process, or leave what it was given where that is less."""
+    _, hard = resource.getrlimit(which)
+    resource.setrlimit(which, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+
+
 class MemoryKeeper:
     """Holds the process to its limit, and gives back what can be given. The governor's thread.
 

@@ -25,7 +25,7 @@ import onnxruntime as ort  # noqa: E402
 
 from agent.clock import NS_PER_S, SystemClock  # noqa: E402
 from agent.engine.cache import NETWORK_NAME, WEIGHTS_NAME  # noqa: E402
-from agent.engine.memory import MIB, anonymous_bytes, data_bytes, resident_bytes  # noqa: E402
+from agent.engine.memory import MIB, anonymous_bytes, data_bytes, lower_limit, resident_bytes  # noqa: E402
 from agent.engine.providers import Provider  # noqa: E402
 from agent.engine.session import OrtEngine, ProviderMissingError, SessionSetup, session_options, share_arena  # noqa: E402
 from agent.errors import ConfigError, EdgebeatError  # noqa: E402
@@ -126,14 +126,8 @@ def _limit(job: dict[str, Any]) -> None:
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _lower(resource.RLIMIT_FSIZE, job["file_bytes_max"])
-    _lower(resource.RLIMIT_DATA, data_bytes() + job["limit_bytes"])
-
-
-def _lower(which: int, wanted: int) -> None:
-    """Set a limit, or what this process was given where that is less."""
-    _, hard = resource.getrlimit(which)
-    resource.setrlimit(which, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+    lower_limit(resource.RLIMIT_FSIZE, job["file_bytes_max"])
+    lower_limit(resource.RLIMIT_DATA, data_bytes() + job["limit_bytes"])
 
 
 def _end_with_parent() -> None:

@@ -14,7 +14,7 @@ import sys
 
 from onnx import ModelProto
 
-from agent.engine.memory import MIB, data_bytes
+from agent.engine.memory import MIB, data_bytes, lower_limit
 from agent.modeltools.work import count_layers, infer
 
 DATA_BYTES_MAX = 1024 * MIB
@@ -27,9 +27,9 @@ CPU_S_MAX = 8
 def main() -> None:
     """Do one job: first without the numbers that shapes are made from, then with them where that may tell more."""
     job = json.loads(sys.stdin.buffer.read())
-    _lower(resource.RLIMIT_CORE, 0)
-    _lower(resource.RLIMIT_CPU, CPU_S_MAX)
-    _lower(resource.RLIMIT_DATA, data_bytes() + DATA_BYTES_MAX)
+    lower_limit(resource.RLIMIT_CORE, 0)
+    lower_limit(resource.RLIMIT_CPU, CPU_S_MAX)
+    lower_limit(resource.RLIMIT_DATA, data_bytes() + DATA_BYTES_MAX)
     proto = ModelProto.FromString(base64.b64decode(job["model"]))
     for is_deep in (False, True):
         shapes = infer(proto, job["sizes"], is_deep=is_deep)
@@ -41,12 +41,6 @@ def main() -> None:
         sys.stdout.flush()
         if not unknown and None not in outputs.values():
             break
-
-
-def _lower(which: int, wanted: int) -> None:
-    """Set a limit, or what this process was given where that is less."""
-    _, hard = resource.getrlimit(which)
-    resource.setrlimit(which, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from agent.engine.budget import FRAME_BYTES
 from agent.engine.memory import MIB
 from agent.engine.providers import NAMES
 from agent.errors import ConfigError, DoesNotFitError
+from agent.interfaces import LoadedModel
 from agent.loops.inbox import Inbox
 from agent.marks import Marks
 from agent.pipelines import Pipelines, runnable
@@ -352,8 +353,17 @@ def test_a_clip_that_ended_can_be_followed_by_another(tmp_path: Path) -> None:
         assert plant.ledger("door")["captured"] > captured
 
 
-def test_a_model_that_takes_other_windows_gets_a_reader_of_its_own(tmp_path: Path) -> None:
-    """The source stays the same text; what is cut from it does not."""
+def test_a_model_that_takes_other_windows_gets_a_reader_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source stays the same text; what is cut from it does not, and none of it reaches the new model."""
+    start_servers = Pipelines._start_servers
+
+    def start_slowly(pipelines: Pipelines, added: Mapping[str, LoadedModel]) -> None:
+        start_servers(pipelines, added)
+        threading.Event().wait(0.2)  # Six windows of the old reader's, were it still read.
+
+    monkeypatch.setattr(Pipelines, "_start_servers", start_slowly)
     folder = shutil.copytree(SILERO_VAD, tmp_path / "slow")
     manifest = folder / "model.toml"
     text = manifest.read_text()
