@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto
-from onnx.helper import make_graph, make_node, make_tensor_value_info
+from onnx.helper import make_node
 
 from agent.clock import NS_PER_S
 from agent.engine.cache import NETWORK_NAME, WEIGHTS_NAME
@@ -28,7 +28,7 @@ from agent.provision import Provision
 from agent.settings import Settings
 from tests.fakes import ManualClock
 from tests.paths import CLIP, COCO_SSD, MODELS, REPOSITORY
-from tests.unit.modeltools.networks import PICTURE, Port, classifier, goes_round, network, saved
+from tests.unit.modeltools.networks import PICTURE, Port, classifier, goes_round, network, round_again, saved
 
 COCO = Trial(COCO_SSD / "model.onnx", SessionSetup(threads=1), (TensorShape("images", "uint8", (1, 300, 300, 3)),))
 
@@ -60,17 +60,7 @@ def gigabytes() -> ModelProto:
 
 def endless() -> ModelProto:
     """A Loop whose condition is always true."""
-    body = make_graph(
-        [make_node("Identity", ["go"], ["on"]), make_node("Identity", ["v"], ["w"])],
-        "body",
-        [
-            make_tensor_value_info("i", TensorProto.INT64, []),
-            make_tensor_value_info("go", TensorProto.BOOL, []),
-            make_tensor_value_info("v", TensorProto.FLOAT, []),
-        ],
-        [make_tensor_value_info("on", TensorProto.BOOL, []), make_tensor_value_info("w", TensorProto.FLOAT, [])],
-    )
-    return mean_and(make_node("Loop", ["", "true", "m"], ["y"], body=body), true=True)
+    return mean_and(make_node("Loop", ["", "true", "m"], ["y"], body=round_again()), true=True)
 
 
 def unknown_operator() -> ModelProto:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 from onnx.numpy_helper import from_array
 
@@ -66,9 +66,9 @@ def classifier(*, classes: int = 3, side: int | str = 32, kernels: int = 8, meta
     )
 
 
-def goes_round() -> ModelProto:
-    """A Loop that goes round as often as the input `trip` says."""
-    body = make_graph(
+def round_again() -> GraphProto:
+    """The body of a Loop that changes nothing and never ends it."""
+    return make_graph(
         [make_node("Identity", ["go"], ["on"]), make_node("Identity", ["v"], ["w"])],
         "body",
         [
@@ -78,9 +78,13 @@ def goes_round() -> ModelProto:
         ],
         [make_tensor_value_info("on", TensorProto.BOOL, []), make_tensor_value_info("w", TensorProto.FLOAT, [])],
     )
+
+
+def goes_round() -> ModelProto:
+    """A Loop that goes round as often as the input `trip` says."""
     nodes = [
         make_node("ReduceMean", ["images"], ["m"], keepdims=0),
-        make_node("Loop", ["trip", "", "m"], ["y"], body=body),
+        make_node("Loop", ["trip", "", "m"], ["y"], body=round_again()),
     ]
     return network(nodes, [("y", TensorProto.FLOAT, None)], inputs=[PICTURE, ("trip", TensorProto.INT64, [])])
 
