@@ -48,6 +48,7 @@ from agent.rollback import RollbackCommand
 from agent.settings import Settings
 from agent.sinks.embedded import EmbeddedBroker
 from agent.sourcing import build_sources
+from agent.wake import Wake
 from agent.warming import Warm
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ DRAIN_NS = 4 * NS_PER_S + 500 * NS_PER_MS
 TRACE_DRAIN_S = 0.5
 """Of the drain time, what the trace may take to write its last lines."""
 WAIT_S_MAX = 1e6
-"""`threading` refuses the 292 years that a run without an end has left."""
+"""poll(2) takes 24 days at most, not the 292 years that a run without an end has left."""
 HELD_LOOK_S = 1.0
 """Between two looks, once every stream has ended, at whether the change that did it is taken back."""
 CONTROL_DRAIN_S = 0.2
@@ -107,7 +108,10 @@ class Daemon:
         self._end_ns = NEVER_NS if before is None or before.end_ns is None else before.end_ns
         self._before = before
         self._boot = secrets.token_hex(4)
-        self._wakeups: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.wake = Wake()
+        """What `run` waits on."""
+        self._reasons: queue.SimpleQueue[str] = queue.SimpleQueue()
+        """To stop; the first one counts."""
         self._applying = threading.RLock()
         self._stop_reason = ""
         self._hang_reason = ""
@@ -247,8 +251,9 @@ class Daemon:
         self._remote.streams_changed()
 
     def request_stop(self, reason: str) -> None:
-        """End `run` in order. Any thread and signal handlers: `SimpleQueue.put` is reentrant."""
-        self._wakeups.put(reason)
+        """End `run` in order. Any thread and signal handlers: `SimpleQueue.put` and `Wake.set` are reentrant."""
+        self._reasons.put(reason)
+        self.wake.set()
 
     def serve_models(self) -> None:
         """See `updating.Agent`. The updater's thread."""
@@ -377,8 +382,8 @@ class Daemon:
 
     def _stop_was_asked_for(self) -> bool:
         """Return whether somebody asked to stop as well, so that no new run must begin."""
-        while not self._wakeups.empty():
-            if (reason := self._wakeups.get()) and reason != self._restart_reason:
+        while not self._reasons.empty():
+            if (reason := self._reasons.get()) != self._restart_reason:
                 self._stop_reason = reason
         return self._stop_reason != self._restart_reason
 
@@ -388,12 +393,12 @@ class Daemon:
             # Once every stream has ended, nobody wakes this thread when the change that did it stays.
             look_s = HELD_LOOK_S if self._pipelines.has_ended else WAIT_S_MAX
             wait_s = min(look_s, (self._end_ns - self._clock.now_ns()) / NS_PER_S)
-            try:
-                reason = self._wakeups.get(timeout=max(0.0, wait_s))
-            except queue.Empty:
-                reason = "duration reached" if self._clock.now_ns() >= self._end_ns else ""
-            if reason:
-                return reason
+            self.wake.wait(wait_s)
+            self.wake.clear()
+            if not self._reasons.empty():
+                return self._reasons.get()
+            if self._clock.now_ns() >= self._end_ns:
+                return "duration reached"
             if crashed := self._crashed():
                 return f"crashed: {', '.join(crashed)}"
             if self._egress.broken is not None:
@@ -439,9 +444,9 @@ class Daemon:
         while not worker.join(0.05) and self._clock.now_ns() < by_ns:
             if self._egress.carries_over and self._stop_was_asked_for():
                 self._egress.carries_over = False
-            if has_ended and not self._wakeups.empty() and (reason := self._wakeups.get()):
+            if has_ended and not self._reasons.empty():
                 by_ns = min(by_ns, self._clock.now_ns() + DRAIN_NS)
-                self._egress.stop(reason, by_ns)
+                self._egress.stop(self._reasons.get(), by_ns)
         if worker.is_alive:
             self._egress.give_up()
 
@@ -535,7 +540,7 @@ class Daemon:
 
     def _look_around(self) -> None:
         """Let the main loop see what changed. Any thread."""
-        self._wakeups.put("")
+        self.wake.set()
 
     def _crashed(self) -> list[str]:
         own = [worker.name for worker in self._workers.values() if worker.has_crashed]

@@ -5,10 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import weakref
+from collections.abc import Iterator
 
 READABLE = select.POLLIN
 WRITABLE = select.POLLOUT
+NO_DESCRIPTOR = -1
+SIGNALS_MAX = 4096
+"""Bytes read at a time, one for each signal; what is left ends the next wait too."""
 
 
 class Wake:
@@ -28,6 +33,7 @@ class Wake:
         self._poll.register(self._doorbell, READABLE)
         self._ready: dict[int, int] = {}
         self._rest_s = 0.0
+        self._signals = NO_DESCRIPTOR
 
     def set(self) -> None:
         """End the wait, or the next one."""
@@ -57,6 +63,8 @@ class Wake:
             # costs one empty round, and is why it is silenced here and not there.
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._doorbell)
+        if self._ready.pop(self._signals, 0):
+            os.read(self._signals, SIGNALS_MAX)
         return self._is_set
 
     def rest(self, time_s: float) -> None:
@@ -79,3 +87,27 @@ class Wake:
     def ready(self, descriptor: int) -> int:
         """Return the events that the last wait found, 0 for none; each is told once."""
         return self._ready.pop(descriptor, 0)
+
+    @contextlib.contextmanager
+    def ended_by_signals(self) -> Iterator[None]:
+        """Let a signal that has a handler end the wait, or the next one; the waiting thread is the main one.
+
+        Python calls a handler between two steps of the main thread. For a signal that comes after the last of them
+        and before the wait, that is the end of the wait, which may be days away: only the byte that it writes, by
+        `signal.set_wakeup_fd`, is there in time.
+
+        Raises:
+            ValueError: called in another thread than the main one.
+        """
+        near, far = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        before = signal.set_wakeup_fd(far, warn_on_full_buffer=False)  # A full pipe ends the wait as well.
+        self._signals = near
+        self.watch(near, READABLE)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            self.forget(near)
+            self._signals = NO_DESCRIPTOR
+            os.close(near)
+            os.close(far)

@@ -182,7 +182,8 @@ def _signals_to(daemon: Daemon, *, reloads: bool) -> Iterator[None]:
     if reloads:
         signal.signal(signal.SIGHUP, lambda *_: daemon.request_reload())
     try:
-        yield
+        with daemon.wake.ended_by_signals():
+            yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

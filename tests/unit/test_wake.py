@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import gc
+import operator
 import os
+import signal
 import socket
 import threading
+from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 
-from agent.wake import READABLE, WRITABLE, Wake
+from agent.wake import READABLE, SIGNALS_MAX, WRITABLE, Wake
+
+_call: Callable[[Callable[[], Any]], Any] = operator.call
+
+
+class _PollAfterSignal:
+    """Of poll(2), with SIGUSR1 just before: `map` goes from one C function to the next, and calls no handler between.
+
+    `os.kill` would call it by itself.
+    """
+
+    def __init__(self, wake: Wake) -> None:
+        self._kill = functools.partial(ctypes.PyDLL(None).kill, os.getpid(), signal.SIGUSR1)
+        self._poll = wake._poll
+        self.found: list[int] = []
+        """Descriptors."""
+
+    def poll(self, wait_ms: float) -> list[tuple[int, int]]:
+        steps: list[Callable[[], Any]] = [self._kill, functools.partial(self._poll.poll, wait_ms)]
+        _, found = map(_call, steps)
+        self.found = [descriptor for descriptor, _ in found]
+        return cast("list[tuple[int, int]]", found)
 
 
 def test_a_flag_from_another_thread_ends_the_wait() -> None:
@@ -117,3 +144,45 @@ def test_during_a_rest_a_socket_waits_and_the_flag_does_not() -> None:
     assert wake.ready(near.fileno()) == READABLE
     near.close()
     far.close()
+
+
+def test_a_signal_that_comes_just_before_the_wait_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its handler sets the flag when the wait has ended, which for an agent that SIGTERM met there was days away."""
+    wake, seen = Wake(), 0
+
+    def handle(*_: object) -> None:
+        nonlocal seen
+        seen += 1
+        wake.set()
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        with wake.ended_by_signals():
+            poll = _PollAfterSignal(wake)
+            with monkeypatch.context() as patch:
+                patch.setattr(wake, "_poll", poll)
+                assert wake.wait(3)
+            assert poll.found == [wake._signals]
+            assert seen == 1
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_signals_that_nobody_reads_fill_no_pipe_for_good() -> None:
+    """More than the pipe holds: nothing is written to standard error, and the waits that follow empty it."""
+    wake = Wake()
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    try:
+        with wake.ended_by_signals():
+            near = wake._signals
+            for _ in range(70_000):
+                os.kill(os.getpid(), signal.SIGUSR1)
+            for _ in range(65_536 // SIGNALS_MAX):
+                assert not wake.wait(30)
+            with pytest.raises(BlockingIOError):
+                os.read(near, 1)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(near)
+        assert signal.set_wakeup_fd(-1) == -1
+    finally:
+        signal.signal(signal.SIGUSR1, before)
