@@ -60,6 +60,8 @@ class Scheduler:
         self._look_again_ns: dict[str, int] = {}  # By session.
         self._paused: set[str] = set()  # Sessions.
         self._had_ns: dict[str, int] = {}  # By session, what all its streams have had.
+        self.goes_first: str | None = None
+        """The session that the last `take` named in the place of the one that asked; None for none."""
 
     def reconfigure(self, streams: Mapping[str, StreamPolicy], policy: SchedulerPolicy) -> list[Settled]:
         """Go on by other policies from the next frame on; running frames end as they would have.
@@ -110,8 +112,9 @@ class Scheduler:
     def take(self, now_ns: int, session: str = "") -> tuple[Frame | None, list[Settled]]:
         """Return the frame that a session runs now, if it is its turn, and frames that will never run.
 
-        None also when another session's frame goes first: that session must be asked next. A frame that was returned
-        occupies its session until `finish`.
+        None also when another session's frame goes first: `goes_first` must be asked next, even where it was told a
+        moment ago that this one did, since turns change with time. A frame that was returned occupies its session
+        until `finish`.
         """
         if self._look_again_ns:
             self._look_again_ns.pop(session, None)
@@ -129,7 +132,8 @@ class Scheduler:
             self._look_again_ns[held] = owed.awaited_until_ns
             candidates = [lane for lane in candidates if lane.policy.session != held]
             chosen = self._turn_of(candidates, session, now_ns)
-        if chosen is None or chosen.policy.session != session:
+        self.goes_first = None if chosen is None or chosen.policy.session == session else chosen.policy.session
+        if chosen is None or self.goes_first is not None:
             return None, settled
         chosen.had_turn, chosen.waits_since_ns, chosen.awaited_until_ns = True, now_ns, 0
         frame = self._running[session] = chosen.waiting.popleft()

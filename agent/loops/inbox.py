@@ -78,6 +78,8 @@ class Inbox:
         # Entered as the plain lock, which costs a tenth of the condition's own methods.
         self._changed = threading.Condition(self._lock)
         self._waiters = 0
+        self._asleep: set[str] = set()
+        """Sessions whose threads wait in `take`, and were told of nothing since."""
         self._is_stopping = False
         self._is_closed = False
         self._forgotten: dict[str, set[int]] = {name: set() for name in policies}
@@ -205,12 +207,16 @@ class Inbox:
                     if self._waiters:
                         self._tell()  # A waiting every_frame source has room now, and another session may be next.
                     return frame
+                if self._intake.scheduler.goes_first in self._asleep:
+                    self._tell()  # It was told that another went first, and turns change with time.
                 if not self._is_open(session) and not self._intake.scheduler.is_wanted(session):
                     return Nothing.ENDED
                 if now_ns >= idle_at_ns:
                     return Nothing.IDLE
                 until_ns = min(idle_at_ns, self._intake.scheduler.look_again_ns(session))
+                self._asleep.add(session)
                 self._wait(None if until_ns == NEVER_NS else (until_ns - now_ns) / NS_PER_S)
+                self._asleep.discard(session)
             return Nothing.ENDED
 
     def _wait(self, timeout_s: float | None) -> None:
@@ -223,6 +229,7 @@ class Inbox:
     def _tell(self) -> None:
         """Wake whoever waits for a change. What is done for each frame asks first: mostly nobody does."""
         if self._waiters:
+            self._asleep.clear()
             self._changed.notify_all()
 
     def attention(self, session: str) -> tuple[int, bool]:

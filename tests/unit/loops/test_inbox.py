@@ -68,6 +68,25 @@ def test_two_files_on_one_thread_are_served_to_their_ends() -> None:
     assert served == {"one": 50, "two": 50}
 
 
+def test_a_turn_that_changes_while_a_session_waits_for_it() -> None:
+    """Each was told that the other goes first, and both waited for ever, their readers for room."""
+    clock = ManualClock()
+    started_ns = clock.ns
+    policies = {"a": FILE, "b": StreamPolicy(None, 4, Overflow.BLOCK, session="two")}
+    inbox = Inbox(policies, clock, SchedulerPolicy(threads=1))
+    for session in ("one", "two"):
+        inbox.select_variant(session, "only", 10 * NS_PER_MS)
+    clock.ns += 10 * NS_PER_MS
+    inbox.offer("b", Capture(clock.ns, PICTURE))
+    clock.ns += 50 * NS_PER_MS
+    inbox.offer("a", Capture(started_ns, PICTURE))  # Older, so it goes first.
+    with taking(inbox, "two") as taken:
+        wait_until(lambda: bool(inbox.attention("two")[0]), "the thread to wait for its turn")
+        clock.ns += 60 * NS_PER_MS  # Twice 10 ms by the minimum share of a fifth: `b` is starved.
+        assert inbox.take("one", 0) is Nothing.IDLE
+    assert isinstance(taken[0], Frame)
+
+
 def test_the_end_of_a_run_wakes_the_other_session() -> None:
     """Its frame waited for a thread."""
     inbox = two_models()
