@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.engine.cgroup import cgroup_folders, read_words
-from agent.engine.process import THRIFT, give_back
+from agent.engine.process import THRIFT, give_back, touch_pools, trim_heap
 from agent.kernel_file import read_kernel_file, read_pressure
 
 MIB = 1 << 20
@@ -181,6 +181,7 @@ class MemoryKeeper:
         self._leash = Leash(limit)
         self._is_frugal = False
         self._has_let_go = False
+        self._has_touched = False
         self._lock = threading.Lock()
 
     def hold(self) -> None:
@@ -204,6 +205,13 @@ class MemoryKeeper:
     def give_back(self) -> None:
         """See `process.give_back`."""
         give_back()
+
+    def tidy(self) -> None:
+        """Keep the heap from coming to hold all that it ever held: see `process.trim_heap` and `touch_pools`."""
+        trim_heap()
+        if not self._has_touched:
+            self._has_touched = True
+            touch_pools()
 
 
 def resident_bytes(statm: str | Path = "/proc/self/statm") -> int:

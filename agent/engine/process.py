@@ -33,6 +33,16 @@ MALLOC_ARENAS = 2
 is no use to another: 2 MiB less after some hot swaps, each of which loads in a thread of its own. All but native code
 takes turns anyhow, so that threads hardly wait for each other here."""
 
+POOL_BYTES = 1 << 14
+"""Python's allocator keeps objects of one size in pools of so much; for each size one of them is half full."""
+
+SPARE_BYTES = 1 << 18
+"""In pools that nothing lives in, which serve every size: four times what an agent came to need in the quarter of an
+hour after its first minute (docs/benchmarks.md)."""
+
+_BYTES_HEAD = sys.getsizeof(b"")
+_OBJECT_SIZES = range(48, 513, 16)  # Larger ones come from malloc; there are no smaller bytes objects.
+
 _M_MMAP_THRESHOLD = -3  # mallopt(3)
 _M_TRIM_THRESHOLD = -1
 _M_ARENA_MAX = -8
@@ -126,13 +136,33 @@ THRIFT = Thrift()
 
 
 def give_back() -> None:
-    """Return free buffers and freed heap to the system; 1 to 9 ms, in which other threads wait for allocations."""
+    """Return free buffers and freed heap to the system. Any thread; see `trim_heap`."""
     from agent.buffers import BUFFERS  # It needs numpy, which must not be imported before `prepare_process`.
 
     BUFFERS.give_back()
+    trim_heap()
+
+
+def trim_heap() -> None:
+    """Return freed heap to the system; 1 to 9 ms, in which other threads wait for allocations. Any thread."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
+
+
+def touch_pools() -> None:
+    """Have the system put memory where Python has room for small objects and none was yet; 1 to 2 ms. Any thread.
+
+    Otherwise that comes page by page, with each new maximum of the objects of a moment, for hours.
+    """
+    for size in _OBJECT_SIZES:
+        _touch(size, POOL_BYTES)  # The rest of the pool that is in use.
+    _touch(_OBJECT_SIZES[-1], SPARE_BYTES)
+
+
+def _touch(size: int, total: int) -> None:
+    held = [bytes(size - _BYTES_HEAD) for _ in range(total // size)]
+    del held
 
 
 class MemoryLock:
