@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.engine.cgroup import cgroup_folders, read_words
-from agent.engine.process import THRIFT, give_back, touch_pools, trim_heap
+from agent.engine.process import THRIFT, give_back, touch_heaps, touch_pools, trim_heap
 from agent.kernel_file import read_kernel_file, read_pressure
 
 MIB = 1 << 20
@@ -207,11 +207,12 @@ class MemoryKeeper:
         give_back()
 
     def tidy(self) -> None:
-        """Keep the heap from coming to hold all that it ever held: see `process.trim_heap` and `touch_pools`."""
+        """Keep memory at its size, for which the first call has it put where it would come over hours (`process`)."""
         trim_heap()
         if not self._has_touched:
             self._has_touched = True
             touch_pools()
+            touch_heaps()
 
 
 def resident_bytes(statm: str | Path = "/proc/self/statm") -> int:

@@ -40,6 +40,12 @@ SPARE_BYTES = 1 << 18
 """In pools that nothing lives in, which serve every size: four times what an agent came to need in the quarter of an
 hour after its first minute (docs/benchmarks.md)."""
 
+HEAP_BYTES = 1 << 18
+"""At the end of each heap: what the second one came to need in 20 minutes after the first, and half as much again."""
+
+HEAP_BLOCK_BYTES = 1 << 15
+"""Of packets of video and of what a run needs for a moment, for which that end grows."""
+
 _BYTES_HEAD = sys.getsizeof(b"")
 _OBJECT_SIZES = range(48, 513, 16)  # Larger ones come from malloc; there are no smaller bytes objects.
 
@@ -161,8 +167,20 @@ def touch_pools() -> None:
 
 
 def _touch(size: int, total: int) -> None:
-    held = [bytes(size - _BYTES_HEAD) for _ in range(total // size)]
+    held = [b"x" * (size - _BYTES_HEAD) for _ in range(total // size)]  # For zeros nothing need be written.
     del held
+
+
+def touch_heaps() -> None:
+    """Have the system put memory at the end of each heap, where it came page by page for hours; 1 ms. Any thread.
+
+    `trim_heap` leaves the end of all but the first one alone. A thread belongs to one of them from its first
+    allocation on, and those that start one after the other to one after the other.
+    """
+    for _ in range(MALLOC_ARENAS):
+        toucher = threading.Thread(target=_touch, args=(HEAP_BLOCK_BYTES, HEAP_BYTES), name="touch-heap")
+        toucher.start()
+        toucher.join()
 
 
 class MemoryLock:

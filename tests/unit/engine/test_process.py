@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from agent.engine import process
-from agent.engine.process import LOADING_THRESHOLD_BYTES, SERVING_THRESHOLD_BYTES, Thrift
+from agent.engine.process import HEAP_BYTES, LOADING_THRESHOLD_BYTES, SERVING_THRESHOLD_BYTES, Thrift
 from tests.paths import MODELS, REPOSITORY
 
 REFUSALS = ("Cannot allocate memory", "Operation not permitted")
@@ -79,6 +79,38 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """Prints how many pages 170 kB of new objects were the first to need."""
 
 
+END_OF_THE_SECOND_HEAP = """
+import threading
+
+from agent.engine.process import THRIFT, prepare_process, touch_heaps, trim_heap
+
+prepare_process()
+THRIFT.set(False)
+
+
+def second_heap_kib():
+    is_it = False
+    for line in open("/proc/self/smaps"):
+        words = line.split()
+        if not words[0].endswith(":"):
+            is_it = len(words) == 5 and int(words[0].split("-")[0], 16) % (64 << 20) == 0
+        elif is_it and words[0] == "Rss:":
+            return int(words[1])
+
+
+done = threading.Event()
+users = [threading.Thread(target=lambda: (bytes(5000), done.wait())) for _ in range(6)]
+for user in users:
+    user.start()
+before = second_heap_kib()
+touch_heaps()
+trim_heap()
+print(second_heap_kib() - before)
+done.set()
+"""
+"""Prints what that has more of afterwards; glibc keeps it at a multiple of 64 MiB (HEAP_MAX_SIZE)."""
+
+
 def told(asked: str) -> str:
     """Return what the program printed."""
     command = [sys.executable, "-c", PROGRAM, asked, str(MODELS / "tiny" / "model.onnx")]
@@ -101,6 +133,13 @@ def test_new_objects_find_memory_in_their_pools() -> None:
     command = [sys.executable, "-c", IN_A_FRESH_ARENA]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=True)
     assert int(done.stdout) <= 4
+
+
+def test_the_end_of_a_heap_that_is_never_trimmed_is_there() -> None:
+    """Only that of the first is; that of the second grew for hours, by what a packet of video needs."""
+    command = [sys.executable, "-c", END_OF_THE_SECOND_HEAP]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=True)
+    assert int(done.stdout) >= HEAP_BYTES >> 11
 
 
 def test_no_plugin_of_pydantic_is_looked_for() -> None:
