@@ -40,11 +40,8 @@ SPARE_BYTES = 1 << 18
 """In pools that nothing lives in, which serve every size: four times what an agent came to need in the quarter of an
 hour after its first minute (docs/benchmarks.md)."""
 
-HEAP_BYTES = 1 << 18
-"""At the end of each heap: what the second one came to need in 20 minutes after the first, and half as much again."""
-
-HEAP_BLOCK_BYTES = 1 << 15
-"""Of packets of video and of what a run needs for a moment, for which that end grows."""
+HEAP_BYTES = 1 << 19
+"""At the end of each heap, in one piece. With half of it that end grew on, as more than 256 KiB come and go there."""
 
 _BYTES_HEAD = sys.getsizeof(b"")
 _OBJECT_SIZES = range(48, 513, 16)  # Larger ones come from malloc; there are no smaller bytes objects.
@@ -178,7 +175,7 @@ def touch_heaps() -> None:
     allocation on, and those that start one after the other to one after the other.
     """
     for _ in range(MALLOC_ARENAS):
-        toucher = threading.Thread(target=_touch, args=(HEAP_BLOCK_BYTES, HEAP_BYTES), name="touch-heap")
+        toucher = threading.Thread(target=_touch, args=(HEAP_BYTES, HEAP_BYTES), name="touch-heap")
         toucher.start()
         toucher.join()
 
