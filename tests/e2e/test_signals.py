@@ -134,7 +134,7 @@ def test_a_group_of_agents_handles_each_picture_once(tmp_path: Path) -> None:
     What mosquitto had given to the dead one is lost with it: MQTT 5 says that it should go to the others, 4.8.2.
     """
     with ExitStack() as stack:
-        broker = stack.enter_context(Broker(tmp_path))
+        broker = stack.enter_context(Broker(tmp_path, "log_type subscribe"))
         results = stack.enter_context(Subscriber(broker.port, "edgebeat/v1/+/results/#"))
         agents = []
         for name in ("a", "b", "c"):
@@ -149,7 +149,7 @@ def test_a_group_of_agents_handles_each_picture_once(tmp_path: Path) -> None:
             ).replace('"porch"', f'"{name}"')
             agents.append(stack.enter_context(AgentProcess(folder, text)))
         publisher = stack.enter_context(Publisher(broker.port))
-        broker.wait_for_log("edgebeat-source-", 3)
+        broker.wait_for_log(" $share/eyes/pictures", 3)  # Once it connected, an agent may still be to subscribe.
         for agent in agents:
             agent.wait_for_log("ready: ")
         seen: dict[int, str] = {}
