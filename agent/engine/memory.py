@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import threading
@@ -211,8 +212,11 @@ class MemoryKeeper:
         trim_heap()
         if not self._has_touched:
             self._has_touched = True
-            touch_pools()
-            touch_heaps()
+            with contextlib.suppress(
+                MemoryError, RuntimeError
+            ):  # No room, nor for a thread: it comes later, or never.
+                touch_pools()
+                touch_heaps()
 
 
 def resident_bytes(statm: str | Path = "/proc/self/statm") -> int:

@@ -147,7 +147,7 @@ def give_back() -> None:
 
 
 def trim_heap() -> None:
-    """Return freed heap to the system; 1 to 9 ms, in which other threads wait for allocations. Any thread."""
+    """Return freed heap to the system; 0.2 to 9 ms, in which other threads wait for allocations. Any thread."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.engine import memory
 from agent.engine.memory import MIB, MemoryGauge, MemoryLimit, cgroup_limit_bytes, memory_limit, trial_bytes
 from tests.paths import REPOSITORY
 from tests.unit.engine.trees import tree
@@ -163,3 +164,16 @@ def test_a_frame_fails_where_there_is_no_memory_for_it() -> None:
     """It ends that frame alone."""
     done = subprocess.run([sys.executable, "-c", STARVED], capture_output=True, text=True, cwd=REPOSITORY, check=True)
     assert done.stdout.startswith("preprocess: no room for 50331648 bytes")
+
+
+@pytest.mark.parametrize("error", [MemoryError, RuntimeError])
+def test_without_room_to_touch_the_governor_lives_on(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the limit no thread can start: what was to be spared for later must not end the agent."""
+
+    def refuse() -> None:
+        raise error
+
+    monkeypatch.setattr(memory, "touch_heaps", refuse)
+    keeper = memory.MemoryKeeper(memory.MemoryLimit(1 << 30, "limits.memory_mb"))
+    keeper.tidy()
+    keeper.tidy()
